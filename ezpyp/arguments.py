@@ -1,0 +1,314 @@
+"""The arguments of a step, taken by value at the call and handed out anew to each run.
+
+Immutable arguments (numbers, strings, other steps) are kept as they are. Everything else is pickled at the call, so that
+a list changed afterwards does not change the step, and unpickled for the run, so that no step sees another's changes.
+Two kinds of object never enter the pickle: values that other steps will make (`Deferred`), and numeric arrays over
+`SHARED_BYTES`, which are kept by reference, digested at the call and again before the run, and handed out read-only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import io
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from ezpyp import fingerprint
+from ezpyp.errors import ArgumentChanged, IdentityError
+
+if TYPE_CHECKING:
+    from ezpyp.steps import Step
+
+#: Arrays above this many bytes are shared between steps instead of copied into each.
+SHARED_BYTES = 1 << 20
+
+_ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
+
+
+class Deferred:
+    """A value that other steps will make. `one` says whether it arrives as the value itself or as a list of values."""
+
+    __slots__ = ()
+    one = True
+
+    def sources(self) -> tuple[Step, ...]:
+        """The steps whose values it stands for, in order."""
+        raise NotImplementedError
+
+
+#: Gives the value for a deferred argument when the step runs.
+Resolve = Callable[[Deferred], Any]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Arguments:
+    """What a call was given, by value.
+
+    Attributes:
+        plain: (args, kwargs) where all are immutable or deferred; then `pickled` is None.
+        pickled: (args, kwargs) as bytes; persistent ids index `deferred` and `arrays`.
+        arrays: large arrays with their digests at the time of the call.
+        digest: identity of the arguments, with deferred ones counted by their order of appearance.
+    """
+
+    plain: tuple[tuple[Any, ...], dict[str, Any]] | None
+    pickled: bytes | None
+    deferred: tuple[Deferred, ...]
+    arrays: tuple[tuple[Any, bytes], ...]
+    digest: bytes
+
+    def sources(self) -> Iterator[Step]:
+        """Every step that a deferred argument stands for, as often as it appears."""
+        for each in self.deferred:
+            yield from each.sources()
+
+    def thaw(self, resolve: Resolve | None = None, *, copy: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Fresh (args, kwargs) for one run. Without `resolve`, deferred values stay as they are.
+
+        Large arrays are read-only views of the caller's memory, or private copies with `copy`.
+        """
+        if self.plain is not None:
+            args, kwargs = self.plain
+            if resolve is None or not self.deferred:
+                return args, dict(kwargs)
+            return (
+                tuple(resolve(a) if isinstance(a, Deferred) else a for a in args),
+                {k: resolve(a) if isinstance(a, Deferred) else a for k, a in kwargs.items()},
+            )
+        assert self.pickled is not None
+        thawed = _Thaw(io.BytesIO(self.pickled), self, resolve, copy).load()
+        return thawed[0], thawed[1]
+
+    def changed(self, known: dict[int, bytes]) -> str | None:
+        """The description of a large array that differs from what the call was given, or None.
+
+        `known` carries digests from step to step, so that an array shared by a thousand of them is read once.
+        """
+        for array, digest in self.arrays:
+            now = known.get(id(array))
+            if now is None:
+                now = known[id(array)] = fingerprint.digest_value(array)
+            if now != digest:
+                return shorten(array)
+        return None
+
+
+def freeze(args: tuple[Any, ...], kwargs: dict[str, Any], *, of: str, names: Sequence[str] = ()) -> Arguments:
+    """Take the arguments of a call by value.
+
+    Args:
+        of: the function's name, for messages. names: its parameters, so that a message can name the argument.
+
+    Raises:
+        IdentityError: an argument that cannot be taken by value or has no lasting identity (message 7).
+    """
+    deferred: list[Deferred] = []
+    if all(type(a) in _ATOMS or _defer(a, deferred) for a in (*args, *kwargs.values())):
+        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
+        return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest)
+    deferred.clear()
+    labels = [names[k] if k < len(names) else f"{k + 1}" for k in range(len(args))]
+    for label, value in [*zip(labels, args, strict=True), *kwargs.items()]:
+        try:
+            fingerprint.digest_value(value, reference=_placeholder)
+        except IdentityError as error:
+            raise IdentityError(f"Argument '{label}' of '{of}' {error}") from None
+    arrays: list[tuple[Any, bytes]] = []
+    try:
+        pickled = _pickled((args, kwargs), deferred, arrays)
+    except Exception as error:
+        culprit = _unpicklable([*zip(labels, args, strict=True), *kwargs.items()])
+        raise IdentityError(
+            f"Argument '{culprit}' of '{of}' cannot be taken by value ({type(error).__name__}: {error}). "
+            "Pass what it is made from (a path), or make it inside the step."
+        ) from error
+    digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
+    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest)
+
+
+def check_unchanged(steps: Iterable[Step]) -> None:
+    """Digest every large array again.
+
+    Raises:
+        ArgumentChanged: one differs from what its call was given.
+    """
+    known: dict[int, bytes] = {}
+    for step in steps:
+        what = step.arguments.changed(known)
+        if what is not None:
+            raise ArgumentChanged(
+                f"An argument of '{step.name}', {what}, was changed after the call that took it. "
+                "Pass a copy, or make the change before the call. Nothing was run."
+            )
+
+
+def shorten(value: Any, width: int = 60) -> str:
+    """One line of at most `width` characters that a person recognises: `array(float64, 1000x3)`, `Table(10x4)`."""
+    text = _outline(value)
+    if text is None:
+        try:
+            text = repr(value) if not isinstance(value, (list, tuple, dict)) else _sequence(value, width)
+        except Exception as error:
+            text = f"<{type(value).__name__}: its repr raised {type(error).__name__}>"
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def describe(args: Iterable[Any], kwargs: Mapping[str, Any], width: int = 60) -> tuple[str, str]:
+    """The two texts of a summary row: `[9, 8]` and `{'k': 1}`, each at most `width` characters."""
+    return shorten(list(args), width), shorten(dict(kwargs), width)
+
+
+def _outline(value: Any) -> str | None:
+    """Shapes instead of contents for arrays and tables; None for everything else."""
+    if isinstance(value, Deferred):
+        return repr(value)
+    shape = getattr(value, "shape", None)
+    if not isinstance(shape, tuple) or isinstance(value, type) or not shape:
+        return None
+    size = "x".join(str(n) for n in shape)
+    dtype = getattr(value, "dtype", None)
+    kind = "array" if type(value).__name__ == "ndarray" else type(value).__name__
+    return f"{kind}({dtype}, {size})" if dtype is not None else f"{kind}({size})"
+
+
+def _sequence(value: list[Any] | tuple[Any, ...] | dict[Any, Any], width: int) -> str:
+    """The repr of a container whose members are shortened too, and no longer read than can be shown."""
+    opening, closing = {list: "[]", tuple: "()", dict: "{}"}.get(type(value), ("[]"))
+    parts: list[str] = []
+    length = 0
+    items = value.items() if isinstance(value, dict) else value
+    for item in items:
+        part = f"{item[0]!r}: {shorten(item[1], width)}" if isinstance(value, dict) else shorten(item, width)
+        parts.append(part)
+        length += len(part) + 2
+        if length > width:
+            break
+    lone = "," if isinstance(value, tuple) and len(value) == 1 else ""
+    return f"{opening}{', '.join(parts)}{lone}{closing}"
+
+
+def _defer(value: Any, into: list[Deferred]) -> bool:
+    if isinstance(value, Deferred):
+        into.append(value)
+        return True
+    return False
+
+
+def _placeholder(value: Any) -> bytes | None:
+    return b"deferred" if isinstance(value, Deferred) else None
+
+
+def _ordinal(deferred: list[Deferred]) -> Callable[[Any], bytes | None]:
+    """How a deferred value counts in the digest: by its place among the deferred, never by its name."""
+    places = {id(each): k for k, each in enumerate(deferred)}
+
+    def reference(value: Any) -> bytes | None:
+        if not isinstance(value, Deferred):
+            return None
+        return b"deferred %d %d" % (places[id(value)], len(value.sources()))
+
+    return reference
+
+
+class _Persistent:
+    """What both picklers keep out of the pickle."""
+
+    deferred: list[Deferred]
+    arrays: list[tuple[Any, bytes]]
+
+    def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, Deferred):
+            self.deferred.append(value)
+            return ("deferred", len(self.deferred) - 1)
+        if _is_large_array(value):
+            self.arrays.append((value, fingerprint.digest_value(value)))
+            return ("array", len(self.arrays) - 1)
+        return None
+
+
+class _Freeze(_Persistent, pickle.Pickler):
+    pass
+
+
+def _pickled(value: Any, deferred: list[Deferred], arrays: list[tuple[Any, bytes]]) -> bytes:
+    buffer = io.BytesIO()
+    pickler: Any = _Freeze(buffer, protocol=5)
+    pickler.deferred, pickler.arrays = deferred, arrays
+    try:
+        pickler.dump(value)
+        return buffer.getvalue()
+    except Exception:
+        # Lambdas and local classes: cloudpickle takes them by value.
+        import cloudpickle
+
+        class Freeze(_Persistent, cloudpickle.Pickler):  # type: ignore[misc]
+            pass
+
+        deferred.clear()
+        arrays.clear()
+        buffer = io.BytesIO()
+        pickler = Freeze(buffer, protocol=5)
+        pickler.deferred, pickler.arrays = deferred, arrays
+        pickler.dump(value)
+        return buffer.getvalue()
+
+
+def _unpicklable(items: list[tuple[str, Any]]) -> str:
+    for label, value in items:
+        try:
+            _pickled(value, [], [])
+        except Exception:
+            return label
+    return items[0][0]
+
+
+def _is_large_array(value: Any) -> bool:
+    if type(value).__name__ != "ndarray":
+        return False
+    numpy = sys.modules.get("numpy")
+    return (
+        numpy is not None
+        and isinstance(value, numpy.ndarray)
+        and value.nbytes > SHARED_BYTES
+        and not value.dtype.hasobject
+    )
+
+
+class _Thaw(pickle.Unpickler):
+    def __init__(self, file: io.BytesIO, arguments: Arguments, resolve: Resolve | None, copy: bool) -> None:
+        super().__init__(file)
+        self._arguments, self._resolve, self._copy = arguments, resolve, copy
+
+    def persistent_load(self, pid: Any) -> Any:
+        kind, place = pid
+        if kind == "deferred":
+            value = self._arguments.deferred[place]
+            return value if self._resolve is None else self._resolve(value)
+        array = self._arguments.arrays[place][0]
+        if self._copy:
+            return array.copy()
+        view = array.view()
+        view.flags.writeable = False
+        return view
+
+
+def plain_value(value: Any) -> Any:
+    """The value as JSON can hold it: numbers, strings and None as they are, the rest as a short text."""
+    if isinstance(value, enum.Enum):
+        return value.name
+    if type(value) in (int, float, str, bool, type(None)):
+        return value if not isinstance(value, str) or len(value) <= 200 else shorten(value)
+    if isinstance(value, partial):
+        return f"partial({getattr(value.func, '__name__', value.func)})"
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return shorten(value)
+    item = getattr(value, "item", None)
+    if item is not None and getattr(value, "shape", None) == ():
+        return plain_value(item())
+    return shorten(value)

@@ -1,0 +1,136 @@
+"""Everything ezpyp raises and warns. Each text names the step or place, says what is wrong, and ends with the remedy.
+
+    EzpypError
+    ├── InitializationError         a call came at the wrong time, or the pipeline cannot be planned
+    │   ├── MissingDependency       a step depends on something that is not in its pipeline
+    │   └── CyclicDependency        steps that wait for each other
+    ├── RepeatedStepError           the very same call, or the same name, twice
+    ├── IdentityError               a value that would not be the same thing tomorrow
+    ├── ArgumentChanged             a large array was changed between the call and the run
+    ├── SchemaConflictError         the folder holds another plan
+    ├── LauncherError               the launcher and the MPI library do not belong together
+    ├── RankMismatch                ranks built different plans, or left while others ran
+    ├── ResourceError               a step asks for what cannot be had
+    ├── CodecError                  a result that its codec cannot write or read
+    ├── StoreError                  something in the cache folder is torn, foreign or gone
+    ├── ResultUnavailable           a result was asked for that is not there
+    │   ├── NotExecuted · StepFailed · StepSkipped · UnknownStep
+    └── PipelineFailed              steps failed, and the caller asked for an exception
+
+    EzpypWarning
+    └── NotExecutedStepWarning · FailedStepWarning · SkippedStepWarning · UnrecognizedStepWarning
+"""
+
+from __future__ import annotations
+
+
+class EzpypError(Exception):
+    """Base of all errors of ezpyp. `exit_code` is how a script ends that does not catch it."""
+
+    exit_code = 3
+
+
+class InitializationError(EzpypError):
+    """A call came at the wrong time, or the steps do not make a pipeline."""
+
+
+class MissingDependency(InitializationError):
+    """A step depends on a step that its pipeline does not hold."""
+
+
+class CyclicDependency(InitializationError):
+    """Steps that wait for each other."""
+
+
+class RepeatedStepError(EzpypError):
+    """The very same call, or the same name, was added twice."""
+
+
+class IdentityError(EzpypError):
+    """A value whose identity would not be the same tomorrow or on another rank."""
+
+
+class ArgumentChanged(EzpypError):
+    """A large array was changed after the call that took it."""
+
+
+class SchemaConflictError(EzpypError):
+    """The cache folder holds another plan. Nothing was run and nothing was changed."""
+
+
+class LauncherError(EzpypError):
+    """The launcher started several tasks and MPI sees only one."""
+
+
+class RankMismatch(EzpypError):
+    """The ranks of one run do not agree: another plan, or a rank that left."""
+
+    exit_code = 4
+
+
+class ResourceError(EzpypError):
+    """A step asks for something that this run does not have."""
+
+
+class CodecError(EzpypError):
+    """A codec cannot write this value, or cannot read these bytes."""
+
+    exit_code = 1
+
+
+class StoreError(EzpypError):
+    """A file in the cache folder is torn, foreign or gone."""
+
+    exit_code = 1
+
+
+class ResultUnavailable(EzpypError):
+    """Base of what `result()` raises when there is none."""
+
+    exit_code = 1
+
+
+class NotExecuted(ResultUnavailable):
+    """The step has not run yet."""
+
+
+class StepFailed(ResultUnavailable):
+    """The step ran and failed."""
+
+
+class StepSkipped(ResultUnavailable):
+    """The step was skipped because a step before it failed."""
+
+
+class UnknownStep(ResultUnavailable):
+    """No step of that name is in the pipeline."""
+
+
+class PipelineFailed(EzpypError):
+    """Steps failed and `raise_on_failure=True` was asked for. `failures` maps each failed step to its reason."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, failures: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.failures = failures or {}
+
+
+class EzpypWarning(UserWarning):
+    """Base of all warnings of ezpyp."""
+
+
+class NotExecutedStepWarning(EzpypWarning):
+    """A result was asked for of a step that has not run."""
+
+
+class FailedStepWarning(EzpypWarning):
+    """A result was asked for of a step that failed."""
+
+
+class SkippedStepWarning(EzpypWarning):
+    """A result was asked for of a step that was skipped."""
+
+
+class UnrecognizedStepWarning(EzpypWarning):
+    """A result was asked for under a name that no step has."""

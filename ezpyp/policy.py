@@ -1,0 +1,78 @@
+"""What to do when something happens: pure decisions. What happened goes in, a decision comes out; the clock is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import floor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Run a failed step again. `times` is how often (attempts = times + 1), `delay` the seconds before each."""
+
+    times: int = 0
+    delay: float = 0.0
+    #: Causes that are tried again; empty means all. See `ezpyp.steps.Outcome.cause`.
+    causes: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, value: Retry | int | bool | None) -> Retry:
+        """What a user may write: nothing, True (once), a number, or a Retry."""
+        if isinstance(value, Retry):
+            return value
+        times = int(value or 0)
+        if times < 0:
+            raise ValueError(f"retry={value!r}: give the number of further attempts, 0 or more")
+        return cls(times=times)
+
+    def after(self, cause: str, attempt: int, now: float) -> float | None:
+        """When to try again, as a time on the caller's clock, or None for never."""
+        if attempt > self.times or (self.causes and cause not in self.causes):
+            return None
+        return now + self.delay
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allowance:
+    """How many members of a group may fail before what depends on them is skipped."""
+
+    share: float = 0.0
+    count: int = 0
+
+    @classmethod
+    def of(cls, value: Allowance | bool | int | float | None) -> Allowance:
+        """What a user may write: True (all), a share below 1, or a count."""
+        if isinstance(value, Allowance):
+            return value
+        if value is None or value is False:
+            return cls()
+        if value is True:
+            return cls(share=1.0)
+        if value < 0 or (isinstance(value, float) and value > 1):
+            raise ValueError(f"allow_failure={value!r}: give True, a share between 0 and 1, or a count")
+        return cls(share=value) if isinstance(value, float) else cls(count=value)
+
+    def of_members(self, members: int) -> int:
+        """The number of failures that a group of so many members may have. 1e-9 absorbs 0.1 * 30 == 3.0000000004."""
+        return max(self.count, floor(self.share * members + 1e-9))
+
+
+def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = 0.05, most: int = 512) -> int:
+    """How many ready steps travel together.
+
+    Args:
+        seconds: the expected duration of one, None when nothing is known yet.
+        ready: how many could start now; slots: how many can run at once.
+        target: seconds a lot should last. An unknown duration counts as long until many are ready.
+    """
+    fair = max(1, ready // (2 * max(1, slots)))
+    if seconds is None:
+        return 1 if ready < 8 * slots else min(fair, 4)
+    return max(1, min(most, fair, int(target / max(seconds, 1e-7))))
+
+
+def depth(seconds: float | None, ready: int, slots: int) -> int:
+    """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or unknown and few."""
+    if seconds is None:
+        return 2 if ready >= 8 * slots else 1
+    return 2 if seconds <= 0.25 else 1
