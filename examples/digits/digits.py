@@ -1,8 +1,8 @@
 """Which classifier reads handwritten digits best, and with which settings? One script, 75 steps, one report.
 
 The data are the 1,797 images of 8x8 pixels that scikit-learn ships. A quarter of them is set aside. On the
-rest, 69 settings of four kinds of classifier are compared by cross-validation, one step each. The best is fitted
-again and reads the images set aside.
+rest, 69 settings of four kinds of classifier are compared by cross-validation, one step each. The best is
+fitted again and reads the images set aside.
 
     python digits.py
     mpirun -n 2 python digits.py
