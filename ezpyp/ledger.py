@@ -1,0 +1,463 @@
+"""What has happened and what may happen next: which steps are ready, skipped, tried again, done. Pure.
+
+The ledger does no I/O and reads no clock: outcomes and times go in, indices come out. Final statuses, blame
+and missing inputs do not depend on the order of outcomes. It is made for a million steps: one byte a step is
+its state, the next ready step is found by a search for that byte, and no object is kept for an ordinary step.
+
+    waiting ──> ready ──> running ──> done | failed | interrupted
+     │  held ──^   ^         │
+     └──> skipped  └ delayed <┘
+
+*held* is a step that was done in an earlier run without all of its inputs. Whether that result still holds is
+known when its parents have settled.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import accumulate
+from typing import TYPE_CHECKING, Literal
+
+from ezpyp.steps import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from ezpyp.plan import Graph
+
+_WAITING, _HELD, _READY, _RUNNING, _DELAYED, _INTERRUPTED, _DONE, _FAILED, _SKIPPED = range(9)
+#: What users call each state.
+_STATUS = (*[Status.NOT_RUN] * 6, Status.DONE, Status.FAILED, Status.SKIPPED)
+_STATUS_BYTES = bytes(status & 0xFF for status in _STATUS).ljust(256, b"\xff")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What one outcome led to.
+
+    Attributes:
+        retry: the step will be tried again.
+        changes: in index order, steps skipped because of it, and held steps that turned out to be done.
+        reblamed: steps skipped before whose blame moved to a failure of smaller index.
+    """
+
+    retry: bool = False
+    changes: tuple[tuple[int, Status], ...] = ()
+    reblamed: tuple[int, ...] = ()
+
+
+_QUIET = Settled()
+_AGAIN = Settled(retry=True)
+
+
+class Ledger:
+    """The state of one run.
+
+    Attributes:
+        ready, running, done, failed, skipped: how many steps are so now.
+        cached: how many of `done` were done in earlier runs.
+        allowed: how many of `failed` are within the allowance of their group.
+        attempts: for each step, how many of its runs ended; the one that is running is one more.
+        blame: for each skipped step the failed step to blame: of all that condemn it, the smallest index.
+    """
+
+    __slots__ = (
+        "_absent",
+        "_changed",
+        "_children",
+        "_delayed",
+        "_early",
+        "_first",
+        "_graph",
+        "_heard",
+        "_interrupted",
+        "_low",
+        "_members_failed",
+        "_members_left",
+        "_ordinary",
+        "_pending",
+        "_phased",
+        "_reblamed",
+        "_recorded",
+        "_state",
+        "_stopped",
+        "_undecided",
+        "_verdicts",
+        "allowed",
+        "attempts",
+        "blame",
+        "cached",
+        "done",
+        "failed",
+        "ready",
+        "running",
+        "skipped",
+    )
+
+    def __init__(self, graph: Graph, *, schedule: Literal["ready", "phase"] = "ready") -> None:
+        """Nothing has happened yet. With "phase", a phase starts when nothing before it can run."""
+        total = len(graph.parents)
+        self._graph = graph
+        self._phased = schedule == "phase"
+        self._first, self._children = _children(graph.parents)
+        self._pending = array("i", map(len, graph.parents))
+        self._state = bytearray(_WAITING if parents else _READY for parents in graph.parents)
+        self.attempts = array("i", bytes(4 * total))
+        self.blame: dict[int, int] = {}
+        self.ready = self._state.count(_READY)
+        self.running = self.done = self.failed = self.skipped = self.cached = self.allowed = 0
+        self._stopped = False
+        self._interrupted = False
+        #: Whether a step that is done can only make others ready: there are no allowances and no held steps.
+        self._ordinary = not any(graph.allowed)
+        # Ready steps at or above `_low` are found by their state; those below it are in the heap `_early`.
+        self._low = 0
+        self._early: list[int] = []
+        self._delayed: list[tuple[float, int]] = []
+        # For each group: members not settled; members failed or skipped; those of them not decided on.
+        self._members_left = _count(graph.groups, len(graph.allowed))
+        self._members_failed = [0] * len(graph.allowed)
+        self._undecided: dict[int, list[int]] = {}
+        #: For failed and skipped members of groups with an allowance, once decided: do their descendants run?
+        self._verdicts: dict[int, bool] = {}
+        #: Steps that run, or ran, without some value upstream: which ones.
+        self._absent: dict[int, tuple[int, ...]] = {}
+        #: What `absent` was for each held step when its result was made.
+        self._recorded: dict[int, tuple[int, ...]] = {}
+        # The consequences of the outcome at hand; empty between calls. Children of `_heard` must be told.
+        self._heard: list[int] = []
+        self._changed: list[int] = []
+        self._reblamed: set[int] = set()
+
+    @property
+    def total(self) -> int:
+        """The number of steps."""
+        return len(self._state)
+
+    @property
+    def not_run(self) -> int:
+        """Steps without an outcome."""
+        return len(self._state) - self.done - self.failed - self.skipped
+
+    @property
+    def delayed(self) -> int:
+        """Steps that wait for the time of their next attempt."""
+        return len(self._delayed)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing runs, and nothing more will."""
+        return not self.running and (self._stopped or not (self.ready or self._delayed))
+
+    def status(self, index: int) -> Status:
+        """What came of a step. One that is held counts as not run."""
+        return _STATUS[self._state[index]]
+
+    def statuses(self) -> array[int]:
+        """The statuses of all steps, as numbers."""
+        return array("b", self._state.translate(_STATUS_BYTES))
+
+    def is_allowed(self, index: int) -> bool:
+        """Whether it failed, or was skipped, within its group's allowance; False until the group settled."""
+        return self._verdicts.get(index, False)
+
+    def missing(self, index: int) -> tuple[int, ...]:
+        """The parents whose values a step that may run does not get: they arrive as Failed."""
+        if index not in self._absent:
+            return ()
+        return tuple(p for p in self._graph.parents[index] if self._verdicts.get(p, False))
+
+    def absent(self, index: int) -> tuple[int, ...]:
+        """All steps upstream whose values do not enter this one's: missing parents, and what the others lack.
+
+        With the fingerprint, this is what a result depends on: record it, and give it to `resume`.
+        """
+        return self._absent.get(index, ())
+
+    def resume(self, done: Mapping[int, tuple[int, ...]]) -> None:
+        """Start from the results of earlier runs: once, before anything is taken.
+
+        A result made with all values upstream stays. One made without some (and any below such a step) is
+        held, and stays only if exactly the same are absent again; else it is made anew.
+
+        Args:
+            done: steps that have a result, each with what `absent` was when the result was made.
+        """
+        assert not self.running, "resume() comes before take()"
+        held = self._find_held(done)
+        groups, state = self._graph.groups, self._state
+        for index, absent in done.items():
+            if index in held:
+                self._recorded[index] = tuple(sorted(absent))
+                continue
+            state[index] = _DONE
+            if groups[index] >= 0:
+                self._members_left[groups[index]] -= 1
+        self._ordinary = self._ordinary and not held
+        self.done = self.cached = state.count(_DONE)
+        self._start_anew(held)
+
+    def stop(self) -> None:
+        """Hand out nothing more and try nothing again. Outcomes of what is running are still taken."""
+        self._stopped = True
+
+    def next_wake(self) -> float | None:
+        """When the next delayed step is due."""
+        return self._delayed[0][0] if self._delayed and not self._stopped else None
+
+    def take(self, count: int, now: float = 0.0) -> list[int]:
+        """Up to `count` ready steps, now running. Smallest indices first: priority is decided here alone."""
+        if self._stopped:
+            return []
+        while self._delayed and self._delayed[0][0] <= now:
+            self._make_ready(heappop(self._delayed)[1])
+        count = min(count, self.ready)
+        end = self._wall() if self._phased and count else len(self._state)
+        taken: list[int] = []
+        while self._early and len(taken) < count and self._early[0] < end:
+            taken.append(heappop(self._early))
+        for index in taken:
+            self._state[index] = _RUNNING
+        while len(taken) < count and (run := self._take_run(count - len(taken), end)):
+            taken += run
+        self.ready -= len(taken)
+        self.running += len(taken)
+        return taken
+
+    def give_back(self, indices: Iterable[int]) -> None:
+        """Steps that were taken and not started are ready again."""
+        for index in indices:
+            assert self._state[index] == _RUNNING, f"step {index} is given back and not running"
+            self.running -= 1
+            self._make_ready(index)
+
+    def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
+        """Record the outcome of a running step.
+
+        NOT_RUN says that it was interrupted: it is not tried again in this run; its descendants do not run.
+        """
+        assert self._state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
+        self.running -= 1
+        if status < 0:
+            self._state[index] = _INTERRUPTED
+            self._interrupted = True
+            return _QUIET
+        self.attempts[index] += 1
+        if not status and self._ordinary:
+            # The path of nearly every outcome: the general one takes twice the time.
+            self._state[index] = _DONE
+            self.done += 1
+            self._release(index)
+            return _QUIET
+        if status and self._try_again(index, cause, now):
+            return _AGAIN
+        self._land(index, _FAILED if status else _DONE)
+        self._spread()
+        return self._report() if self._changed or self._reblamed else _QUIET
+
+    # ----- handing out
+
+    def _make_ready(self, index: int) -> None:
+        self._state[index] = _READY
+        self.ready += 1
+        if index < self._low:
+            heappush(self._early, index)
+
+    def _take_run(self, most: int, end: int) -> range:
+        """Consecutive ready steps, the first ones at or above `_low`, now running."""
+        state = self._state
+        start = state.find(_READY, self._low, end)
+        if start < 0:
+            return range(0)
+        window = state[start : min(start + most, end)]
+        length = len(window) - len(window.lstrip(bytes([_READY])))
+        state[start : start + length] = bytes([_RUNNING]) * length
+        self._low = start + length
+        return range(start, start + length)
+
+    def _wall(self) -> int:
+        """The end of the first phase that has anything ready, running or delayed."""
+        lowest = len(self._state)
+        for code in (_READY, _RUNNING, _DELAYED):
+            found = self._state.find(code, 0, lowest)
+            lowest = found if found >= 0 else lowest
+        return bisect_right(self._graph.phases, self._graph.phases[lowest])
+
+    def _try_again(self, index: int, cause: str, now: float) -> bool:
+        retry = self._graph.retries.get(index)
+        due = retry.after(cause, self.attempts[index], now) if retry and not self._stopped else None
+        if due is None:
+            return False
+        if due <= now:
+            self._make_ready(index)
+        else:
+            self._state[index] = _DELAYED
+            heappush(self._delayed, (due, index))
+        return True
+
+    # ----- what follows from an outcome
+
+    def _land(self, index: int, code: int) -> None:
+        """Put a step into its final state, and let its children hear of it once its group allows."""
+        self._state[index] = code
+        if code == _DONE:
+            self.done += 1
+        elif code == _FAILED:
+            self.failed += 1
+        else:
+            self.skipped += 1
+        group = self._graph.groups[index]
+        if group < 0 or not self._graph.allowed[group]:
+            self._heard.append(index)
+            return
+        if code == _DONE:
+            self._heard.append(index)
+        else:
+            self._members_failed[group] += 1
+            self._undecided.setdefault(group, []).append(index)
+        self._members_left[group] -= 1
+        if not self._members_left[group]:
+            self._decide(group)
+
+    def _decide(self, group: int) -> None:
+        """Whether the failures of a group, so far as not decided on, stop what depends on them."""
+        within = self._members_failed[group] <= self._graph.allowed[group]
+        for index in self._undecided.pop(group, ()):
+            self._verdicts[index] = within
+            self.allowed += within and self._state[index] == _FAILED
+            self._heard.append(index)
+
+    def _spread(self) -> None:
+        """Tell children what came of their parents until nothing follows."""
+        while True:
+            for index in self._heard:
+                if self._state[index] == _DONE or self._verdicts.get(index, False):
+                    self._release(index)
+                else:
+                    self._condemn(index)
+            self._heard.clear()
+            if not self._undecided or not self._is_tangled():
+                return
+            self._decide(min(self._undecided))
+
+    def _is_tangled(self) -> bool:
+        """Whether all that is left waits for groups that wait for it: one is then decided as it stands.
+
+        Where something was interrupted, a group may lack just that outcome, and the next run will tell.
+        """
+        return not (self.ready or self.running or self._delayed or self._interrupted or self._stopped)
+
+    def _release(self, index: int) -> None:
+        """Its children have one parent less to wait for."""
+        begin, end = self._first[index], self._first[index + 1]
+        if begin == end:
+            return
+        pending, state = self._pending, self._state
+        for child in self._children[begin:end]:
+            left = pending[child] = pending[child] - 1
+            if not left and state[child] <= _HELD:
+                self._open(child)
+
+    def _open(self, index: int) -> None:
+        """All parents have settled: the step may run, unless it is held and its result is good."""
+        if self._ordinary:
+            self._make_ready(index)
+            return
+        absent = self._find_absent(index) if self._verdicts or self._absent else ()
+        if absent:
+            self._absent[index] = absent
+        if self._state[index] == _HELD and self._recorded[index] == absent:
+            self.cached += 1
+            self._changed.append(index)
+            self._land(index, _DONE)
+        else:
+            self._make_ready(index)
+
+    def _find_absent(self, index: int) -> tuple[int, ...]:
+        parents = self._graph.parents[index]
+        missing = [p for p in parents if self._verdicts.get(p, False)]
+        further = {self._absent[p] for p in parents if p in self._absent and self._state[p] == _DONE}
+        if not missing and len(further) == 1:
+            return further.pop()  # one tuple, shared by all steps below one fan-in
+        return tuple(sorted({*missing, *(each for one in further for each in one)}))
+
+    def _condemn(self, index: int) -> None:
+        """Skip the children of a failed or skipped step, and keep the smallest index to blame."""
+        blame, state = self.blame, self._state
+        culprit = index if state[index] == _FAILED else blame[index]
+        for child in self._children[self._first[index] : self._first[index + 1]]:
+            if state[child] <= _HELD:
+                blame[child] = culprit
+                self._changed.append(child)
+                self._land(child, _SKIPPED)
+            elif state[child] == _SKIPPED and culprit < blame[child]:
+                blame[child] = culprit
+                self._reblamed.add(child)
+                if self._condemns(child):
+                    self._heard.append(child)
+
+    def _condemns(self, index: int) -> bool:
+        """Whether a skipped step skips its children: not where its group is undecided or allows it."""
+        group = self._graph.groups[index]
+        return group < 0 or not self._graph.allowed[group] or self._verdicts.get(index) is False
+
+    def _report(self) -> Settled:
+        changes = tuple((index, self.status(index)) for index in sorted(self._changed))
+        reblamed = tuple(sorted(self._reblamed.difference(self._changed)))
+        self._changed.clear()
+        self._reblamed.clear()
+        return Settled(changes=changes, reblamed=reblamed)
+
+    # ----- what earlier runs left
+
+    def _find_held(self, done: Mapping[int, tuple[int, ...]]) -> set[int]:
+        """Results made without some value upstream, and those below them."""
+        if not any(done.values()):
+            return set()
+        doubtful: set[int] = set()
+        for index, parents in enumerate(self._graph.parents):
+            if done.get(index) or not doubtful.isdisjoint(parents):
+                doubtful.add(index)
+        return doubtful.intersection(done)
+
+    def _start_anew(self, held: set[int]) -> None:
+        """Find out what is ready when some steps are done from the start."""
+        state = self._state
+        self.ready = 0
+        for index, parents in enumerate(self._graph.parents):
+            if state[index] == _DONE:
+                continue
+            left = self._pending[index] = sum(state[p] != _DONE for p in parents)
+            state[index] = _HELD if index in held else _WAITING
+            if not left:
+                # A held one too: something was absent from it, and nothing is now.
+                self._make_ready(index)
+
+
+def _count(groups: Iterable[int], total: int) -> list[int]:
+    """How many members each group has."""
+    sizes = [0] * total
+    for group in groups:
+        if group >= 0:
+            sizes[group] += 1
+    return sizes
+
+
+def _children(parents: Iterable[tuple[int, ...]]) -> tuple[array[int], array[int]]:
+    """The graph turned round: the children of step k are `flat[first[k]:first[k + 1]]`, in index order."""
+    listed = list(parents)
+    sizes = array("q", bytes(8 * (len(listed) + 1)))
+    for each in listed:
+        for parent in each:
+            sizes[parent + 1] += 1
+    first = array("q", accumulate(sizes))
+    flat = array("i", bytes(4 * first[-1]))
+    place = array("q", first)
+    for index, each in enumerate(listed):
+        for parent in each:
+            flat[place[parent]] = index
+            place[parent] += 1
+    return first, flat
