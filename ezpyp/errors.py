@@ -28,6 +28,8 @@ class EzpypError(Exception):
     """Base of all errors of ezpyp. `exit_code` is how a script ends that does not catch it."""
 
     exit_code = 3
+    #: True on ranks where the same error is raised as on rank 0, which shows it.
+    quiet = False
 
 
 class InitializationError(EzpypError):

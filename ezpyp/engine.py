@@ -1,0 +1,463 @@
+"""Carry a plan out: the same short loop on every rank.
+
+Rank 0 holds the ledger: it hands out lots to every executor, its own helpers and the other ranks alike, and settles what comes
+back. Every other rank passes lots to its helpers and outcomes to rank 0. No agent runs a step, except in line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from types import FrameType
+from typing import Any
+
+from ezpyp import executors, mpi, policy, resources
+from ezpyp.errors import EzpypError, ResourceError
+from ezpyp.events import Bus, RunEnded, RunStarted, StepEnded, StepStarted
+from ezpyp.executors import Executor, Processes, Serial, Setup
+from ezpyp.helper import Fingerprints, Order
+from ezpyp.ledger import Ledger
+from ezpyp.nursery import Nursery, Position
+from ezpyp.plan import Plan
+from ezpyp.resume import Standing
+from ezpyp.steps import Outcome, Status
+from ezpyp.store import Store
+from ezpyp.worker import Worker, inside_step
+
+#: Seconds that running steps are given after a stop was asked for.
+GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is carried out. None of it changes a result."""
+
+    executor: str = "processes"
+    #: Helpers of this rank.
+    helpers: int = 1
+    schedule: str = "ready"
+    #: "file", "tee" or "off".
+    capture: str = "file"
+    grace: float = GRACE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything one rank needs to take part in a run."""
+
+    run: str
+    plan: Plan
+    folder: str
+    kind: str
+    store: Store
+    standing: Standing
+    settings: Settings
+    link: mpi.Link | None
+    #: Forked earlier, before MPI started; None to fork it now.
+    nest: tuple[Nursery, Position] | None
+
+    @property
+    def rank(self) -> int:
+        return self.link.rank if self.link else 0
+
+    @property
+    def host(self) -> str:
+        return self.link.host if self.link else os.uname().nodename
+
+    def worker(self) -> Worker:
+        return Worker(
+            plan=self.plan,
+            fingerprints=Fingerprints(self.standing.fingerprints),
+            store=self.store,
+            folder=self.folder,
+            rank=self.rank,
+            host=self.host,
+        )
+
+    def todo(self) -> int:
+        """How many steps have no result yet."""
+        return sum(status != Status.DONE for status in self.standing.statuses)
+
+
+class Stop:
+    """A stop that was asked for, by a signal here or on another rank: `signal` is its number, 0 for none."""
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.again = False
+        self.since = 0.0
+
+    def ask(self, number: int) -> None:
+        self.again = bool(self.signal)
+        self.signal = self.signal or number
+        self.since = self.since or time.monotonic()
+
+    @property
+    def exit_code(self) -> int:
+        return 130 if self.signal == signal.SIGINT else 85
+
+    @property
+    def reason(self) -> str:
+        return f"stopped by {signal.Signals(self.signal).name}" if self.signal else ""
+
+
+@contextmanager
+def listening(stop: Stop) -> Iterator[None]:
+    """Turn INT, TERM and USR1 into a stop for as long as a run lasts. Only the main thread may set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        stop.ask(number)
+        if number == signal.SIGINT and inside_step():
+            raise KeyboardInterrupt  # in line, the step itself is what the person wants ended
+
+    former = {n: signal.signal(n, heard) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+
+
+class Pace:
+    """How long steps of each function take, as far as is known: the size of lots."""
+
+    def __init__(self, plan: Plan, slots: int) -> None:
+        kinds: dict[int, int] = {}
+        self._kind = [kinds.setdefault(id(step.function), len(kinds)) for step in plan.steps]
+        self._seconds: list[float | None] = [None] * len(kinds)
+        self._slots = slots
+
+    def learn(self, outcome: Outcome) -> None:
+        if outcome.status is Status.DONE:
+            kind = self._kind[outcome.step]
+            known = self._seconds[kind]
+            self._seconds[kind] = outcome.seconds if known is None else 0.8 * known + 0.2 * outcome.seconds
+
+    def expected(self, step: int) -> float | None:
+        """Seconds that a step will probably take, None for unknown."""
+        return self._seconds[self._kind[step]]
+
+    def lot(self, ledger: Ledger) -> list[int]:
+        """The next lot from the ledger: steps of like duration, as many as fit its time."""
+        taken = ledger.take(1, time.monotonic())
+        if not taken:
+            return taken
+        most = policy.lot_size(self.expected(taken[0]), ledger.ready, self._slots)
+        if most > 1:
+            more = ledger.take(most - 1, time.monotonic())
+            kind = self._kind[taken[0]]
+            strange = next((k for k, step in enumerate(more) if self._kind[step] != kind), len(more))
+            ledger.give_back(more[strange:])
+            taken += more[:strange]
+        return taken
+
+    def depth(self, ledger: Ledger) -> int:
+        """How many lots a slot may hold now, judged by the slowest kind that is known."""
+        known = [s for s in self._seconds if s is not None]
+        seconds = max(known) if len(known) == len(self._seconds) else None
+        return policy.depth(seconds, ledger.ready, self._slots)
+
+
+class Conductor:
+    """Rank 0: the ledger and everyone who is told of its decisions."""
+
+    def __init__(self, job: Job, ledger: Ledger, bus: Bus) -> None:
+        self._plan, self._ledger, self._bus = job.plan, ledger, bus
+        self._worker = job.worker()
+        self.outcomes: dict[int, Outcome] = {}
+
+    def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
+        """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
+        ledger, pause, ended = self._ledger, 50e-6, False
+        while not ledger.finished:
+            moved = self._hand_out(team, pace)
+            for outcome in [o for executor in team for o in executor.poll()]:
+                pace.learn(outcome)
+                self._settle(outcome)
+                moved = True
+            if stop.signal and not ended:
+                ledger.stop()
+                if stop.again or time.monotonic() - stop.since > grace:
+                    ended = True
+                    for executor in team:
+                        executor.interrupt()
+            pause = 50e-6 if moved else min(2 * pause, 0.001 if len(team) > 1 else 0.2)
+            if not moved:
+                team[0].wait(pause)
+
+    def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
+        """Fill every slot once before any is filled twice."""
+        ledger, moved = self._ledger, False
+        for depth in range(1, pace.depth(ledger) + 1):
+            for executor in team:
+                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger)):
+                    executor.start([(k, ledger.attempts[k] + 1, ledger.absent(k)) for k in lot])
+                    if len(lot) == 1:
+                        self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name, rank=-1))
+                    moved = True
+        return moved
+
+    def _settle(self, outcome: Outcome) -> None:
+        settled = self._ledger.settle(outcome.step, outcome.status, outcome.cause, time.monotonic())
+        self._tell(outcome, final=not settled.retry)
+        for index, status in settled.changes:
+            if status == Status.SKIPPED:
+                self._tell(self._skipped(index), final=True)
+        for index in settled.reblamed:
+            self.outcomes[index] = self._skipped(index)
+
+    def _skipped(self, index: int) -> Outcome:
+        blamed = self._plan.steps[self._ledger.blame[index]]
+        args, kwargs = self._plan.steps[index].texts()
+        outcome = Outcome(
+            step=index,
+            status=Status.SKIPPED,
+            when=time.time(),
+            attempt=0,
+            args=args,
+            kwargs=kwargs,
+            cause="blamed",
+            note=f"because '{blamed.name}' failed",
+        )
+        return self._worker.keep(outcome)
+
+    def _tell(self, outcome: Outcome, *, final: bool) -> None:
+        if final:
+            self.outcomes[outcome.step] = outcome
+        step = self._plan.steps[outcome.step]
+        self._bus.tell(
+            StepEnded(
+                name=step.name,
+                label=step.label if outcome.status is not Status.DONE else step.name,
+                title=step.title,
+                phase=self._plan.graph.phases[outcome.step],
+                outcome=outcome,
+                final=final,
+                allowed=outcome.status is Status.FAILED and step.group is not None and self._ledger.is_allowed(outcome.step),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What every rank knows after a run."""
+
+    started: RunStarted
+    ended: RunEnded
+    #: One signed byte a step.
+    statuses: bytes
+    #: Outcomes of this run: on rank 0 all, on others none.
+    outcomes: Mapping[int, Outcome]
+    blame: Mapping[int, int]
+
+
+def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
+    """Run what is left of a plan. Collective: every rank of the run calls it.
+
+    Raises:
+        ResourceError: a step asks for what no rank has; before anything ran, on every rank.
+    """
+    check_resources(job)
+    stop = Stop()
+    with listening(stop):
+        own, slots = _executor(job)
+        if job.link is None:
+            return _lead(job, [own], bus, stop, mpi_library)
+        counts = job.link.gather(slots)
+        hosts = job.link.gather(job.host)
+        if job.rank == 0:
+            others = {r: n for r, n in enumerate(counts) if r and n}
+            team: list[Executor] = [mpi.Ranks(job.link, others, stop.ask)]
+            if slots:
+                team.insert(0, own)
+            finished = _lead(job, team, bus, stop, mpi_library, hosts=hosts)
+        else:
+            _follow(job, own, stop)
+            finished = None
+        job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
+        shared = replace(finished, outcomes={}) if finished is not None else None
+        told = job.link.share(shared)
+        return finished if finished is not None else told
+
+
+def _executor(job: Job) -> tuple[Executor, int]:
+    """This rank's own executor and its slots. Under MPI, in line, rank 0 only schedules."""
+    if job.settings.executor == "inline":
+        _drop(job.nest)
+        return Serial(job.worker()), 0 if job.link is not None and job.rank == 0 else 1
+    if job.todo() == 0 and not job.standing.missing:
+        _drop(job.nest)
+        return Serial(job.worker()), 1
+    nest = job.nest
+    if nest is None:
+        if mpi.started():
+            mpi.shield_forks()
+        position = Position()
+        nest = executors.nursery(job.plan, position), position
+    return Processes(job.worker(), *nest, _setup(job)), job.settings.helpers
+
+
+def _drop(nest: tuple[Nursery, Position] | None) -> None:
+    if nest is not None:
+        nest[0].close()
+
+
+def _setup(job: Job) -> Setup:
+    places = job.link.places() if job.link is not None else [(job.host, 0, 1)]
+    _, local_rank, local_size = places[job.rank]
+    helpers = job.settings.helpers
+    cores = max(1, resources.allotted_cores() // (local_size * helpers))
+    environments = resources.environments(local_rank=local_rank, local_size=local_size, helpers=helpers, cores=cores)
+    captured = job.settings.capture != "off"
+    if captured:
+        os.makedirs(os.path.join(job.folder, "logs"), exist_ok=True)
+    return Setup(
+        count=helpers,
+        order=Order(
+            folder=job.folder,
+            store=job.kind,
+            fingerprints=job.standing.fingerprints,
+            rank=job.rank,
+            host=job.host,
+            environment={},
+            cores=cores,
+            log=None,
+        ),
+        environments=environments,
+        log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
+        tee=job.settings.capture == "tee",
+    )
+
+
+def _lead(
+    job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, hosts: Sequence[str] = ()
+) -> Finished:
+    ledger = Ledger(job.plan.graph, schedule=job.settings.schedule)
+    done = {k: job.standing.missing.get(k, ()) for k, s in enumerate(job.standing.statuses) if s == Status.DONE}
+    ledger.resume(done)
+    slots = sum(executor.slots for executor in team)
+    started = _started(job, slots, len(done), library, hosts or [job.host])
+    bus.tell(started)
+    conductor = Conductor(job, ledger, bus)
+    try:
+        conductor.conduct(team, Pace(job.plan, slots), stop, job.settings.grace)
+    finally:
+        for executor in team:
+            executor.close()
+    ended = _ended(job, ledger, stop, started)
+    bus.tell(ended)
+    return Finished(
+        started=started,
+        ended=ended,
+        statuses=ledger.statuses().tobytes(),
+        outcomes=conductor.outcomes,
+        blame=dict(ledger.blame),
+    )
+
+
+def _follow(job: Job, own: Executor, stop: Stop) -> None:
+    """A rank other than 0: pass lots on, pass outcomes back, until told to end."""
+    link, pause, told, held = job.link, 50e-6, 0, 0
+    assert link is not None
+    try:
+        while True:
+            moved = False
+            while (message := link.receive()) is not None:
+                kind, content = message[1]
+                if kind == "end":
+                    return
+                if kind == "lot":
+                    own.start(content)
+                    held += 1
+                else:
+                    own.interrupt()
+                moved = True
+            outcomes = own.poll()
+            if outcomes or own.lots != held:
+                link.send(("outcomes", (outcomes, held - own.lots)), 0)
+                held = own.lots
+                moved = True
+            if stop.signal and told != stop.signal + stop.again:
+                told = stop.signal + stop.again
+                link.send(("signal", stop.signal), 0)
+            pause = 50e-6 if moved else min(2 * pause, 0.001)
+            if not moved:
+                own.wait(pause)
+    except EzpypError as error:
+        link.send(("failed", str(error)), 0)
+        raise
+    finally:
+        own.close()
+
+
+def _started(job: Job, slots: int, done: int, library: str, hosts: Iterable[str]) -> RunStarted:
+    return RunStarted(
+        run=job.run,
+        when=time.time(),
+        pipeline_id=job.plan.pipeline_id,
+        folder=job.folder,
+        store=job.kind,
+        command=tuple(sys.orig_argv),
+        python=sys.version.split()[0],
+        mpi=library,
+        executor=job.settings.executor,
+        schedule=job.settings.schedule,
+        ranks=job.link.size if job.link else 1,
+        hosts=tuple(dict.fromkeys(hosts)),
+        slots=slots,
+        total=len(job.plan.steps),
+        done=done,
+    )
+
+
+def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnded:
+    now = time.time()
+    unforgiven = ledger.failed - ledger.allowed
+    complete = ledger.not_run == 0
+    code = 1 if unforgiven else 0
+    if stop.signal and not complete:
+        code = stop.exit_code
+    return RunEnded(
+        run=job.run,
+        when=now,
+        seconds=now - started.when,
+        done=ledger.done,
+        failed=ledger.failed,
+        skipped=ledger.skipped,
+        not_run=ledger.not_run,
+        allowed=ledger.allowed,
+        cached=ledger.cached,
+        exit_code=code,
+        reason=stop.reason if not complete else "",
+    )
+
+
+def check_resources(job: Job) -> None:
+    """Refuse, before anything runs, what cannot be had here.
+
+    Raises:
+        ResourceError: GPU steps without a GPU, or after the script started CUDA (message 5).
+    """
+    wanting = [step for step in job.plan.steps if step.options.request.gpus > 0]
+    if not wanting:
+        return
+    if not resources.devices():
+        raise ResourceError(
+            f"Step '{wanting[0].name}' asks for a GPU and {job.host} has none that this job may use. "
+            "Ask the scheduler for one, or take gpus= away. Nothing was run."
+        )
+    torch: Any = sys.modules.get("torch")
+    initialized: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+    if job.settings.executor != "inline" and initialized is not None and initialized():
+        raise ResourceError(
+            "CUDA was started before execute() (torch), and forked helpers cannot use it. Move that line into the step."
+        )

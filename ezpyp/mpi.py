@@ -1,0 +1,326 @@
+"""Agents on ranks: the only module that knows mpi4py.
+
+What a launcher says is read from the environment and costs nothing; MPI itself starts at `connect()`, after the nursery has
+been forked. Ranks meet in one fixed-size collective whatever they came for, so that it cannot itself diverge: a rank that
+leaves joins with the mark "leaving", and the others then know its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import sys
+import time
+from array import array
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, NoReturn
+
+from ezpyp.errors import LauncherError, RankMismatch
+from ezpyp.helper import Lot
+from ezpyp.steps import Outcome
+
+#: Seconds after which a rank that waits says for what.
+PATIENCE = 60.0
+_TAG = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the launcher told this process."""
+
+    rank: int
+    size: int
+    #: Place among the ranks of this node, and their number; -1 where the launcher does not say.
+    local_rank: int = -1
+    local_size: int = -1
+    #: How MPI is meant to be reached: "pmix", "pmi", "" unknown.
+    protocol: str = ""
+
+
+def launch(environ: Mapping[str, str] | None = None) -> Launch | None:
+    """The launch this process is part of; None without a launcher or with a single task.
+
+    SLURM_NTASKS is not asked: it is set in every batch shell. Under a foreign mpirun SLURM_PROCID describes the daemon, so
+    the launchers' own variables come first.
+    """
+    env = os.environ if environ is None else environ
+    for size, rank, local_rank, local_size, protocol in (
+        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "pmix"),
+        ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "pmi"),
+        ("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE", "pmi"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "", "pmix" if "PMIX_RANK" in env else ""),
+    ):
+        if size.startswith("SLURM") and "SLURM_STEP_ID" not in env:
+            continue
+        if env.get(size, "").isdigit() and env.get(rank, "").isdigit():
+            if int(env[size]) < 2:
+                return None
+            return Launch(
+                rank=int(env[rank]),
+                size=int(env[size]),
+                local_rank=_number(env.get(local_rank)),
+                local_size=_number(env.get(local_size)),
+                protocol=protocol,
+            )
+    return None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else -1
+
+
+def started() -> bool:
+    """True if MPI runs in this process, whoever started it."""
+    module = sys.modules.get("mpi4py.MPI")
+    return module is not None and module.Is_initialized() and not module.Is_finalized()
+
+
+class Mark(IntEnum):
+    """What a rank came to a meeting for."""
+
+    LEAVING = 0
+    INITIALIZE = 1
+    EXECUTE = 2
+    BARRIER = 3
+    FINISH = 4
+
+
+_PLACES = {
+    Mark.LEAVING: "the end of its script",
+    Mark.INITIALIZE: "initialize_schema()",
+    Mark.EXECUTE: "execute()",
+    Mark.BARRIER: "barrier()",
+    Mark.FINISH: "the end of execute()",
+}
+
+
+class Link:
+    """This rank's connection to the others. Made by `connect()`, once a process."""
+
+    def __init__(self, comm: Any, module: Any) -> None:
+        self._mpi = module
+        self._comm = comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self.host = socket.gethostname()
+        #: Set when a rank left or died: no further meeting can succeed.
+        self.broken = False
+        self.library = str(module.Get_library_version()).splitlines()[0].strip("\0 ")[:80]
+
+    def meet(self, mark: Mark, digest: bytes, detail: Callable[[], str]) -> bool:
+        """Wait for every rank, sleeping. True if all came for the same with the same digest.
+
+        Args:
+            digest: what this rank believes, any length. detail: text that a message may need.
+
+        Raises:
+            RankMismatch: some rank is leaving, or came for something else. False is left for unequal digests, which the
+            caller can explain.
+        """
+        if self.broken:
+            raise RankMismatch("An earlier meeting of the ranks failed; this run cannot go on.")
+        value = int.from_bytes(digest[:7], "big")
+        ours = array("q", [mark, -mark, value, -value])
+        theirs = array("q", [0] * 4)
+        integer = self._mpi.INT64_T
+        request = self._comm.Iallreduce([ours, integer], [theirs, integer], self._mpi.MAX)
+        self._await(request, _PLACES[mark])
+        if theirs[0] != -theirs[1]:
+            self.broken = True
+            _explain_absence(self._comm.allgather((int(mark), self.host, detail())), mark, self.rank)
+        return theirs[2] == -theirs[3]
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. Blocks until rank 0 has come."""
+        request = self._comm.Ibarrier()
+        self._await(request, "rank 0")
+        return self._comm.bcast(value, 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank. Only after a meeting."""
+        found: list[Any] = self._comm.allgather(value)
+        return found
+
+    def places(self) -> list[tuple[str, int, int]]:
+        """(host, place among the ranks of its node, number of ranks there) of every rank. Only after a meeting."""
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        found = self.gather((self.host, node.Get_rank(), node.Get_size()))
+        node.Free()
+        return found
+
+    def send(self, message: Any, to: int) -> None:
+        self._comm.send(message, to, _TAG)
+
+    def receive(self) -> tuple[int, Any] | None:
+        """(rank, message) if one is here, else None at once."""
+        status = self._mpi.Status()
+        if not self._comm.iprobe(self._mpi.ANY_SOURCE, _TAG, status):
+            return None
+        source = status.Get_source()
+        return source, self._comm.recv(None, source, _TAG)
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks now."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self._comm.Abort(code)
+        os._exit(code)
+
+    def finalize(self) -> None:
+        """Leave MPI in good order, for a process that will end before mpi4py would do it."""
+        self.broken = True
+        if not self._mpi.Is_finalized():
+            self._mpi.Finalize()
+
+    def _await(self, request: Any, what: str) -> None:
+        """Sleep until a request is complete: an MPI wait would spin on the core that a helper computes on."""
+        pause, began, said = 50e-6, time.monotonic(), False
+        while not request.Test():
+            time.sleep(pause)
+            pause = min(0.005, 1.5 * pause)
+            if not said and time.monotonic() - began > PATIENCE:
+                said = True
+                print(f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}.", file=sys.stderr, flush=True)
+
+
+def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) -> None:
+    """Raise on those who stay; those who leave have said why already."""
+    if mark is Mark.LEAVING:
+        return
+    others = [(rank, each) for rank, each in enumerate(found) if each[0] != mark]
+    lines = [
+        f"Rank {rank} ({host}) {detail}" if kind == Mark.LEAVING else f"Rank {rank} ({host}) is at {_PLACES[Mark(kind)]}"
+        for rank, (kind, host, detail) in others[:3]
+    ]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    error = RankMismatch(
+        f"{'; '.join(lines)}{more}, while {len(found) - len(others)} of {len(found)} ranks are at {_PLACES[mark]}. "
+        "All ranks must run the same script to its end."
+    )
+    error.quiet = own != min(r for r, each in enumerate(found) if each[0] == mark)
+    raise error
+
+
+_link: Link | None = None
+
+
+def connect() -> Link | None:
+    """Start MPI if a launcher asked for several tasks and join the others; None where this process is alone.
+
+    Collective over all ranks the first time. It duplicates the world communicator, so that nothing a script sends is
+    mistaken for a message of ours.
+
+    Raises:
+        LauncherError: the launcher started several tasks and MPI sees one: they would write one cache (message 3).
+    """
+    global _link
+    if _link is not None:
+        return _link
+    told = launch()
+    if told is None:
+        return None
+    from mpi4py import MPI
+
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
+    comm, request = MPI.COMM_WORLD.Idup()
+    pause = 50e-6
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(0.005, 1.5 * pause)
+    _link = Link(comm, MPI)
+    return _link
+
+
+def connected() -> Link | None:
+    """The link, if `connect()` made one."""
+    return _link
+
+
+def _wrong_launcher(told: Launch, version: str) -> str:
+    found = re.search(r"(Open MPI|MPICH|Intel|MVAPICH)\D*([\d.]+)?", version)
+    library = " ".join(part for part in (found.groups() if found else ("an MPI",)) if part)
+    pmix = library.startswith("Open MPI")
+    offered = {"pmi": "pmi2", "pmix": "pmix"}.get(told.protocol, "none that it knows")
+    by = "srun" if "SLURM_STEP_ID" in os.environ else "the launcher"
+    return (
+        f"The launcher started {told.size} tasks, but each MPI sees only itself: mpi4py uses {library}, {by} offered "
+        f"{offered}. Use: srun --mpi={'pmix' if pmix else 'pmi2'} … or mpirun -n {told.size} … of the same MPI. "
+        f"Refused, or {told.size} copies would write one cache."
+    )
+
+
+class Ranks:
+    """Rank 0's view of the other ranks: an Executor whose slots are theirs."""
+
+    def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[[int], None]) -> None:
+        """`slots` says how many steps each rank runs at once; `stopped` hears of a signal that reached a rank."""
+        self.slots = sum(slots.values())
+        self._link, self._of, self._stopped = link, dict(slots), stopped
+        self._lots: dict[int, int] = dict.fromkeys(slots, 0)
+        self._arrived: list[Outcome] = []
+
+    @property
+    def lots(self) -> int:
+        return sum(self._lots.values())
+
+    def start(self, lot: Lot) -> None:
+        rank = min(self._lots, key=lambda r: self._lots[r] / self._of[r])
+        self._lots[rank] += 1
+        self._link.send(("lot", lot), rank)
+
+    def poll(self) -> list[Outcome]:
+        while (message := self._link.receive()) is not None:
+            rank, (kind, content) = message
+            if kind == "outcomes":
+                outcomes, finished = content
+                self._arrived += outcomes
+                self._lots[rank] -= finished
+            elif kind == "signal":
+                self._stopped(content)
+            else:
+                raise RankMismatch(f"Rank {rank} cannot go on: {content}")
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def interrupt(self) -> None:
+        for rank in self._of:
+            self._link.send(("interrupt", None), rank)
+
+    def close(self) -> None:
+        for rank in self._of:
+            self._link.send(("end", None), rank)
+
+
+_SHARED_BY_MPI = re.compile(
+    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra", re.IGNORECASE
+)
+
+
+def shield_forks() -> None:
+    """Keep the shared memory that MPI made out of processes forked from now on (madvise(2), MADV_DONTFORK).
+
+    A forked child that calls MPI would otherwise write into the agents' message queues; so it only ends itself. Only
+    segments that MPI_Init made are marked: shared memory of the script stays usable in steps.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            fields = line.split(maxsplit=5)
+            if len(fields) < 6 or fields[1][3] != "s" or not _SHARED_BY_MPI.search(fields[5]):
+                continue
+            start, end = (int(each, 16) for each in fields[0].split("-"))
+            libc.madvise(start, end - start, 10)  # MADV_DONTFORK

@@ -1,0 +1,173 @@
+"""Run one step, here and now: bind its arguments, call it, keep the result, and say what came of it.
+
+The hot path. It knows nothing of processes or ranks, imports nothing per step, and turns everything that a step can do short
+of ending the process into an Outcome.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ezpyp import codecs, seeding
+from ezpyp.arguments import Deferred, describe
+from ezpyp.errors import CodecError, EzpypError, StoreError
+from ezpyp.plan import Plan
+from ezpyp.steps import Failed, Outcome, Status, Step
+from ezpyp.store import Record, Store, write_whole
+
+#: How many calls of `run` are under way in this process: inside a step a decorated function is the plain function.
+_running = 0
+
+
+def inside_step() -> bool:
+    """True while a step runs in this process."""
+    return _running > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Everything a step needs to run: the plan, its fingerprints, where results go, and who is running."""
+
+    plan: Plan
+    fingerprints: Sequence[str]
+    store: Store
+    folder: str
+    rank: int = 0
+    host: str = ""
+
+    def run(self, index: int, attempt: int = 1, absent: Sequence[int] = ()) -> Outcome:
+        """Run the step and store its result.
+
+        Args:
+            absent: steps upstream whose failures were allowed; recorded with the result, which depends on it.
+
+        Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt) passes.
+        Every outcome but a retried failure is on disk, whole, when this returns.
+        """
+        global _running
+        step = self.plan.steps[index]
+        missing = tuple(self.plan.steps[k].name for k in absent)
+        call = _Call(worker=self, step=step, index=index, attempt=attempt, missing=missing)
+        _running += 1
+        try:
+            return call.run()
+        finally:
+            _running -= 1
+            seeding.clear()
+
+    def keep(self, outcome: Outcome, chunks: Sequence[Any] | None = None) -> Outcome:
+        """Store an outcome under its step's fingerprint."""
+        k = outcome.step
+        record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
+        return self.store.put(self.plan.stems[k], record, chunks)
+
+    def value(self, source: Step) -> Any:
+        """The result of an earlier step, or Failed where its failure was allowed."""
+        k = self.plan.index[source.name]
+        record = self.store.read(self.plan.stems[k])
+        if record is None or record.fingerprint != self.fingerprints[k]:
+            raise StoreError(f"The result of '{source.name}' is gone from {self.folder}. Run again to remake it.")
+        outcome = record.outcome
+        if outcome.status is not Status.DONE:
+            return Failed(name=source.name, arguments=f"{outcome.args} {outcome.kwargs}", reason=outcome.note)
+        return codecs.get(outcome.codec).decode(self.store.get(record))
+
+
+class _Call:
+    """One run of one step."""
+
+    __slots__ = ("args", "attempt", "began", "index", "kwargs", "missing", "step", "worker")
+
+    def __init__(self, *, worker: Worker, step: Step, index: int, attempt: int, missing: tuple[str, ...]) -> None:
+        self.worker, self.step, self.index, self.attempt, self.missing = worker, step, index, attempt, missing
+        self.args, self.kwargs = step.texts() if step.arguments.plain is not None else ("[…]", "{…}")
+        self.began = time.perf_counter()
+
+    def run(self) -> Outcome:
+        step, worker = self.step, self.worker
+        try:
+            args, kwargs = step.arguments.thaw(self._resolve, copy=step.options.copy)
+            self.args, self.kwargs = describe(args, kwargs)
+        except (EzpypError, OSError) as error:
+            return self._failed("input", f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return self._failed("input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0))
+        seeding.plant(self._seed())
+        try:
+            value = step.function(*args, **kwargs)
+        except SystemExit as error:
+            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
+        except Exception as error:
+            return self._failed("exception", _one_line(error), _frames(error))
+        del args, kwargs
+        try:
+            encoded = codecs.encode_result(step.options.codec, value, step=step.name)
+        except CodecError as error:
+            return self._unstorable(value, str(error))
+        outcome = self._outcome(Status.DONE, note=encoded.note, codec=encoded.codec)
+        try:
+            return worker.keep(outcome, encoded.chunks)
+        except (EzpypError, OSError) as error:
+            return self._failed("store", str(error))
+
+    def _resolve(self, deferred: Deferred) -> Any:
+        values = [self.worker.value(source) for source in deferred.sources()]
+        return values[0] if deferred.one else values
+
+    def _seed(self) -> int | None:
+        step = self.step
+        if step.options.seed != "auto":
+            return step.options.seed  # type: ignore[return-value]
+        name = step.name if step.named else None
+        return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, step.arguments.digest, name)
+
+    def _outcome(self, status: Status, **more: Any) -> Outcome:
+        return Outcome(
+            step=self.index,
+            status=status,
+            when=time.time(),
+            seconds=time.perf_counter() - self.began,
+            rank=self.worker.rank,
+            host=self.worker.host,
+            attempt=self.attempt,
+            args=self.args,
+            kwargs=self.kwargs,
+            missing=self.missing,
+            **more,
+        )
+
+    def _failed(self, cause: str, note: str, traceback: str = "") -> Outcome:
+        outcome = self._outcome(Status.FAILED, cause=cause, note=note, traceback=traceback)
+        try:
+            return self.worker.keep(outcome)
+        except (EzpypError, OSError) as error:
+            # The disk may be what failed. The ledger hears of it all the same.
+            return replace(outcome, note=f"{note} (and its status could not be stored: {error})")
+
+    def _unstorable(self, value: Any, reason: str) -> Outcome:
+        """A result that no codec takes: keep what can be kept."""
+        path = f"{self.worker.folder}/{self.worker.plan.stems[self.index]}.partial"
+        try:
+            write_whole(path, [codecs.partial_of(value)])
+            kept = f" The rest is kept in {path}."
+        except Exception:
+            kept = ""
+        return self._failed("encode", f"{reason}{kept}")
+
+
+def _one_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _frames(error: BaseException, ours: int = 1) -> str:
+    """The traceback as the user knows it: without the `ours` outermost frames, which are of this module."""
+    import traceback
+
+    inner = error.__traceback__
+    for _ in range(ours):
+        inner = inner.tb_next if inner is not None else None
+    return "".join(traceback.format_exception(type(error), error, inner)).rstrip()
