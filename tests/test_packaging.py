@@ -1,4 +1,4 @@
-"""What the package promises before anything runs: a cheap import, a full front door, arrows that point down."""
+"""What the package promises before anything runs: a cheap import, a full front door, arrows pointing down."""
 
 from __future__ import annotations
 
