@@ -1,12 +1,30 @@
-"""What can happen in a run, as frozen values; the bus that tells listeners; the journal that keeps them (JSON lines)."""
+"""What can happen in a run, as frozen values; the bus that tells listeners; the journal that keeps them.
+
+A journal is one file a run, `journal/RUN.jsonl`: one JSON object a line, "event" first, the first line
+{"event": "Journal", "format": 1, "run": RUN}. Then events by the names of their classes, without what
+has its default value. It is history only: losing it loses no result.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Protocol
+import contextlib
+import json
+import os
+import sys
+import time
+from dataclasses import MISSING, dataclass, fields
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
-from ezpyp.steps import Outcome
+from ezpyp.errors import StoreError
+from ezpyp.steps import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+FORMAT = 1
+FOLDER = "journal"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,10 +100,13 @@ class Listener(Protocol):
     """Hears every event of a run on rank 0. One that raises is removed and the run goes on."""
 
     def hear(self, event: Event, /) -> None:
-        """Called from the scheduling loop: must not block for long. What it buffers it writes at `close` at the latest."""
+        """Called from the scheduling loop: must not block for long. What it buffers it writes at `close`."""
+
+    def idle(self) -> None:
+        """Called now and then while nothing happens, so that what is buffered need not wait."""
 
     def close(self) -> None:
-        """The run is over; called once."""
+        """The run is over, or this listener raised; called once."""
 
 
 class Bus:
@@ -93,3 +114,173 @@ class Bus:
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self._listeners = list(listeners)
+
+    def tell(self, event: Event) -> None:
+        """Let every listener hear an event. Costs one check when there is none."""
+        if self._listeners:
+            self._each(lambda listener: listener.hear(event))
+
+    def idle(self) -> None:
+        """Nothing happens at the moment."""
+        if self._listeners:
+            self._each(lambda listener: listener.idle())
+
+    def close(self) -> None:
+        """The run is over. Nobody is told anything afterwards."""
+        self._each(lambda listener: listener.close())
+        self._listeners.clear()
+
+    def _each(self, act: Callable[[Listener], None]) -> None:
+        for listener in [*self._listeners]:
+            try:
+                act(listener)
+            except Exception as error:
+                self._drop(listener, error)
+
+    def _drop(self, listener: Listener, error: Exception) -> None:
+        self._listeners.remove(listener)
+        with contextlib.suppress(Exception):
+            listener.close()
+        with contextlib.suppress(Exception):
+            name = type(listener).__name__
+            print(
+                f"ezpyp: {name} stopped: {type(error).__name__}: {error}. The run goes on without it.",
+                file=sys.stderr,
+            )
+
+
+class Journal:
+    """Writes the events of one run to `FOLDER/journal/RUN.jsonl`, every `every` seconds and at `close`.
+
+    Opened at the first event. Raises OSError where it cannot be written (the bus then drops it).
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        run: str,
+        *,
+        every: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = Path(folder) / FOLDER / f"{run}.jsonl"
+        self._lines = [_line({"event": "Journal", "format": FORMAT, "run": run})]
+        self._every, self._clock = every, clock
+        self._file = -1
+        self._flushed = -every
+
+    def hear(self, event: Event, /) -> None:
+        self._lines.append(_line(_encode(event)))
+        self.idle()
+
+    def idle(self) -> None:
+        if self._lines and self._clock() - self._flushed >= self._every:
+            self._flush()
+
+    def close(self) -> None:
+        try:
+            if len(self._lines) > 1 or self._file >= 0:
+                self._flush()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _flush(self) -> None:
+        rest = memoryview("".join(self._lines).encode())
+        self._lines.clear()
+        if self._file < 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._flushed = self._clock()
+
+
+def journals(folder: str | os.PathLike[str]) -> list[Path]:
+    """The journals of a cache folder, of the newest run first. The names of runs begin with their time."""
+    return sorted((Path(folder) / FOLDER).glob("*.jsonl"), reverse=True)
+
+
+def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events of a journal in order, also while it is being written.
+
+    A line that is torn, and events and fields that this version does not know, are passed over.
+
+    Raises:
+        StoreError: its format is newer than this ezpyp reads.
+        OSError: it cannot be read.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            content = _parse(line)
+            if content.get("event") == "Journal" and content.get("format", FORMAT) > FORMAT:
+                raise StoreError(
+                    f"{path} has format {content['format']}; this ezpyp reads up to {FORMAT}. Upgrade ezpyp."
+                )
+            event = _decode(content)
+            if event is not None:
+                yield event
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def _line(content: dict[str, Any]) -> str:
+    return _to_json(content) + "\n"
+
+
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class _Shape:
+    """The fields of a dataclass, bound once: encoding is in the scheduling loop."""
+
+    __slots__ = ("defaults", "names", "values")
+
+    def __init__(self, kind: type) -> None:
+        self.names = tuple(field.name for field in fields(kind))
+        self.defaults = tuple(field.default for field in fields(kind))
+        self.values = attrgetter(*self.names)
+
+    def plain(self, value: object) -> dict[str, Any]:
+        """What differs from its default; a field without default is always there."""
+        found = zip(self.names, self.values(value), self.defaults, strict=True)
+        return {name: now for name, now, default in found if default is MISSING or now != default}
+
+    def known(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The fields that this version knows; JSON's lists are the tuples they were."""
+        found = {name: content[name] for name in self.names if name in content}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+_EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (RunStarted, StepStarted, StepEnded, RunEnded)
+}
+_SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
+
+
+def _encode(event: Event) -> dict[str, Any]:
+    content = {"event": type(event).__name__, **_SHAPES[type(event)].plain(event)}
+    if isinstance(event, StepEnded):
+        content["outcome"] = _SHAPES[Outcome].plain(event.outcome)
+    return content
+
+
+def _decode(content: dict[str, Any]) -> Event | None:
+    kind = _EVENTS.get(str(content.get("event")))
+    if kind is None:
+        return None
+    try:
+        known = _SHAPES[kind].known(content)
+        if kind is StepEnded:
+            outcome = _SHAPES[Outcome].known(known["outcome"])
+            known["outcome"] = Outcome(**{**outcome, "status": Status(outcome["status"])})
+        return kind(**known)
+    except (TypeError, KeyError, ValueError):
+        return None
