@@ -125,7 +125,7 @@ class Ledger:
         self._verdicts: dict[int, bool] = {}
         #: Steps that run, or ran, without some value upstream: which ones.
         self._absent: dict[int, tuple[int, ...]] = {}
-        #: What `absent` was for each held step when its result was made.
+        #: For each held step, what `absent` was when its result was made.
         self._recorded: dict[int, tuple[int, ...]] = {}
         # The consequences of the outcome at hand; empty between calls. Children of `_heard` must be told.
         self._heard: list[int] = []
@@ -252,6 +252,7 @@ class Ledger:
             self.done += 1
             self._release(index)
             return _QUIET
+        assert status <= Status.FAILED, "only the ledger skips"
         if status and self._try_again(index, cause, now):
             return _AGAIN
         self._land(index, _FAILED if status else _DONE)
@@ -369,7 +370,7 @@ class Ledger:
         absent = self._find_absent(index) if self._verdicts or self._absent else ()
         if absent:
             self._absent[index] = absent
-        if self._state[index] == _HELD and self._recorded[index] == absent:
+        if self._recorded.get(index) == absent:
             self.cached += 1
             self._changed.append(index)
             self._land(index, _DONE)
