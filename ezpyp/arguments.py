@@ -1,9 +1,10 @@
 """The arguments of a step, taken by value at the call and handed out anew to each run.
 
-Immutable arguments (numbers, strings, other steps) are kept as they are. Everything else is pickled at the call, so that
-a list changed afterwards does not change the step, and unpickled for the run, so that no step sees another's changes.
-Two kinds of object never enter the pickle: values that other steps will make (`Deferred`), and numeric arrays over
-`SHARED_BYTES`, which are kept by reference, digested at the call and again before the run, and handed out read-only.
+Immutable arguments (numbers, strings, other steps) are kept as they are. Everything else is pickled at the call, so
+that a list changed afterwards does not change the step, and unpickled for the run, so that no step sees another's
+changes. Two kinds of object never enter the pickle: values that other steps will make (`Deferred`), and numeric
+arrays over `SHARED_BYTES`, which are kept by reference, digested at the call and again before the run, and handed out
+read-only.
 """
 
 from __future__ import annotations
@@ -113,22 +114,28 @@ def freeze(args: tuple[Any, ...], kwargs: dict[str, Any], *, of: str, names: Seq
         return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest)
     deferred.clear()
     labels = [names[k] if k < len(names) else f"{k + 1}" for k in range(len(args))]
-    for label, value in [*zip(labels, args, strict=True), *kwargs.items()]:
-        try:
-            fingerprint.digest_value(value, reference=_placeholder)
-        except IdentityError as error:
-            raise IdentityError(f"Argument '{label}' of '{of}' {error}") from None
+    labelled = [*zip(labels, args, strict=True), *kwargs.items()]
     arrays: list[tuple[Any, bytes]] = []
     try:
         pickled = _pickled((args, kwargs), deferred, arrays)
+        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
     except Exception as error:
-        culprit = _unpicklable([*zip(labels, args, strict=True), *kwargs.items()])
-        raise IdentityError(
-            f"Argument '{culprit}' of '{of}' cannot be taken by value ({type(error).__name__}: {error}). "
+        # An open connection fails to pickle too, but what is wrong with it is that it has no identity.
+        raise _without_identity(labelled, of) or IdentityError(
+            f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value ({type(error).__name__}: {error}). "
             "Pass what it is made from (a path), or make it inside the step."
         ) from error
-    digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
     return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest)
+
+
+def _without_identity(labelled: list[tuple[str, Any]], of: str) -> IdentityError | None:
+    """The error for the first argument that has no lasting identity (message 7)."""
+    for label, value in labelled:
+        try:
+            fingerprint.digest_value(value, reference=_placeholder)
+        except IdentityError as error:
+            return IdentityError(f"Argument '{label}' of '{of}' {error}")
+    return None
 
 
 def check_unchanged(steps: Iterable[Step]) -> None:

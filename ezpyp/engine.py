@@ -1,7 +1,8 @@
 """Carry a plan out: the same short loop on every rank.
 
-Rank 0 holds the ledger: it hands out lots to every executor, its own helpers and the other ranks alike, and settles what comes
-back. Every other rank passes lots to its helpers and outcomes to rank 0. No agent runs a step, except in line.
+Rank 0 holds the ledger: it hands out lots to every executor, its own helpers and the other ranks alike, and settles
+what comes back. Every other rank passes lots to its helpers and outcomes to rank 0. No agent runs a step, except in
+line.
 """
 
 from __future__ import annotations
@@ -242,7 +243,9 @@ class Conductor:
                 phase=self._plan.graph.phases[outcome.step],
                 outcome=outcome,
                 final=final,
-                allowed=outcome.status is Status.FAILED and step.group is not None and self._ledger.is_allowed(outcome.step),
+                allowed=outcome.status is Status.FAILED
+                and step.group is not None
+                and self._ledger.is_allowed(outcome.step),
             )
         )
 
@@ -338,9 +341,7 @@ def _setup(job: Job) -> Setup:
     )
 
 
-def _lead(
-    job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, hosts: Sequence[str] = ()
-) -> Finished:
+def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, hosts: Sequence[str] = ()) -> Finished:
     ledger = Ledger(job.plan.graph, schedule=job.settings.schedule)
     done = {k: job.standing.missing.get(k, ()) for k, s in enumerate(job.standing.statuses) if s == Status.DONE}
     ledger.resume(done)

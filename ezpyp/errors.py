@@ -1,24 +1,24 @@
 """Everything ezpyp raises and warns. Each text names the step or place, says what is wrong, and ends with the remedy.
 
-    EzpypError
-    ├── InitializationError         a call came at the wrong time, or the pipeline cannot be planned
-    │   ├── MissingDependency       a step depends on something that is not in its pipeline
-    │   └── CyclicDependency        steps that wait for each other
-    ├── RepeatedStepError           the very same call, or the same name, twice
-    ├── IdentityError               a value that would not be the same thing tomorrow
-    ├── ArgumentChanged             a large array was changed between the call and the run
-    ├── SchemaConflictError         the folder holds another plan
-    ├── LauncherError               the launcher and the MPI library do not belong together
-    ├── RankMismatch                ranks built different plans, or left while others ran
-    ├── ResourceError               a step asks for what cannot be had
-    ├── CodecError                  a result that its codec cannot write or read
-    ├── StoreError                  something in the cache folder is torn, foreign or gone
-    ├── ResultUnavailable           a result was asked for that is not there
-    │   ├── NotExecuted · StepFailed · StepSkipped · UnknownStep
-    └── PipelineFailed              steps failed, and the caller asked for an exception
+EzpypError
+├── InitializationError         a call came at the wrong time, or the pipeline cannot be planned
+│   ├── MissingDependency       a step depends on something that is not in its pipeline
+│   └── CyclicDependency        steps that wait for each other
+├── RepeatedStepError           the very same call, or the same name, twice
+├── IdentityError               a value that would not be the same thing tomorrow
+├── ArgumentChanged             a large array was changed between the call and the run
+├── SchemaConflictError         the folder holds another plan
+├── LauncherError               the launcher and the MPI library do not belong together
+├── RankMismatch                ranks built different plans, or left while others ran
+├── ResourceError               a step asks for what cannot be had
+├── CodecError                  a result that its codec cannot write or read
+├── StoreError                  something in the cache folder is torn, foreign or gone
+├── ResultUnavailable           a result was asked for that is not there
+│   ├── NotExecuted · StepFailed · StepSkipped · UnknownStep
+└── PipelineFailed              steps failed, and the caller asked for an exception
 
-    EzpypWarning
-    └── NotExecutedStepWarning · FailedStepWarning · SkippedStepWarning · UnrecognizedStepWarning
+EzpypWarning
+└── NotExecutedStepWarning · FailedStepWarning · SkippedStepWarning · UnrecognizedStepWarning
 """
 
 from __future__ import annotations

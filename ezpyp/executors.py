@@ -1,7 +1,7 @@
 """Where steps run: the Executor protocol, in line, and in helpers under one agent.
 
-An executor is given lots and gives back outcomes; it never decides what runs next. Threads are not offered: steps draw from
-process-wide random generators, which are seeded for each step, and threads would share them.
+An executor is given lots and gives back outcomes; it never decides what runs next. Threads are not offered: steps
+draw from process-wide random generators, which are seeded for each step, and threads would share them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,9 @@ class Executor(Protocol):
         """Take a lot. Returns at once, except in line, where `poll` runs the steps."""
 
     def poll(self) -> list[Outcome]:
-        """Outcomes that arrived since the last call. Every started step gives exactly one, whatever becomes of its process."""
+        """Outcomes that arrived since the last call. Every started step gives exactly one, whatever becomes of its
+        process.
+        """
 
     def wait(self, seconds: float) -> None:
         """Sleep until something may have arrived, at most this long."""

@@ -1,7 +1,8 @@
-"""How a script ends: one short message for an error of ours, the exit code its pipelines earned, and no rank left behind.
+"""How a script ends: one short message for an error of ours, the exit code its pipelines earned, and no rank left
+behind.
 
-Installed by the first Pipeline(), never by `import ezpyp`. A test runner, a notebook or an importing program keeps its own
-exit code: only `execute()` called from a script that is run as `__main__` earns one.
+Installed by the first Pipeline(), never by `import ezpyp`. A test runner, a notebook or an importing program keeps
+its own exit code: only `execute()` called from a script that is run as `__main__` earns one.
 """
 
 from __future__ import annotations
@@ -26,7 +27,20 @@ _PLACE = "_ezpyp_last_word"
 
 #: Programs that run other people's code as `__main__` and answer for the exit code themselves.
 _HOSTS = frozenset(
-    {"pytest", "_pytest", "unittest", "IPython", "ipykernel", "nbclient", "doctest", "pdb", "bdb", "code", "idlelib", "xdist"}
+    {
+        "pytest",
+        "_pytest",
+        "unittest",
+        "IPython",
+        "ipykernel",
+        "nbclient",
+        "doctest",
+        "pdb",
+        "bdb",
+        "code",
+        "idlelib",
+        "xdist",
+    }
 )
 
 
@@ -73,7 +87,9 @@ def from_host() -> bool:
 
 
 def from_script() -> bool:
-    """True if the calling code runs because a person ran a script, not a test runner, a notebook or an interactive prompt."""
+    """True if the calling code runs because a person ran a script, not a test runner, a notebook or an interactive
+    prompt.
+    """
     if from_host():
         return False
     frame: FrameType | None = sys._getframe(1)
@@ -90,8 +106,9 @@ def from_script() -> bool:
 class _LastWord:
     """Ends the process with the code that was earned, when the interpreter takes `sys` apart.
 
-    Later than every atexit callback and the flush of the streams: a callback of ours that ended the process would skip those
-    registered before it, and Python offers no other way to change the exit code of a script that ran to its end.
+    Later than every atexit callback and the flush of the streams: a callback of ours that ended the process would
+    skip those registered before it, and Python offers no other way to change the exit code of a script that ran to
+    its end.
     """
 
     def __init__(self) -> None:
@@ -117,7 +134,9 @@ def _say(error: EzpypError, trace: TracebackType | None) -> None:
     if error.quiet:
         return
     ours = os.path.dirname(__file__) + os.sep
-    theirs = [f for f in traceback.extract_tb(trace) if not f.filename.startswith(ours) and not f.filename.startswith("<")]
+    theirs = [
+        f for f in traceback.extract_tb(trace) if not f.filename.startswith(ours) and not f.filename.startswith("<")
+    ]
     where = f"\n  at {theirs[-1].filename}:{theirs[-1].lineno}: {theirs[-1].line}" if theirs else ""
     with contextlib.suppress(Exception):
         print(f"ezpyp: {type(error).__name__}: {error}{where}", file=sys.stderr, flush=True)

@@ -106,8 +106,8 @@ class StepFunction:
     def map(self, *iterables: Iterable[Any], **constants: Any) -> Steps:
         """A step for each element, or for each tuple of elements of several iterables of the same length.
 
-        Keywords are given to every step; `name=`, `allow_failure=` and `depends_on=` are taken as options (the allowance is
-        for all of them together) unless the function has parameters of these names.
+        Keywords are given to every step; `name=`, `allow_failure=` and `depends_on=` are taken as options (the
+        allowance is for all of them together) unless the function has parameters of these names.
         """
         if not iterables:
             raise TypeError(f"{callable_name(self.function)}.map() needs at least one iterable")
@@ -116,7 +116,9 @@ class StepFunction:
         return self._many(zip(*iterables, strict=True), lambda: itertools.repeat({}), constants)
 
     def product(self, *axes: Iterable[Any], **named_axes: Any) -> Steps:
-        """A step for every combination: `train.product(model=["a", "b"], depth=[2, 4, 8])` makes six, the last axis fastest."""
+        """A step for every combination: `train.product(model=["a", "b"], depth=[2, 4, 8])` makes six, the last axis
+        fastest.
+        """
         wishes, named = self._split(named_axes)
         for each in (*axes, *named.values()):
             _iterable(each, "product")

@@ -1,8 +1,8 @@
 """Agents on ranks: the only module that knows mpi4py.
 
-What a launcher says is read from the environment and costs nothing; MPI itself starts at `connect()`, after the nursery has
-been forked. Ranks meet in one fixed-size collective whatever they came for, so that it cannot itself diverge: a rank that
-leaves joins with the mark "leaving", and the others then know its name.
+What a launcher says is read from the environment and costs nothing; MPI itself starts at `connect()`, after the
+nursery has been forked. Ranks meet in one fixed-size collective whatever they came for, so that it cannot itself
+diverge: a rank that leaves joins with the mark "leaving", and the others then know its name.
 """
 
 from __future__ import annotations
@@ -44,12 +44,18 @@ class Launch:
 def launch(environ: Mapping[str, str] | None = None) -> Launch | None:
     """The launch this process is part of; None without a launcher or with a single task.
 
-    SLURM_NTASKS is not asked: it is set in every batch shell. Under a foreign mpirun SLURM_PROCID describes the daemon, so
-    the launchers' own variables come first.
+    SLURM_NTASKS is not asked: it is set in every batch shell. Under a foreign mpirun SLURM_PROCID describes the
+    daemon, so the launchers' own variables come first.
     """
     env = os.environ if environ is None else environ
     for size, rank, local_rank, local_size, protocol in (
-        ("OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE", "pmix"),
+        (
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+            "pmix",
+        ),
         ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "pmi"),
         ("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE", "pmi"),
         ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "", "pmix" if "PMIX_RANK" in env else ""),
@@ -185,7 +191,11 @@ class Link:
             pause = min(0.005, 1.5 * pause)
             if not said and time.monotonic() - began > PATIENCE:
                 said = True
-                print(f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}.", file=sys.stderr, flush=True)
+                print(
+                    f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}.",
+                    file=sys.stderr,
+                    flush=True,
+                )
 
 
 def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) -> None:
@@ -194,7 +204,9 @@ def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) ->
         return
     others = [(rank, each) for rank, each in enumerate(found) if each[0] != mark]
     lines = [
-        f"Rank {rank} ({host}) {detail}" if kind == Mark.LEAVING else f"Rank {rank} ({host}) is at {_PLACES[Mark(kind)]}"
+        f"Rank {rank} ({host}) {detail}"
+        if kind == Mark.LEAVING
+        else f"Rank {rank} ({host}) is at {_PLACES[Mark(kind)]}"
         for rank, (kind, host, detail) in others[:3]
     ]
     more = f" and {len(others) - 3} more" if len(others) > 3 else ""
@@ -303,7 +315,8 @@ class Ranks:
 
 
 _SHARED_BY_MPI = re.compile(
-    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra", re.IGNORECASE
+    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra",
+    re.IGNORECASE,
 )
 
 

@@ -1,8 +1,8 @@
 """A process that does nothing but fork helpers when asked, and tell how they ended.
 
-It is forked from the agent before MPI starts, so neither it nor any helper inherits MPI's shared memory, sockets or threads;
-a replacement for a helper that died is as clean as the first. (MPI in a forked child: MPI 4.1 leaves it undefined, and
-Open MPI's shared-memory transport ends the parent when the child calls it.)
+It is forked from the agent before MPI starts, so neither it nor any helper inherits MPI's shared memory, sockets or
+threads; a replacement for a helper that died is as clean as the first. (MPI in a forked child: MPI 4.1 leaves it
+undefined, and Open MPI's shared-memory transport ends the parent when the child calls it.)
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class Position:
         return index, since, offset
 
 
-#: What a helper does with its socket, its slot and the order it was started with. It never returns to its caller's stack.
+#: What a helper does with its socket, its slot and the order it was started with. It never returns to its caller's
+#: stack.
 Body = Callable[[socket.socket, int, Any], None]
 
 

@@ -9,7 +9,6 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +147,12 @@ class Pipeline:
         if step.name in self._steps:
             raise RepeatedStepError(f"There is a step named '{step.name}' already. Give another name=.")
         if not step.named:
-            call = (step.function, step.arguments.digest, tuple(s.name for s in step.arguments.sources()), step.options.codec)
+            call = (
+                id(step.function),
+                step.arguments.digest,
+                tuple(s.name for s in step.arguments.sources()),
+                step.options.codec,
+            )
             before = self._calls.setdefault(call, step.name)
             if before != step.name:
                 raise RepeatedStepError(
@@ -189,8 +193,8 @@ class Pipeline:
     def initialize_schema(self) -> None:
         """Fix the plan, compare it with the folder, and write the schema. A second call does nothing.
 
-        Under MPI every rank takes part: all agree on the plan, or all raise. Steps run with the functions and globals as
-        they are now.
+        Under MPI every rank takes part: all agree on the plan, or all raise. Steps run with the functions and globals
+        as they are now.
 
         Raises:
             InitializationError, MissingDependency, CyclicDependency: the steps do not make a plan.
@@ -236,11 +240,13 @@ class Pipeline:
         capture: str | None = None,
         raise_on_failure: bool | None = None,
     ) -> Summary:
-        """Run what has no result yet, and write `pipeline.summary`. Collective under MPI; returns on every rank when all is done.
+        """Run what has no result yet, and write `pipeline.summary`. Collective under MPI; returns on every rank when
+        all is done.
 
         Args:
             workers, helpers, executor, schedule, capture: as for Pipeline.
-            raise_on_failure: True raises PipelineFailed with all failures; None (default) lets the run go on, and a script
+            raise_on_failure: True raises PipelineFailed with all failures; None (default) lets the run go on, and a
+            script
                 then ends with exit code 1; False does neither.
 
         Raises:
@@ -389,7 +395,9 @@ class Pipeline:
     def _settings(self, given: dict[str, Any]) -> Settings:
         """Arguments of execute(), then of Pipeline, then EZPYP_ variables, then defaults."""
         chosen = {
-            key: next((v for v in (value, self._given[key], os.environ.get(f"EZPYP_{key.upper()}")) if v is not None), None)
+            key: next(
+                (v for v in (value, self._given[key], os.environ.get(f"EZPYP_{key.upper()}")) if v is not None), None
+            )
             for key, value in given.items()
         }
         under_mpi = mpi.launch() is not None
@@ -425,9 +433,13 @@ def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
     hosts = link.gather(link.host)
     ids = link.gather(organised.pipeline_id)
     base = digests[0]
-    other = next(r for r, each in enumerate(digests) if [d for d, _ in each] != [d for d, _ in base] or ids[r] != ids[0])
+    other = next(
+        r for r, each in enumerate(digests) if [d for d, _ in each] != [d for d, _ in base] or ids[r] != ids[0]
+    )
     theirs = digests[other]
-    place = next((k for k, (a, b) in enumerate(zip(base, theirs, strict=False)) if a[0] != b[0]), min(len(base), len(theirs)))
+    place = next(
+        (k for k, (a, b) in enumerate(zip(base, theirs, strict=False)) if a[0] != b[0]), min(len(base), len(theirs))
+    )
     if ids[other] != ids[0]:
         what = f"pipeline '{ids[other]}' there, '{ids[0]}' here"
     else:
@@ -470,7 +482,9 @@ def _script() -> str:
     return os.path.abspath(path) if path else ""
 
 
-def as_pickle_step(pipeline: Pipeline, depends_on: Any = (), **options: Any) -> Callable[[Callable[..., Any]], StepFunction]:
+def as_pickle_step(
+    pipeline: Pipeline, depends_on: Any = (), **options: Any
+) -> Callable[[Callable[..., Any]], StepFunction]:
     """A decorator that makes calls of a function steps of `pipeline`, their results kept by pickle.
 
     Args:
@@ -493,17 +507,23 @@ def as_cloudpickle_step(
 as_dill_step = as_cloudpickle_step
 
 
-def as_numpy_step(pipeline: Pipeline, depends_on: Any = (), **options: Any) -> Callable[[Callable[..., Any]], StepFunction]:
+def as_numpy_step(
+    pipeline: Pipeline, depends_on: Any = (), **options: Any
+) -> Callable[[Callable[..., Any]], StepFunction]:
     """As `as_pickle_step`; results are arrays, kept as NAME.step.npy."""
     return pipeline.step("numpy", depends_on=depends_on, **options)
 
 
-def as_json_step(pipeline: Pipeline, depends_on: Any = (), **options: Any) -> Callable[[Callable[..., Any]], StepFunction]:
+def as_json_step(
+    pipeline: Pipeline, depends_on: Any = (), **options: Any
+) -> Callable[[Callable[..., Any]], StepFunction]:
     """As `as_pickle_step`; results are kept as NAME.step.json."""
     return pipeline.step("json", depends_on=depends_on, **options)
 
 
-def as_parquet_step(pipeline: Pipeline, depends_on: Any = (), **options: Any) -> Callable[[Callable[..., Any]], StepFunction]:
+def as_parquet_step(
+    pipeline: Pipeline, depends_on: Any = (), **options: Any
+) -> Callable[[Callable[..., Any]], StepFunction]:
     """As `as_pickle_step`; results are pandas tables, kept as NAME.step.parquet (needs `ezpyp[parquet]`)."""
     return pipeline.step("parquet", depends_on=depends_on, **options)
 
@@ -517,4 +537,3 @@ __all__ = [
     "as_parquet_step",
     "as_pickle_step",
 ]
-

@@ -4,9 +4,9 @@ The schema is written for people (phases, argument texts) and compared by finger
 
     {"0": [entry, …], "1": […], "ezpyp": {format, pipeline_id, digest, store, script, when, functions}}
 
-An entry has the keys that users of ezpyp know (args, cache_location, depends_on, function_bytes, function_name, kwargs, name,
-status_ext, step_ext, fingerprint) and those that ezpyp reads back: arguments (parameter: JSON value), arguments_digest,
-code (a key of "functions"), codec, named, stem (of its files), title, upstream (names).
+An entry has the keys that users of ezpyp know (args, cache_location, depends_on, function_bytes, function_name,
+kwargs, name, status_ext, step_ext, fingerprint) and those that ezpyp reads back: arguments (parameter: JSON value),
+arguments_digest, code (a key of "functions"), codec, named, stem (of its files), title, upstream (names).
 """
 
 from __future__ import annotations
@@ -91,9 +91,7 @@ class Plan:
         return whole.digest()
 
 
-def organise(
-    steps: Sequence[Step], *, pipeline_id: str, stems: Callable[[Sequence[str]], Mapping[str, str]]
-) -> Plan:
+def organise(steps: Sequence[Step], *, pipeline_id: str, stems: Callable[[Sequence[str]], Mapping[str, str]]) -> Plan:
     """Order steps by phase and resolve what they depend on.
 
     Raises:
@@ -204,15 +202,19 @@ def identify(plan: Plan) -> Identity:
         name = step.name if step.named else ""
         codes.append(code)
         prints.append(
-            fingerprint.combine(
-                code, step.arguments.digest, step.options.codec, name, *upstream, b"after", *order_only
-            )
+            fingerprint.combine(code, step.arguments.digest, step.options.codec, name, *upstream, b"after", *order_only)
         )
     return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions)
 
 
 def schema(
-    plan: Plan, *, cache_location: str, identity: Identity | None = None, store: str = "files", script: str = "", when: str = ""
+    plan: Plan,
+    *,
+    cache_location: str,
+    identity: Identity | None = None,
+    store: str = "files",
+    script: str = "",
+    when: str = "",
 ) -> dict[str, Any]:
     """The plan as the schema file holds it. Without `identity` (before it is known) fingerprints are empty."""
     bytecode: dict[int, str] = {}
@@ -341,7 +343,10 @@ def _reasons(
     nows: Mapping[str, Any],
 ) -> Iterator[str]:
     if old["code"] != now["code"]:
-        parts = [schema["ezpyp"]["functions"].get(e["code"], {}).get("parts", {}) for schema, e in ((before, old), (after, now))]
+        parts = [
+            schema["ezpyp"]["functions"].get(e["code"], {}).get("parts", {})
+            for schema, e in ((before, old), (after, now))
+        ]
         yield from fingerprint.explain(parts[0], parts[1]) or ["code changed"]
     if old["codec"] != now["codec"]:
         yield f"codec {old['codec']} -> {now['codec']}"
@@ -349,7 +354,9 @@ def _reasons(
         yield "its name was chosen by the user only once"
     if old["upstream"] != now["upstream"]:
         yield f"depends on {_some(now['upstream'])}, before on {_some(old['upstream'])}"
-    elif moved := [u for u in now["upstream"] if u in olds and u in nows and olds[u]["fingerprint"] != nows[u]["fingerprint"]]:
+    elif moved := [
+        u for u in now["upstream"] if u in olds and u in nows and olds[u]["fingerprint"] != nows[u]["fingerprint"]
+    ]:
         yield f"upstream {_some(moved)} changed"
     if old["arguments_digest"] != now["arguments_digest"]:
         yield from _argument_reasons(old["arguments"], now["arguments"])
@@ -395,4 +402,6 @@ def _some(names: Iterable[str], most: int = 5) -> str:
     listed = list(names)
     if not listed:
         return "nothing"
-    return ", ".join(f"'{n}'" for n in listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    return ", ".join(f"'{n}'" for n in listed[:most]) + (
+        f" and {len(listed) - most} more" if len(listed) > most else ""
+    )

@@ -1,4 +1,6 @@
-"""What to do when something happens: pure decisions. What happened goes in, a decision comes out; the clock is an argument."""
+"""What to do when something happens: pure decisions. What happened goes in, a decision comes out; the clock is an
+argument.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = 0
 
 
 def depth(seconds: float | None, ready: int, slots: int) -> int:
-    """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or unknown and few."""
+    """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or unknown and
+    few.
+    """
     if seconds is None:
         return 2 if ready >= 8 * slots else 1
     return 2 if seconds <= 0.25 else 1

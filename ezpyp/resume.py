@@ -57,9 +57,7 @@ def settle_in(plan: Plan, folder: str, store: Store, *, kind: str, script: str) 
     return _standing(plan, identity, scan.records, tuple(f"{p.path}: {p.what}" for p in scan.problems))
 
 
-def _standing(
-    plan: Plan, identity: Identity, records: Mapping[str, Record], problems: tuple[str, ...]
-) -> Standing:
+def _standing(plan: Plan, identity: Identity, records: Mapping[str, Record], problems: tuple[str, ...]) -> Standing:
     statuses = bytearray()
     missing: dict[int, tuple[int, ...]] = {}
     for k, stem in enumerate(plan.stems):
@@ -85,14 +83,18 @@ def _remarks(plan: Plan, identity: Identity) -> list[str]:
         if code.fallback:
             found.append(f"'{named[key]}' is identified by its compiled code: {code.fallback}.")
         if code.not_followed:
-            found.append(f"'{named[key]}' uses values without lasting identity, not followed: {', '.join(code.not_followed)}.")
+            found.append(
+                f"'{named[key]}' uses values without lasting identity, not followed: {', '.join(code.not_followed)}."
+            )
     return found
 
 
 def _admit(
     before: Mapping[str, Any], wanted: Mapping[str, Any], plan: Plan, folder: str, records: Mapping[str, Record]
 ) -> None:
-    """Refuse another plan, but take changed steps that have no result to lose: fixing a failed step is the commonest edit."""
+    """Refuse another plan, but take changed steps that have no result to lose: fixing a failed step is the commonest
+    edit.
+    """
     if before["ezpyp"]["pipeline_id"] != plan.pipeline_id:
         raise SchemaConflictError(
             f"{folder} belongs to pipeline '{before['ezpyp']['pipeline_id']}', not to '{plan.pipeline_id}'. "
@@ -102,9 +104,7 @@ def _admit(
     old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(before)}
     found = plans.differences(before, wanted)
     valuable = {
-        name: reasons
-        for name, reasons in found.changed.items()
-        if name in done and done[name].fingerprint == old[name]
+        name: reasons for name, reasons in found.changed.items() if name in done and done[name].fingerprint == old[name]
     }
     if found.new or found.gone or valuable:
         raise SchemaConflictError(_refusal(found, valuable, done, folder, len(plan.steps)))

@@ -228,7 +228,8 @@ class Outcome:
     kwargs: str = "{}"
     #: One line: the reason of a failure, whom a skip is to blame on, or something worth knowing.
     note: str = ""
-    #: "exception", "exit", "signal", "oom", "timeout", "encode", "input", "lost", "interrupted", "blamed"; "" when done.
+    #: "exception", "exit", "signal", "oom", "timeout", "encode", "input", "lost", "interrupted", "blamed"; "" when
+    #: done.
     cause: str = ""
     #: The user's frames.
     traceback: str = ""
@@ -248,7 +249,9 @@ class Outcome:
 def callable_name(function: Callable[..., Any]) -> str:
     """A name for any callable: functions, methods, partials, instances with __call__. A lambda is `lambda`."""
     inner = getattr(function, "func", None)
-    name = getattr(function, "__name__", None) or (callable_name(inner) if inner is not None else type(function).__name__)
+    name = getattr(function, "__name__", None) or (
+        callable_name(inner) if inner is not None else type(function).__name__
+    )
     return "lambda" if name == "<lambda>" else str(name)
 
 

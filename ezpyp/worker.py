@@ -1,7 +1,7 @@
 """Run one step, here and now: bind its arguments, call it, keep the result, and say what came of it.
 
-The hot path. It knows nothing of processes or ranks, imports nothing per step, and turns everything that a step can do short
-of ending the process into an Outcome.
+The hot path. It knows nothing of processes or ranks, imports nothing per step, and turns everything that a step can
+do short of ending the process into an Outcome.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ class Worker:
         Args:
             absent: steps upstream whose failures were allowed; recorded with the result, which depends on it.
 
-        Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt) passes.
-        Every outcome but a retried failure is on disk, whole, when this returns.
+        Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
+        passes. Every outcome but a retried failure is on disk, whole, when this returns.
         """
         global _running
         step = self.plan.steps[index]
@@ -94,7 +94,9 @@ class _Call:
         except (EzpypError, OSError) as error:
             return self._failed("input", f"{type(error).__name__}: {error}")
         except Exception as error:
-            return self._failed("input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0))
+            return self._failed(
+                "input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0)
+            )
         seeding.plant(self._seed())
         try:
             value = step.function(*args, **kwargs)
