@@ -71,9 +71,7 @@ class Launcher:
             check=False,
         )
         if time.monotonic() - began >= timeout:
-            pytest.fail(
-                f"{self.name}, {ranks} ranks: not done after {timeout} s\n{done.stdout}\n{done.stderr}"
-            )
+            pytest.fail(f"{self.name}, {ranks} ranks: not done after {timeout} s\n{done.stdout}\n{done.stderr}")
         return done
 
     def start(

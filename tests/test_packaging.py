@@ -48,9 +48,7 @@ def test_import_costs_under_80_ms(python: Launcher) -> None:
 
 
 def test_import_brings_nothing_heavy(python: Launcher) -> None:
-    code = (
-        f"import sys; before = set(sys.modules); import ezpyp; print({HEAVY!r} & (set(sys.modules) - before))"
-    )
+    code = f"import sys; before = set(sys.modules); import ezpyp; print({HEAVY!r} & (set(sys.modules) - before))"
     found = python.run(0, code)
     assert found.returncode == 0, found.stderr
     assert found.stdout == "set()\n"

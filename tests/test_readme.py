@@ -40,10 +40,7 @@ def blocks(language: str) -> list[Block]:
 SCRIPTS = blocks("python")
 QUICK_START, SWEEP = SCRIPTS[:2]
 COMMANDS = [
-    line.removeprefix("$ ")
-    for block in blocks("console")
-    for line in block.text.splitlines()
-    if line.startswith("$ ")
+    line.removeprefix("$ ") for block in blocks("console") for line in block.text.splitlines() if line.startswith("$ ")
 ]
 
 

@@ -107,9 +107,7 @@ def logistic_regression(sets, C):
 
 
 scores = (
-    neighbours.product(
-        sets=[sets], n_neighbors=[1, 3, 5, 7, 9, 11], weights=["uniform", "distance"], p=[1, 2]
-    )
+    neighbours.product(sets=[sets], n_neighbors=[1, 3, 5, 7, 9, 11], weights=["uniform", "distance"], p=[1, 2])
     + support_vectors.product(sets=[sets], C=[0.3, 1, 3, 10, 30], gamma=[0.01, 0.03, 0.1, 0.3, 1])
     + random_forest.product(
         sets=[sets], n_estimators=[30, 100], max_features=["sqrt", 0.25], min_samples_leaf=[1, 2, 4]
