@@ -49,9 +49,7 @@ def _elements(array: Any, walk: Walk) -> bytes:
     if dtype.kind not in _PLAIN_KINDS:
         return walk.inside(array, lambda: group(b"O", map(walk.encode, array.ravel().tolist())))
     if dtype.char in "gG":
-        return group(
-            b"g", [text(repr(each)) for each in array.ravel()]
-        )  # 80 bits in 128: the rest is garbage
+        return group(b"g", [text(repr(each)) for each in array.ravel()])  # 80 bits in 128: the rest is garbage
     return buffer(_octets(array))
 
 
@@ -134,9 +132,7 @@ def _extension(array: Any, walk: Walk) -> bytes:
 
 
 def _stamp(value: Any, _walk: Walk) -> bytes:
-    return group(
-        b"P", [text(type(value).__name__), text(value.isoformat()), text(str(getattr(value, "tz", None)))]
-    )
+    return group(b"P", [text(type(value).__name__), text(value.isoformat()), text(str(getattr(value, "tz", None)))])
 
 
 def _period(value: Any, _walk: Walk) -> bytes:
@@ -168,12 +164,7 @@ def _arrow(array: Any, walk: Walk) -> bytes:
     types = pyarrow.types
     if types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or types.is_temporal(kind):
         return group(b"W", [*head, _validity(array, walk), _numbers(array, walk)])
-    if (
-        types.is_string(kind)
-        or types.is_large_string(kind)
-        or types.is_binary(kind)
-        or types.is_large_binary(kind)
-    ):
+    if types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind) or types.is_large_binary(kind):
         return group(b"W", [*head, _validity(array, walk), *_strings(array, walk)])
     return group(b"W", [*head, walk.encode(array.to_pylist())])
 

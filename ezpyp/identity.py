@@ -48,10 +48,10 @@ def encode(value: object, code: CodeIdentity, reference: Reference | None = None
     Raises:
         IdentityError: the value, or something in it, has no lasting identity.
     """
-    walker = _Walker(code, reference)
+    walker = Walker(code, reference)
     try:
         return walker.encode(value)
-    except _NoIdentityError as error:
+    except NoIdentityError as error:
         raise IdentityError(_refusal(type(error.culprit), error.culprit is not value)) from None
     except RecursionError:
         raise IdentityError("is nested too deeply to be identified. Pass it as a file.") from None
@@ -92,12 +92,14 @@ def library_name(value: Any) -> str | None:
     return f"{module.split('.')[0].lstrip('_')}:{name}" if found is value else None
 
 
-class _NoIdentityError(Exception):
+class NoIdentityError(Exception):
+    """Raised inside a walk by the value that has none."""
+
     def __init__(self, culprit: object) -> None:
         self.culprit = culprit
 
 
-class _Walker:
+class Walker:
     """One walk through one value."""
 
     __slots__ = ("code", "path", "reference")
@@ -198,9 +200,7 @@ _CODE = (
 
 def _code(value: Any, walk: Walk) -> bytes:
     owner = getattr(value, "__self__", None)
-    if isinstance(value, types.BuiltinFunctionType) and not isinstance(
-        owner, (types.ModuleType, type, type(None))
-    ):
+    if isinstance(value, types.BuiltinFunctionType) and not isinstance(owner, (types.ModuleType, type, type(None))):
         return group(b"h", [text(value.__name__), walk.encode(owner)])
     return octets(b"k", walk.code(value))
 
@@ -303,9 +303,7 @@ _C_METHODS = (types.MethodDescriptorType, types.WrapperDescriptorType, types.Cla
 
 
 def _object(value: Any, walk: Walk) -> bytes:
-    return walk.inside(
-        value, lambda: group(b"o", [octets(b"k", walk.code(type(value))), walk.encode(_state(value))])
-    )
+    return walk.inside(value, lambda: group(b"o", [octets(b"k", walk.code(type(value))), walk.encode(_state(value))]))
 
 
 def _state(value: Any) -> object:
@@ -323,9 +321,7 @@ def _state(value: Any) -> object:
 
 
 #: What `functools.wraps` leaves on an object that stands for a function.
-_COPIED = frozenset(
-    {"__doc__", "__name__", "__qualname__", "__module__", "__annotations__", "__type_params__"}
-)
+_COPIED = frozenset({"__doc__", "__name__", "__qualname__", "__module__", "__annotations__", "__type_params__"})
 
 
 @cache
@@ -345,5 +341,5 @@ def _by_name(value: Any, walk: Walk) -> bytes:
         return group(b"h", [text(type_name(type(value))), walk.encode(value.__wrapped__)])
     name = library_name(value)
     if name is None:
-        raise _NoIdentityError(value)
+        raise NoIdentityError(value)
     return octets(b"k", text(name))

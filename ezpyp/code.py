@@ -1,0 +1,467 @@
+"""From a function to all of the user's that it leads to: helpers, methods, classes, constants, closure values.
+
+Installed libraries count by name. Everything is looked at when asked, so a helper may be defined after the
+step that uses it. Moving code between modules, or the modules themselves, changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import enum
+import sys
+import types
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache, cached_property, partial, partialmethod
+from importlib.util import resolve_name
+from inspect import getattr_static
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any
+
+from ezpyp import sources, syntax
+from ezpyp.atoms import ATOMS, buffer, digest, group, text
+from ezpyp.bytecode import code_bytes, code_reads
+from ezpyp.graph import Code, Node, summed
+from ezpyp.identity import NoIdentityError, Walker, library_name, type_name
+from ezpyp.modules import UserModules, name_of, source_path, top, version
+
+#: Stands for what never counts: ezpyp's own objects, loggers, locks, typing.
+_NOTHING = object()
+
+_MISSING = object()
+
+_FUNCTIONS = (
+    FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+)
+
+
+class Follower:
+    """Follows many functions and looks at each thing once. Valid as long as nothing is redefined."""
+
+    def __init__(self, user_modules: UserModules | None = None) -> None:
+        self._own = user_modules or UserModules()
+        self._nodes: dict[object, Node] = {}
+        self._todo: list[Callable[[], None]] = []
+        self._codes: dict[tuple[int, ...], tuple[Code, object]] = {}
+        self._version = cache(version)
+
+    def follow(self, function: object, *, uses: Sequence[object] = ()) -> Code:
+        """The identity of a function, method, partial, class or callable object.
+
+        Args:
+            uses: what it uses besides what its source shows; a module of the user's stands for all that it
+            defines.
+        """
+        key = id(function), *map(id, uses)
+        if key not in self._codes:
+            self._codes[key] = self._followed(function, uses), (function, *uses)
+        return self._codes[key][0]
+
+    def is_own(self, value: object) -> bool:
+        """Whether a function, class or module is the user's own."""
+        return self._own.holds(name_of(value))
+
+    def _followed(self, function: object, uses: Sequence[object]) -> Code:
+        root = self._node(function, type_name(type(function))) or Node("value", "nothing")
+        if uses:
+            root = Node("value", "uses", edges=[("", root)])
+            for place, value in enumerate(uses):
+                self._use(root, value, place)
+        while self._todo:
+            self._todo.pop()()
+        return summed(root, self._version)
+
+    def _use(self, root: Node, value: object, place: int) -> None:
+        if not isinstance(value, ModuleType) or not self.is_own(value):
+            root.lead(f"uses {place}", self._node(value, f"uses[{place}]"))
+            return
+        for name, each in sorted(vars(value).items()):
+            if getattr(each, "__module__", None) == value.__name__:
+                root.lead(f"uses {place} {name}", self._node(each, f"{value.__name__}.{name}"))
+
+    # -- one thing
+
+    def _node(self, value: Any, label: str, kind: str = "value", owner: str = "", name: str = "") -> Node | None:
+        """The node of something met under a name; None where it never counts."""
+        value = unwrapped(value)
+        if never_counts(value):
+            return None
+        if isinstance(value, ModuleType):
+            return self._once(value, self._module)
+        if isinstance(value, type):
+            return self._once(value, self._class if self.is_own(value) else self._library)
+        if isinstance(value, FunctionType):
+            return self._once(value, self._function if self.is_own(value) else self._wrapper)
+        if isinstance(value, _FUNCTIONS) and not _is_bound(value):
+            return self._once(value, self._extension if self.is_own(value) else self._library)
+        return self._value(value, label, kind, owner, name)
+
+    def _once(self, value: Any, make: Callable[[Any], Node | None]) -> Node | None:
+        node = self._nodes.get(id(value))
+        if node is None:
+            node = make(value)
+            if node is not None:
+                node.subject = value
+                self._nodes[id(value)] = node
+        return node
+
+    def _module(self, value: ModuleType) -> Node | None:
+        """A library by its name. Of a module of the user's only what is asked of it counts."""
+        name = value.__name__
+        if self.is_own(value):
+            return Node("unknown", name, own=b"module", shown="a module used as a whole")
+        return Node("module", name, own=text(name), shown=name)
+
+    def _library(self, value: Any) -> Node:
+        name = library_name(value) or f"{top(name_of(value))}:{value.__qualname__}"
+        return Node("library", name.replace(":", "."), own=text(name), shown=name.replace(":", "."))
+
+    def _extension(self, value: Any) -> Node:
+        """A function of the user's in compiled code: the file it is in."""
+        path = str(getattr(sys.modules.get(name_of(value)), "__file__", ""))
+        content = buffer(Path(path).read_bytes()) if path.endswith(".so") else b""
+        own = group(b"x", [text(value.__qualname__), content])
+        return Node("function", _label(name_of(value), value.__qualname__), own=own)
+
+    # -- functions
+
+    def _wrapper(self, value: FunctionType) -> Node:
+        """A function of a library, with those of the user's that it was made to wrap."""
+        name = f"{top(name_of(value))}:{value.__code__.co_qualname}"
+        node = Node("library", name.replace(":", "."), own=text(name), shown=name.replace(":", "."))
+        self._todo.append(lambda: self._wrapped(node, value))
+        return node
+
+    def _wrapped(self, node: Node, value: FunctionType) -> None:
+        found = [vars(value).get("__wrapped__"), *_held(value)]
+        kept = {id(each): each for each in map(unwrapped, found) if isinstance(each, (FunctionType, type))}
+        for each in kept.values():
+            if self.is_own(each):
+                node.lead("wraps", self._node(each, ""))
+
+    def _function(self, value: FunctionType) -> Node:
+        code, around = value.__code__, value.__globals__
+        label = _label(name_of(value), code.co_qualname)
+        tree = sources.find_function(code, around)
+        if isinstance(tree, str):
+            node = Node("function", label, own=b"code" + digest(code_bytes(code)), fallback=tree)
+            read = code_reads(code)
+        else:
+            data, shown, read = _reduced(tree, self._decorators(tree, around))
+            node = Node("function", label, own=data, shown=shown)
+        self._todo.append(lambda: self._lead_on(node, value, read))
+        return node
+
+    def _decorators(self, tree: Any, around: dict[str, Any]) -> tuple[ast.expr, ...]:
+        """The decorators that count: those whose name can be found and is not from ezpyp."""
+        return tuple(each for each in getattr(tree, "decorator_list", ()) if _counts(each, around))
+
+    def _lead_on(self, node: Node, function: FunctionType, read: syntax.Reads) -> None:
+        """Everything that a function gets from around it."""
+        for name, value in _defaults(function):
+            key = f"{node.label}({name})"
+            node.lead(f"{name}=", self._node(value, key, "default", node.label, name))
+        cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
+        extra = {("__class__",)} & {(name,) for name in cells}
+        for path in sorted(read.names | extra):
+            if path[0] in cells:
+                self._lead_to(node, _content_of(cells[path[0]]), path, f"{node.label}[{path[0]}]", "closure")
+            else:
+                self._lead_global(node, function.__globals__, path)
+        for path in sorted(read.hints):
+            self._lead_hint(node, function.__globals__.get(path[0], _MISSING), path)
+        for level, module, asked in sorted(read.imports):
+            package = function.__globals__.get("__package__") or ""
+            self._import(node, _absolute(level, module, package), asked)
+
+    def _lead_global(self, node: Node, around: dict[str, Any], path: tuple[str, ...]) -> None:
+        label = _label(str(around.get("__name__", "__main__")), path[0])
+        self._lead_to(node, around.get(path[0], _MISSING), path, label, "value")
+
+    def _lead_to(self, node: Node, value: Any, path: tuple[str, ...], label: str, kind: str) -> None:
+        """Go along a path of attributes as long as it leads through modules of the user's."""
+        used = 1
+        while isinstance(value, ModuleType) and self.is_own(value) and used < len(path):
+            label = f"{value.__name__}.{path[used]}"
+            value = _attribute(value, path[used])
+            used += 1
+            if value is _MISSING:
+                node.lead(".".join(path[:used]), _unknown(label, "not there when it was looked for"))
+        if value is not _MISSING:
+            owner, name = (node.label, path[0]) if kind == "closure" else ("", "")
+            node.lead(".".join(path[:used]), self._node(value, label, kind, owner, name))
+
+    def _lead_hint(self, node: Node, value: Any, path: tuple[str, ...]) -> None:
+        """Of names in annotations only classes of the user's count: what they say of other things has no
+        effect.
+        """
+        for name in path[1:]:
+            value = _attribute(value, name) if isinstance(value, ModuleType) else value
+        if isinstance(value, type) and self.is_own(value):
+            node.lead(".".join(path), self._node(value, ""))
+
+    def _import(self, node: Node, name: str, asked: tuple[str, ...]) -> None:
+        """An import inside a function: by what is asked of a loaded module; else by the whole source."""
+        module = sys.modules.get(name)
+        if module is None:
+            node.lead(f"import {name}", self._unloaded(name))
+        elif asked or not self.is_own(module):
+            self._lead_to(node, module, (name, *asked), name, "value")
+
+    def _unloaded(self, name: str) -> Node | None:
+        """A module that nobody imported yet: as a whole, with the user's modules that it imports."""
+        node = self._nodes.get(name)
+        if node is None and top(name) != "ezpyp":
+            path = source_path(name)
+            tree = sources.find_module(path) if path and path.endswith(".py") else None
+            if not self._own.holds(name):
+                node = Node("module", name, own=text(name), shown=name)
+            elif tree is None:
+                node = _unknown(name, "a module that was not found")
+            else:
+                node = Node("module", name, own=syntax.normal(syntax.tidy(tree)))
+                self._todo.append(lambda: self._imports_of(node, tree, name))
+            self._nodes[name] = node
+        return node
+
+    def _imports_of(self, node: Node, tree: ast.Module, name: str) -> None:
+        path = source_path(name) or ""
+        package = name if path.endswith("__init__.py") else name.rpartition(".")[0]
+        for level, module, asked in sorted(syntax.reads(tree).imports):
+            target = _absolute(level, module, package)
+            for each in (target, *(f"{target}.{asked[0]}" for _ in asked[:1])):
+                if source_path(each) and self._own.holds(each):
+                    node.lead(f"import {each}", self._unloaded(each))
+
+    # -- classes
+
+    def _class(self, value: type) -> Node:
+        node = Node("class", _label(value.__module__, value.__qualname__))
+        self._todo.append(lambda: self._lead_class(node, value))
+        return node
+
+    def _lead_class(self, node: Node, cls: type) -> None:
+        """Methods and data of a class count by what they are now; its statement for the rest."""
+        tree = sources.find_class(cls)
+        separate = set()
+        for name, value in _attributes(cls):
+            if self._attribute_counts(cls, name, value, tree is not None):
+                child = self._node(value, f"{node.label}.{name}")
+                node.lead(name, child)
+                if child is not None and child.kind != "unknown":
+                    separate.add(name.partition(" ")[0])
+        for place, base in enumerate((*cls.__bases__, type(cls))):
+            if base not in (object, type):
+                node.lead(f"base {place}", self._node(base, ""))
+        node.own = b"class" + text(cls.__qualname__)
+        if tree is not None:
+            around = _globals_of(cls)
+            node.own, node.shown, read = _reduced(tree, self._decorators(tree, around), frozenset(separate))
+            for path in sorted(read.names | read.hints):
+                self._lead_global(node, around, path)
+
+    def _attribute_counts(self, cls: type, name: str, value: Any, has_source: bool) -> bool:
+        """Methods and data that the user put into a class; not what Python or a decorator puts there."""
+        if isinstance(value, FunctionType):
+            made = value.__code__.co_filename.startswith("<")
+            return self.is_own(value) and not (made and (has_source or hasattr(cls, "_fields")))
+        if name.startswith(("__", "_abc_")) or (issubclass(cls, enum.Enum) and name.startswith("_")):
+            return False
+        return isinstance(value, type) or not hasattr(value, "__get__") or self.is_own(type(value))
+
+    # -- values
+
+    def _value(self, value: Any, label: str, kind: str, owner: str, name: str) -> Node:
+        key = (id(value), label, kind)
+        node = self._nodes.get(key)
+        if node is None:
+            node = Node(kind, label, owner=owner, name=name, subject=value)
+            try:
+                node.own, node.shown = digest(self._content(node, value)), outline(value)
+            except NoIdentityError as error:
+                node = _unknown(label, _what(value, error.culprit))
+                node.subject = value
+            self._nodes[key] = node
+        return node
+
+    def _content(self, node: Node, value: Any) -> bytes:
+        """The content of a value; functions and classes in it become nodes that it leads to."""
+
+        def code(inner: Any) -> bytes:
+            child = self._node(inner, "")
+            node.lead("", child)
+            if child is None:
+                return b"-"
+            # The own identity of a class is known only when all of it has been seen.
+            return child.own if child.kind != "class" else b"class" + text(inner.__qualname__)
+
+        def reference(inner: object) -> bytes | None:
+            plain = unwrapped(inner)
+            if never_counts(plain):
+                return b"-"
+            return code(plain) if plain is not inner or isinstance(plain, ModuleType) else None
+
+        return Walker(code, reference).encode(value)
+
+
+# -- what never counts
+
+
+def unwrapped(value: Any) -> Any:
+    """What one of ezpyp's own objects stands for: the decorated function; for anything else itself."""
+    while top(type(value).__module__) == "ezpyp":
+        value = vars(value).get("__wrapped__", _NOTHING) if hasattr(value, "__dict__") else _NOTHING
+    return value
+
+
+def never_counts(value: Any) -> bool:
+    """ezpyp itself, loggers, locks and typing: they have no effect on what a function computes."""
+    if type(value) in ATOMS:
+        return False
+    if type(value) is object or _is_typing(value):
+        return True
+    if isinstance(value, (ModuleType, type, *_FUNCTIONS)):
+        return top(name_of(value)) == "ezpyp"
+    logging = sys.modules.get("logging")
+    if logging is not None and isinstance(value, (logging.Logger, logging.LoggerAdapter)):
+        return True
+    return type(value).__name__.lower().lstrip("_") in _LOCKS and top(type(value).__module__) in _LOCK_MODULES
+
+
+_LOCKS = frozenset({"lock", "rlock", "locktype", "condition", "event", "semaphore", "boundedsemaphore", "barrier"})
+_LOCK_MODULES = frozenset({"thread", "threading", "multiprocessing", "asyncio"})
+
+
+def _is_typing(value: Any) -> bool:
+    aliases = (types.GenericAlias, types.UnionType)
+    return isinstance(value, aliases) or top(type(value).__module__) in ("typing", "typing_extensions")
+
+
+def _is_bound(value: Any) -> bool:
+    """Whether a C function belongs to an object, as `[].append` does."""
+    return not isinstance(getattr(value, "__self__", None), (ModuleType, type, type(None)))
+
+
+# -- small looks at functions and classes
+
+
+@cache
+def _reduced(
+    tree: Any, decorators: tuple[ast.expr, ...], separate: frozenset[str] = frozenset()
+) -> tuple[bytes, str, syntax.Reads]:
+    """The normal form of a tree, its text for people, and the names it reads."""
+    tidied = syntax.tidy(tree, decorators=decorators, separate=separate)
+    return digest(syntax.normal(tidied)), syntax.show(tidied), syntax.reads(tree, decorators, separate)
+
+
+def _counts(decorator: ast.expr, around: dict[str, Any]) -> bool:
+    """Whether a decorator counts: its name must be found and lead to something that is not ezpyp's."""
+    path = syntax.path_of(decorator)
+    if not path:
+        return True
+    value = around.get(path[0], vars(builtins).get(path[0], _MISSING))
+    for name in path[1:]:
+        value = _attribute(value, name) if isinstance(value, ModuleType) else value
+    while isinstance(value, partial):
+        value = value.func
+    return value is not _MISSING and unwrapped(value) is not _NOTHING and not never_counts(value)
+
+
+def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """The parameters that have a default, with it."""
+    code, values = function.__code__, function.__defaults__ or ()
+    positional = code.co_varnames[: code.co_argcount]
+    yield from zip(positional[len(positional) - len(values) :], values, strict=True)
+    yield from sorted((function.__kwdefaults__ or {}).items())
+
+
+def _content_of(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return _MISSING
+
+
+def _held(function: FunctionType) -> Iterator[Any]:
+    """What a closure holds, and what the containers in it hold."""
+    for value in map(_content_of, function.__closure__ or ()):
+        yield value
+        if isinstance(value, (list, tuple)):
+            yield from value
+        elif isinstance(value, dict):
+            yield from value.values()
+
+
+def _attribute(module: ModuleType, name: str) -> Any:
+    """An attribute of a module that is there already, or a loaded submodule; no code is run to make one."""
+    return vars(module).get(name, sys.modules.get(f"{module.__name__}.{name}", _MISSING))
+
+
+def _attributes(cls: Any) -> Iterator[tuple[str, Any]]:
+    """What a class body defined, with functions taken out of what holds them."""
+    if issubclass(cls, enum.Enum):
+        yield from ((name, member._value_) for name, member in cls.__members__.items())
+    for name, value in sorted(vars(cls).items()):
+        if isinstance(value, property):
+            accessors = ((name, value.fget), (f"{name} setter", value.fset), (f"{name} deleter", value.fdel))
+            yield from ((key, each) for key, each in accessors if each is not None)
+        elif isinstance(value, (cached_property, partialmethod)):
+            yield name, value.func
+        elif not (issubclass(cls, enum.Enum) and name in cls.__members__):
+            yield name, _under(value)
+
+
+def _under(value: Any) -> Any:
+    """What `lru_cache`, `staticmethod` and the like were put around; functions that wrap stand for themselves."""
+    plain = isinstance(value, (type, FunctionType)) or getattr_static(value, "__wrapped__", None) is None
+    return value if plain else value.__wrapped__
+
+
+def _globals_of(cls: type) -> dict[str, Any]:
+    module = sys.modules.get(cls.__module__)
+    return {} if module is None else vars(module)
+
+
+def _absolute(level: int, module: str, package: str) -> str:
+    """The full name of what an import statement names."""
+    try:
+        return resolve_name("." * level + module, package) if level else module
+    except ImportError:
+        return module
+
+
+def _label(module: str, name: str) -> str:
+    return name if module == "__main__" else f"{module}.{name}"
+
+
+def _unknown(label: str, what: str) -> Node:
+    return Node("unknown", label, own=b"?" + text(what), shown=what)
+
+
+def _what(value: object, culprit: object) -> str:
+    """`sqlite3.Connection`, or `dict holding sqlite3.Connection`."""
+    inner = "" if culprit is value else f" holding {type_name(type(culprit))}"
+    return type_name(type(value)) + inner
+
+
+def outline(value: Any, width: int = 60) -> str:
+    """A value in one line for people: small things as Python writes them, large ones by type and shape."""
+    shape = getattr(value, "shape", None)
+    if type(value) in ATOMS:
+        shown = repr(value)
+    elif type(value) in (list, tuple, set, dict) and len(value) <= 12:
+        parts = [f"{outline(k)}: {outline(v)}" for k, v in value.items()] if isinstance(value, dict) else None
+        inside = ", ".join(parts or map(outline, value))
+        opening, closing = "[]" if type(value) is list else "()" if type(value) is tuple else "{}"
+        shown = f"{opening}{inside}{closing}"
+    elif isinstance(shape, tuple) and shape:
+        size = "x".join(map(str, shape))
+        shown = f"{type(value).__name__}({getattr(value, 'dtype', '')} {size})".replace("( ", "(")
+    else:
+        shown = f"a {type_name(type(value))}"
+    return shown if len(shown) <= width else shown[: width - 1] + "…"
