@@ -1,1 +1,92 @@
+"""ezpyp: decorated Python functions as steps, in phases, across MPI ranks, with every result kept on disk."""
+
+from ezpyp.errors import (
+    ArgumentChanged,
+    CodecError,
+    CyclicDependency,
+    EzpypError,
+    EzpypWarning,
+    FailedStepWarning,
+    IdentityError,
+    InitializationError,
+    LauncherError,
+    MissingDependency,
+    NotExecuted,
+    NotExecutedStepWarning,
+    PipelineFailed,
+    RankMismatch,
+    RepeatedStepError,
+    ResourceError,
+    ResultUnavailable,
+    SchemaConflictError,
+    SkippedStepWarning,
+    StepFailed,
+    StepSkipped,
+    StoreError,
+    UnknownStep,
+    UnrecognizedStepWarning,
+)
+from ezpyp.fingerprint import register_identity
+from ezpyp.pipeline import (
+    Pipeline,
+    as_cloudpickle_step,
+    as_dill_step,
+    as_json_step,
+    as_numpy_step,
+    as_parquet_step,
+    as_pickle_step,
+)
+from ezpyp.policy import Retry
+from ezpyp.runs import Run, open
+from ezpyp.seeding import current as seed
+from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
+from ezpyp.summary import Summary
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "ArgumentChanged",
+    "CodecError",
+    "CyclicDependency",
+    "EzpypError",
+    "EzpypWarning",
+    "Failed",
+    "FailedStepWarning",
+    "IdentityError",
+    "InitializationError",
+    "LauncherError",
+    "MissingDependency",
+    "NotExecuted",
+    "NotExecutedStepWarning",
+    "Outcome",
+    "Pipeline",
+    "PipelineFailed",
+    "PlaceHolder",
+    "RankMismatch",
+    "RepeatedStepError",
+    "ResourceError",
+    "ResultUnavailable",
+    "Retry",
+    "Run",
+    "SchemaConflictError",
+    "SkippedStepWarning",
+    "Status",
+    "Step",
+    "StepFailed",
+    "StepSkipped",
+    "Steps",
+    "StoreError",
+    "Summary",
+    "UnknownStep",
+    "UnrecognizedStepWarning",
+    "as_cloudpickle_step",
+    "as_dill_step",
+    "as_json_step",
+    "as_numpy_step",
+    "as_parquet_step",
+    "as_pickle_step",
+    "open",
+    "register_identity",
+    "seed",
+    "succeeded",
+]

@@ -62,6 +62,8 @@ class Arguments:
     deferred: tuple[Deferred, ...]
     arrays: tuple[tuple[Any, bytes], ...]
     digest: bytes
+    #: Functions and classes among them: what these do is followed when the pipeline is initialized.
+    met: tuple[object, ...] = ()
 
     def sources(self) -> Iterator[Step]:
         """Every step that a deferred argument stands for, as often as it appears."""
@@ -116,16 +118,17 @@ def freeze(args: tuple[Any, ...], kwargs: dict[str, Any], *, of: str, names: Seq
     labels = [names[k] if k < len(names) else f"{k + 1}" for k in range(len(args))]
     labelled = [*zip(labels, args, strict=True), *kwargs.items()]
     arrays: list[tuple[Any, bytes]] = []
+    met: list[object] = []
     try:
         pickled = _pickled((args, kwargs), deferred, arrays)
-        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
+        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred), met=met)
     except Exception as error:
         # An open connection fails to pickle too, but what is wrong with it is that it has no identity.
         raise _without_identity(labelled, of) or IdentityError(
             f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value ({type(error).__name__}: {error}). "
             "Pass what it is made from (a path), or make it inside the step."
         ) from error
-    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest)
+    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, tuple(met))
 
 
 def _without_identity(labelled: list[tuple[str, Any]], of: str) -> IdentityError | None:
@@ -186,7 +189,7 @@ def _outline(value: Any) -> str | None:
 
 def _sequence(value: list[Any] | tuple[Any, ...] | dict[Any, Any], width: int) -> str:
     """The repr of a container whose members are shortened too, and no longer read than can be shown."""
-    opening, closing = {list: "[]", tuple: "()", dict: "{}"}.get(type(value), ("[]"))
+    opening, closing = ("(", ")") if isinstance(value, tuple) else ("{", "}") if isinstance(value, dict) else ("[", "]")
     parts: list[str] = []
     length = 0
     items = value.items() if isinstance(value, dict) else value

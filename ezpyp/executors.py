@@ -20,8 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from ezpyp import helper, resources, seeding
+from ezpyp.capture import tail
 from ezpyp.errors import EzpypError
-from ezpyp.helper import Lot, Order, Task, tail_of
+from ezpyp.helper import Lot, Order, Task
 from ezpyp.nursery import Ending, Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome, Status
@@ -336,10 +337,11 @@ class Processes:
     def _with_last_words(self, outcome: Outcome, slot: _Slot, start: int) -> Outcome:
         """Add what the step printed before it died, and keep the outcome: the dead cannot."""
         if slot.log is not None:
-            path = os.path.join(self._setup.order.folder, slot.log)
+            folder = self._setup.order.folder
             with contextlib.suppress(OSError):
-                end = os.path.getsize(path)
-                outcome = replace(outcome, log=(slot.log, start, end), tail=tail_of(path, start, end))
+                end = os.path.getsize(os.path.join(folder, slot.log))
+                place = (slot.log, start, end) if end > start else None
+                outcome = replace(outcome, log=place, tail=tail(folder, place))
         with contextlib.suppress(EzpypError, OSError):
             outcome = self._worker.keep(outcome)
         return outcome

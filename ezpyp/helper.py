@@ -9,16 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from ezpyp import resources, seeding
+from ezpyp.capture import Capture
 from ezpyp.nursery import Position
 from ezpyp.plan import Plan
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import Outcome
 from ezpyp.store import open_store
 from ezpyp.worker import Worker
 
@@ -28,7 +28,6 @@ Lot = Sequence[Task]
 
 #: Seconds of finished work that a helper may hold back to report it together with what follows.
 REPORT_EVERY = 0.01
-TAIL_LINES = 20
 DIGEST_BYTES = 16
 
 
@@ -88,6 +87,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         folder=order.folder,
         rank=order.rank,
         host=order.host,
+        capture=capture,
     )
     connection = Connection(own.detach())
     with contextlib.suppress(EOFError, ConnectionError):
@@ -104,65 +104,10 @@ def _run(
     reported = time.monotonic()
     for index, attempt, absent in lot:
         position.set(slot, index, capture.begin())
-        done.append(capture.end(worker.run(index, attempt, absent)))
+        done.append(worker.run(index, attempt, absent))
         position.set(slot, -1)
         now = time.monotonic()
         if now - reported > REPORT_EVERY:
             yield done, False
             done, reported = [], now
     yield done, True
-
-
-class Capture:
-    """Sends file descriptors 1 and 2 to a log, so that C code and child programs are caught too."""
-
-    def __init__(self, folder: str, log: str | None) -> None:
-        import ctypes
-
-        self._log, self._start = log, 0
-        self._flush_c = ctypes.CDLL(None).fflush
-        null = os.open(os.devnull, os.O_RDONLY)
-        os.dup2(null, 0)
-        os.close(null)
-        if log is None:
-            return
-        path = os.path.join(folder, log)
-        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        os.close(target)
-        self._path = path
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-
-    def begin(self) -> int:
-        """A step starts: its output begins at this offset."""
-        if self._log is not None:
-            self._start = os.lseek(1, 0, os.SEEK_END)
-        return self._start
-
-    def end(self, outcome: Outcome) -> Outcome:
-        """A step ended: everything buffered is its output. Failures get their last lines."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
-        self._flush_c(None)
-        if self._log is None:
-            return outcome
-        end = os.lseek(1, 0, os.SEEK_END)
-        if end == self._start:
-            return outcome
-        tail = tail_of(self._path, self._start, end) if outcome.status is Status.FAILED else ""
-        return replace(outcome, log=(self._log, self._start, end), tail=tail)
-
-
-def tail_of(path: str, start: int, end: int, lines: int = TAIL_LINES) -> str:
-    """The last lines between two offsets of a log, at most 8 kB of them."""
-    try:
-        with open(path, "rb") as file:
-            file.seek(max(start, end - 8192))
-            text = file.read(max(0, end - max(start, end - 8192))).decode(errors="replace")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-lines:])

@@ -188,14 +188,16 @@ def identify(plan: Plan) -> Identity:
     Reads each source file once. Each function is followed once however many steps call it.
     """
     functions: dict[str, fingerprint.Code] = {}
-    known: dict[int, str] = {}
+    known: dict[tuple[int, ...], str] = {}
+    follower = fingerprint.Follower()
     prints: list[str] = []
     codes: list[str] = []
     for step in plan.steps:
-        code = known.get(id(step.function))
+        leads = (id(step.function), *map(id, step.arguments.met))
+        code = known.get(leads)
         if code is None:
-            followed = fingerprint.follow(step.function)
-            code = known[id(step.function)] = followed.digest
+            followed = follower.follow(step.function, uses=step.arguments.met)
+            code = known[leads] = followed.digest
             functions[code] = followed
         upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
         order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
@@ -258,7 +260,7 @@ def schema(
 
 def _code_entry(code: fingerprint.Code) -> dict[str, Any]:
     return {
-        "parts": fingerprint.as_json(code.parts),
+        "parts": dict(code.parts),
         "packages": dict(code.packages),
         "not_followed": list(code.not_followed),
         "fallback": code.fallback,

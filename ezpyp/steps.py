@@ -199,10 +199,13 @@ class Failed:
         return False
 
 
+K = TypeVar("K")
+
+
 @overload
-def succeeded(results: dict[Any, T]) -> dict[Any, T]: ...
+def succeeded(results: dict[K, T]) -> dict[K, T]: ...
 @overload
-def succeeded(results: Iterable[T]) -> list[T]: ...
+def succeeded(results: Sequence[T]) -> list[T]: ...
 def succeeded(results: Any) -> Any:
     """The results without those that failed: a list for a list, a dict for a dict."""
     if isinstance(results, dict):

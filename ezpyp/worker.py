@@ -13,6 +13,7 @@ from typing import Any
 
 from ezpyp import codecs, seeding
 from ezpyp.arguments import Deferred, describe
+from ezpyp.capture import Capture, tail
 from ezpyp.errors import CodecError, EzpypError, StoreError
 from ezpyp.plan import Plan
 from ezpyp.steps import Failed, Outcome, Status, Step
@@ -37,6 +38,8 @@ class Worker:
     folder: str
     rank: int = 0
     host: str = ""
+    #: What the step prints; None where it goes to this process's own output.
+    capture: Capture | None = None
 
     def run(self, index: int, attempt: int = 1, absent: Sequence[int] = ()) -> Outcome:
         """Run the step and store its result.
@@ -127,6 +130,7 @@ class _Call:
         return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, step.arguments.digest, name)
 
     def _outcome(self, status: Status, **more: Any) -> Outcome:
+        log = self.worker.capture.end() if self.worker.capture is not None else None
         return Outcome(
             step=self.index,
             status=status,
@@ -138,6 +142,8 @@ class _Call:
             args=self.args,
             kwargs=self.kwargs,
             missing=self.missing,
+            log=log,
+            tail=tail(self.worker.folder, log) if status is Status.FAILED else "",
             **more,
         )
 

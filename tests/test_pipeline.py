@@ -450,7 +450,7 @@ def test_retries_are_counted(tmp_path: Path) -> None:
 
 def test_what_cannot_be_stored_fails_and_keeps_the_rest(tmp_path: Path) -> None:
     def leaky(path: str) -> dict[str, Any]:
-        return {"accuracy": 0.9, "log": open(path)}
+        return {"accuracy": 0.9, "log": open(path, "a")}
 
     def lazy() -> Any:
         return (k for k in range(3))
