@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 import time
@@ -223,6 +224,52 @@ def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
                 yield event
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A run as its journal tells it. Of one that goes on, as old as the journal's last line."""
+
+    started: RunStarted | None = None
+    #: None while it goes on, and for ever if it was killed.
+    ended: RunEnded | None = None
+    #: What was begun and has not ended, of the steps that take a while.
+    running: tuple[StepStarted, ...] = ()
+    seconds: float = 0.0
+    #: When the journal was last written, in seconds since 1970.
+    last_sign: float = 0.0
+
+
+def last_run(folder: str | os.PathLike[str]) -> History:
+    """The newest run of a cache folder; an empty one where no journal can be read."""
+    for path in journals(folder)[:1]:
+        with contextlib.suppress(OSError, StoreError):
+            return _history(replay(path), path.stat().st_mtime)
+    return History()
+
+
+def _history(happened: Iterable[Event], last_sign: float) -> History:
+    started, ended = None, None
+    running: dict[str, StepStarted] = {}
+    first, last = math.inf, 0.0
+    for event in happened:
+        when = event.outcome.when if isinstance(event, StepEnded) else event.when
+        first, last = min(first, when), max(last, when)
+        if isinstance(event, StepStarted):
+            running[event.name] = event
+        elif isinstance(event, StepEnded):
+            running.pop(event.name, None)
+        elif isinstance(event, RunStarted):
+            started = event
+        else:
+            ended = event
+    return History(
+        started=started,
+        ended=ended,
+        running=() if ended else tuple(running.values()),
+        seconds=ended.seconds if ended else max(0.0, last - first),
+        last_sign=last_sign,
+    )
+
+
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
@@ -259,9 +306,7 @@ class _Shape:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-_EVENTS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (RunStarted, StepStarted, StepEnded, RunEnded)
-}
+_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (RunStarted, StepStarted, StepEnded, RunEnded)}
 _SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
 
 

@@ -42,9 +42,7 @@ COLUMNS = tuple(field.name for field in fields(Row))
 _NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
 
 
-def row(
-    *, name: str, phase: int, folder: str, outcome: Outcome | None, args: str = "[]", kwargs: str = "{}"
-) -> Row:
+def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: str = "[]", kwargs: str = "{}") -> Row:
     """The row of a step; its arguments as planned (`args`, `kwargs`) are shown where it has no outcome."""
     if outcome is None:
         outcome = Outcome(step=-1, status=Status.NOT_RUN, attempt=0, args=args, kwargs=kwargs)
@@ -164,7 +162,7 @@ class Summary:
     def write(self) -> str:
         """Write `pipeline.summary`, whole, and return its path."""
         path = os.path.join(self.folder, SUMMARY_FILE)
-        write_whole(path, [piece.encode("utf-8", "backslashreplace") for piece in self.text()])
+        write_whole(path, (piece.encode("utf-8", "backslashreplace") for piece in self.text()))
         return path
 
     def to_frame(self) -> pandas.DataFrame:
@@ -188,9 +186,7 @@ def tally(counts: Counts) -> str:
     parts = [f"{counts.done:,} done{before}"]
     if counts.failed:
         allowed = f" ({counts.allowed:,} allowed)" if counts.allowed else ""
-        parts.append(
-            f"{counts.failed:,} failed{' (allowed)' if counts.allowed == counts.failed else allowed}"
-        )
+        parts.append(f"{counts.failed:,} failed{' (allowed)' if counts.allowed == counts.failed else allowed}")
     parts += [f"{n:,} {what}" for n, what in ((counts.skipped, "skipped"), (counts.not_run, "not run")) if n]
     return ", ".join(parts)
 
@@ -236,10 +232,7 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
 
 def _cells(each: Row) -> list[str]:
     """The cells as text, each one line; what never ran has no duration and no rank."""
-    cells = {
-        column: " ".join(str(_plain(value)).split())
-        for column, value in zip(COLUMNS, values(each), strict=True)
-    }
+    cells = {column: " ".join(str(_plain(value)).split()) for column, value in zip(COLUMNS, values(each), strict=True)}
     ran = each.attempts > 0
     cells |= {"seconds": f"{each.seconds:.3f}" if ran else "", "rank": str(each.rank) if ran else ""}
     return list(cells.values())

@@ -187,9 +187,7 @@ def test_a_run_without_events_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_journal_that_cannot_be_written_is_dropped(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_journal_that_cannot_be_written_is_dropped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / events.FOLDER).write_text("in the way")
     other = Memory()
     bus = Bus([Journal(tmp_path, "r1"), other])

@@ -285,9 +285,7 @@ def test_an_unknown_mode_is_the_usual_one() -> None:
 
 def test_details_are_shown_of_the_first_failures_of_each_kind() -> None:
     shown = small(total=5000)
-    text = shown.text(
-        *(failed(f"s{k}", note=f"ValueError: {k} at 0x7f{k:04x}", traceback="frames") for k in range(60))
-    )
+    text = shown.text(*(failed(f"s{k}", note=f"ValueError: {k} at 0x7f{k:04x}", traceback="frames") for k in range(60)))
     assert text.count("[FAIL]") == 60
     assert text.count("frames") == DETAILED
     assert "frames" in shown.text(failed("other", note="KeyError: 'a'", traceback="frames"))

@@ -27,9 +27,7 @@ DONE = Outcome(
 
 def made(names: int = 3, status: Status = Status.DONE) -> Rows:
     """Rows named s0, s1, …"""
-    return Rows(
-        [status] * names, lambda k: row(name=f"s{k}", phase=k % 2, folder="/cache", outcome=DONE, args="[]")
-    )
+    return Rows([status] * names, lambda k: row(name=f"s{k}", phase=k % 2, folder="/cache", outcome=DONE, args="[]"))
 
 
 def summary_of(rows: Rows | list[Row], **given: object) -> Summary:
@@ -57,9 +55,7 @@ def test_the_table_is_laid_out_as_people_know_it() -> None:
 
 
 def test_texts_that_look_like_numbers_stay_what_they_are() -> None:
-    odd = Outcome(
-        step=0, status=Status.DONE, args="1e5", kwargs="007", note="1.50", location="x", host="0x1f"
-    )
+    odd = Outcome(step=0, status=Status.DONE, args="1e5", kwargs="007", note="1.50", location="x", host="0x1f")
     lines = "".join(summary_of([row(name="1e3", phase=0, folder="/c", outcome=odd)]).text()).splitlines()
     cells = lines[3].split()
     assert cells == ["1e3", "1e5", "007", "0", "0", "/c/x", "0.000", "0", "0x1f", "1", "1.50"]
