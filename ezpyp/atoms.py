@@ -54,7 +54,10 @@ def combine(*parts: bytes | str) -> str:
 
 def text(value: str) -> bytes:
     """A string; lone surrogates, as in undecodable file names, are kept."""
-    data = value.encode("utf-8", "surrogatepass")
+    try:
+        data = value.encode()
+    except UnicodeEncodeError:
+        data = value.encode("utf-8", "surrogatepass")
     return b"s%d:%b" % (len(data), data) if len(data) <= LARGE else b"s" + buffer(data)
 
 
@@ -75,11 +78,11 @@ def buffer(data: Any) -> bytes:
 
 def group(tag: bytes, pieces: Iterable[bytes]) -> bytes:
     """Pieces in order under one tag; folded into a digest when they grow large."""
-    all_of_them = [*pieces]
-    data = b"".join(all_of_them)
+    known = pieces if type(pieces) is list else [*pieces]
+    data = b"".join(known)
     if len(data) > FOLDED:
-        return b"%b%d#%b" % (tag, len(all_of_them), digest(data))
-    return b"%b%d(%b" % (tag, len(all_of_them), data)
+        return b"%b%d#%b" % (tag, len(known), digest(data))
+    return b"%b%d(%b" % (tag, len(known), data)
 
 
 def real(value: float) -> bytes:

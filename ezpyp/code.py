@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial, partialmethod
 from importlib.util import resolve_name
-from inspect import getattr_static
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -30,6 +29,9 @@ from ezpyp.modules import UserModules, name_of, source_path, top, version
 _NOTHING = object()
 
 _MISSING = object()
+
+#: What every module has, where it lies among them: moving a file changes nothing.
+_OF_MODULES = frozenset({"__name__", "__file__", "__doc__", "__package__", "__path__", "__spec__", "__loader__"})
 
 _FUNCTIONS = (
     FunctionType,
@@ -66,6 +68,10 @@ class Follower:
         """Whether a function, class or module is the user's own."""
         return self._own.holds(name_of(value))
 
+    def _is_installed(self, value: Any) -> bool:
+        """Whether an object is found under its name in a library, as numpy's universal functions are."""
+        return not self.is_own(value) and library_name(value) is not None
+
     def _followed(self, function: object, uses: Sequence[object]) -> Code:
         root = self._node(function, type_name(type(function))) or Node("value", "nothing")
         if uses:
@@ -99,6 +105,8 @@ class Follower:
             return self._once(value, self._function if self.is_own(value) else self._wrapper)
         if isinstance(value, _FUNCTIONS) and not _is_bound(value):
             return self._once(value, self._extension if self.is_own(value) else self._library)
+        if callable(value) and not self.is_own(type(value)) and self._is_installed(value):
+            return self._once(value, self._library)
         return self._value(value, label, kind, owner, name)
 
     def _once(self, value: Any, make: Callable[[Any], Node | None]) -> Node | None:
@@ -118,8 +126,7 @@ class Follower:
         return Node("module", name, own=text(name), shown=name)
 
     def _library(self, value: Any) -> Node:
-        name = library_name(value) or f"{top(name_of(value))}:{value.__qualname__}"
-        return Node("library", name.replace(":", "."), own=text(name), shown=name.replace(":", "."))
+        return _installed(library_name(value) or f"{top(name_of(value))}:{value.__qualname__}")
 
     def _extension(self, value: Any) -> Node:
         """A function of the user's in compiled code: the file it is in."""
@@ -132,34 +139,36 @@ class Follower:
 
     def _wrapper(self, value: FunctionType) -> Node:
         """A function of a library, with those of the user's that it was made to wrap."""
-        name = f"{top(name_of(value))}:{value.__code__.co_qualname}"
-        node = Node("library", name.replace(":", "."), own=text(name), shown=name.replace(":", "."))
+        node = _installed(f"{top(name_of(value))}:{value.__code__.co_qualname}")
         self._todo.append(lambda: self._wrapped(node, value))
         return node
 
     def _wrapped(self, node: Node, value: FunctionType) -> None:
-        found = [vars(value).get("__wrapped__"), *_held(value)]
-        kept = {id(each): each for each in map(unwrapped, found) if isinstance(each, (FunctionType, type))}
-        for each in kept.values():
-            if self.is_own(each):
-                node.lead("wraps", self._node(each, ""))
+        seen, todo = {id(value)}, [value]
+        for wrapper in todo:
+            for each in map(unwrapped, _held(wrapper)):
+                if isinstance(each, (FunctionType, type)) and id(each) not in seen:
+                    seen.add(id(each))
+                    if self.is_own(each):
+                        node.lead("wraps", self._node(each, ""))
+                    elif isinstance(each, FunctionType):
+                        todo.append(each)
 
     def _function(self, value: FunctionType) -> Node:
         code, around = value.__code__, value.__globals__
         label = _label(name_of(value), code.co_qualname)
         tree = sources.find_function(code, around)
-        if isinstance(tree, str):
-            node = Node("function", label, own=b"code" + digest(code_bytes(code)), fallback=tree)
-            read = code_reads(code)
-        else:
-            data, shown, read = _reduced(tree, self._decorators(tree, around))
+        try:
+            if isinstance(tree, str):
+                raise LookupError(tree)
+            data, shown, read = _reduced(tree, _decorators(tree, around))
             node = Node("function", label, own=data, shown=shown)
+        except (LookupError, RecursionError) as error:
+            why = str(error) if isinstance(error, LookupError) else "its source is nested too deeply"
+            node = Node("function", label, own=b"code" + digest(code_bytes(code)), fallback=why)
+            read = code_reads(code)
         self._todo.append(lambda: self._lead_on(node, value, read))
         return node
-
-    def _decorators(self, tree: Any, around: dict[str, Any]) -> tuple[ast.expr, ...]:
-        """The decorators that count: those whose name can be found and is not from ezpyp."""
-        return tuple(each for each in getattr(tree, "decorator_list", ()) if _counts(each, around))
 
     def _lead_on(self, node: Node, function: FunctionType, read: syntax.Reads) -> None:
         """Everything that a function gets from around it."""
@@ -170,7 +179,9 @@ class Follower:
         extra = {("__class__",)} & {(name,) for name in cells}
         for path in sorted(read.names | extra):
             if path[0] in cells:
-                self._lead_to(node, _content_of(cells[path[0]]), path, f"{node.label}[{path[0]}]", "closure")
+                value = _content_of(cells[path[0]])
+                value = _present(value) if path[0] == "__class__" else value
+                self._lead_to(node, value, path, f"{node.label}[{path[0]}]", "closure")
             else:
                 self._lead_global(node, function.__globals__, path)
         for path in sorted(read.hints):
@@ -192,7 +203,7 @@ class Follower:
             used += 1
             if value is _MISSING:
                 node.lead(".".join(path[:used]), _unknown(label, "not there when it was looked for"))
-        if value is not _MISSING:
+        if value is not _MISSING and path[0] not in _OF_MODULES:
             owner, name = (node.label, path[0]) if kind == "closure" else ("", "")
             node.lead(".".join(path[:used]), self._node(value, label, kind, owner, name))
 
@@ -249,7 +260,7 @@ class Follower:
         """Methods and data of a class count by what they are now; its statement for the rest."""
         tree = sources.find_class(cls)
         separate = set()
-        for name, value in _attributes(cls):
+        for name, value in self._attributes(cls):
             if self._attribute_counts(cls, name, value, tree is not None):
                 child = self._node(value, f"{node.label}.{name}")
                 node.lead(name, child)
@@ -261,14 +272,28 @@ class Follower:
         node.own = b"class" + text(cls.__qualname__)
         if tree is not None:
             around = _globals_of(cls)
-            node.own, node.shown, read = _reduced(tree, self._decorators(tree, around), frozenset(separate))
+            node.own, node.shown, read = _reduced(tree, _decorators(tree, around), frozenset(separate))
             for path in sorted(read.names | read.hints):
                 self._lead_global(node, around, path)
+
+    def _attributes(self, cls: Any) -> Iterator[tuple[str, Any]]:
+        """What a class body defined, with functions taken out of what holds them."""
+        members = cls.__members__ if issubclass(cls, enum.Enum) else {}
+        yield from ((name, member._value_) for name, member in members.items())
+        for name, value in sorted(vars(cls).items()):
+            if isinstance(value, property):
+                for suffix, each in (("", value.fget), (" setter", value.fset), (" deleter", value.fdel)):
+                    yield from [(name + suffix, each)] if each is not None else ()
+            elif isinstance(value, (cached_property, partialmethod)):
+                yield name, value.func
+            elif name not in members:
+                own = isinstance(value, (type, FunctionType)) or self.is_own(type(value))
+                yield name, value if own else getattr(value, "__wrapped__", value)
 
     def _attribute_counts(self, cls: type, name: str, value: Any, has_source: bool) -> bool:
         """Methods and data that the user put into a class; not what Python or a decorator puts there."""
         if isinstance(value, FunctionType):
-            made = value.__code__.co_filename.startswith("<")
+            made = value.__code__.co_filename.startswith("<") or value.__code__.co_name == "__annotate__"
             return self.is_own(value) and not (made and (has_source or hasattr(cls, "_fields")))
         if name.startswith(("__", "_abc_")) or (issubclass(cls, enum.Enum) and name.startswith("_")):
             return False
@@ -284,7 +309,9 @@ class Follower:
             try:
                 node.own, node.shown = digest(self._content(node, value)), outline(value)
             except NoIdentityError as error:
-                node = _unknown(label, _what(value, error.culprit))
+                cls, culprit = type(value), type(error.culprit)
+                inner = "" if error.culprit is value else f" holding {type_name(culprit)}"
+                node = _unknown(label, type_name(cls) + inner, f"{top(cls.__module__)}:{cls.__qualname__}")
                 node.subject = value
             self._nodes[key] = node
         return node
@@ -316,7 +343,8 @@ def unwrapped(value: Any) -> Any:
     """What one of ezpyp's own objects stands for: the decorated function; for anything else itself."""
     while top(type(value).__module__) == "ezpyp":
         value = vars(value).get("__wrapped__", _NOTHING) if hasattr(value, "__dict__") else _NOTHING
-    return value
+    # What lru_cache adds is in the decorator of the function, and has no effect on results.
+    return value.__wrapped__ if isinstance(value, _CACHED) else value
 
 
 def never_counts(value: Any) -> bool:
@@ -333,6 +361,7 @@ def never_counts(value: Any) -> bool:
     return type(value).__name__.lower().lstrip("_") in _LOCKS and top(type(value).__module__) in _LOCK_MODULES
 
 
+_CACHED = type(cache(lambda: None))
 _LOCKS = frozenset({"lock", "rlock", "locktype", "condition", "event", "semaphore", "boundedsemaphore", "barrier"})
 _LOCK_MODULES = frozenset({"thread", "threading", "multiprocessing", "asyncio"})
 
@@ -357,6 +386,10 @@ def _reduced(
     """The normal form of a tree, its text for people, and the names it reads."""
     tidied = syntax.tidy(tree, decorators=decorators, separate=separate)
     return digest(syntax.normal(tidied)), syntax.show(tidied), syntax.reads(tree, decorators, separate)
+
+
+def _decorators(tree: Any, around: dict[str, Any]) -> tuple[ast.expr, ...]:
+    return tuple(each for each in getattr(tree, "decorator_list", ()) if _counts(each, around))
 
 
 def _counts(decorator: ast.expr, around: dict[str, Any]) -> bool:
@@ -388,38 +421,19 @@ def _content_of(cell: types.CellType) -> Any:
 
 
 def _held(function: FunctionType) -> Iterator[Any]:
-    """What a closure holds, and what the containers in it hold."""
-    for value in map(_content_of, function.__closure__ or ()):
+    """What a closure and the attributes of a function hold, and what the containers among them hold."""
+    cells = map(_content_of, function.__closure__ or ())
+    for value in (*cells, *vars(function).values()):
         yield value
         if isinstance(value, (list, tuple)):
             yield from value
-        elif isinstance(value, dict):
+        elif isinstance(value, (dict, types.MappingProxyType)):
             yield from value.values()
 
 
 def _attribute(module: ModuleType, name: str) -> Any:
     """An attribute of a module that is there already, or a loaded submodule; no code is run to make one."""
     return vars(module).get(name, sys.modules.get(f"{module.__name__}.{name}", _MISSING))
-
-
-def _attributes(cls: Any) -> Iterator[tuple[str, Any]]:
-    """What a class body defined, with functions taken out of what holds them."""
-    if issubclass(cls, enum.Enum):
-        yield from ((name, member._value_) for name, member in cls.__members__.items())
-    for name, value in sorted(vars(cls).items()):
-        if isinstance(value, property):
-            accessors = ((name, value.fget), (f"{name} setter", value.fset), (f"{name} deleter", value.fdel))
-            yield from ((key, each) for key, each in accessors if each is not None)
-        elif isinstance(value, (cached_property, partialmethod)):
-            yield name, value.func
-        elif not (issubclass(cls, enum.Enum) and name in cls.__members__):
-            yield name, _under(value)
-
-
-def _under(value: Any) -> Any:
-    """What `lru_cache`, `staticmethod` and the like were put around; functions that wrap stand for themselves."""
-    plain = isinstance(value, (type, FunctionType)) or getattr_static(value, "__wrapped__", None) is None
-    return value if plain else value.__wrapped__
 
 
 def _globals_of(cls: type) -> dict[str, Any]:
@@ -439,14 +453,21 @@ def _label(module: str, name: str) -> str:
     return name if module == "__main__" else f"{module}.{name}"
 
 
-def _unknown(label: str, what: str) -> Node:
-    return Node("unknown", label, own=b"?" + text(what), shown=what)
+def _installed(name: str) -> Node:
+    label = name.replace(":", ".")
+    return Node("library", label, own=text(name), shown=label)
 
 
-def _what(value: object, culprit: object) -> str:
-    """`sqlite3.Connection`, or `dict holding sqlite3.Connection`."""
-    inner = "" if culprit is value else f" holding {type_name(type(culprit))}"
-    return type_name(type(value)) + inner
+def _unknown(label: str, what: str, own: str = "") -> Node:
+    return Node("unknown", label, own=b"?" + text(own or what), shown=what)
+
+
+def _present(cls: Any) -> Any:
+    """The class that stands under the name of this one now: a dataclass with slots is made anew by its decorator."""
+    found: Any = sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found if isinstance(found, type) else cls
 
 
 def outline(value: Any, width: int = 60) -> str:
@@ -454,6 +475,8 @@ def outline(value: Any, width: int = 60) -> str:
     shape = getattr(value, "shape", None)
     if type(value) in ATOMS:
         shown = repr(value)
+    elif isinstance(value, (type, *_FUNCTIONS)):
+        shown = value.__qualname__
     elif type(value) in (list, tuple, set, dict) and len(value) <= 12:
         parts = [f"{outline(k)}: {outline(v)}" for k, v in value.items()] if isinstance(value, dict) else None
         inside = ", ".join(parts or map(outline, value))

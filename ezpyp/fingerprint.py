@@ -87,10 +87,12 @@ def _changes(key: str, old: Part, new: Part) -> list[str]:
     if old["digest"] == new["digest"]:
         pairs = ((name, to, new["uses"].get(name, to)) for name, to in old["uses"].items())
         return [f"{key}: {name} is {now}, was {then}" for name, then, now in pairs if then != now]
-    if new["kind"] in ("function", "class", "module") and old["kind"] == new["kind"]:
+    if old["kind"] != new["kind"]:
+        return [f"{key}: is a {new['kind']}, was a {old['kind']}"]
+    if new["kind"] in ("function", "class", "module"):
         return [f"{key}: {each}" for each in differences(old["shown"], new["shown"])]
     if old["shown"] == new["shown"]:
-        return [f"{_subject(key, new)} has another content, shown as {new['shown']}"]
+        return [f"{_subject(key, new)} content changed ({new['shown']})"]
     return [f"{_subject(key, new)} {old['shown']} -> {new['shown']}"]
 
 

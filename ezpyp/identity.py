@@ -15,6 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, cached_property, partial
 from inspect import getattr_static
+from operator import add
 from typing import Any
 
 from ezpyp import arrays
@@ -136,29 +137,35 @@ class Walker:
             path.pop()
 
 
+def _each(values: Any, walk: Walk) -> list[bytes]:
+    """The bytes of some values. Most are atoms, which are not worth a call into the walk."""
+    atom, encode = ATOMS.get, walk.encode
+    return [encode(value) if (known := atom(type(value))) is None else known(value) for value in values]
+
+
 def _tuple(value: tuple[Any, ...], walk: Walk) -> bytes:
-    return group(b"t", map(walk.encode, value))
+    return group(b"t", _each(value, walk)) if value else b"t0("
 
 
 def _list(value: list[Any], walk: Walk) -> bytes:
-    return walk.inside(value, lambda: group(b"l", map(walk.encode, value))) if value else b"l0("
+    return walk.inside(value, lambda: group(b"l", _each(value, walk))) if value else b"l0("
 
 
 def _dict(value: dict[Any, Any], walk: Walk) -> bytes:
-    return walk.inside(value, lambda: group(b"d", sorted(_pairs(value, walk)))) if value else b"d0("
-
-
-def _pairs(value: Any, walk: Walk) -> list[bytes]:
-    encode = walk.encode
-    return [encode(k) + encode(v) for k, v in value.items()]
+    if not value:
+        return b"d0("
+    keys = _each(value, walk)
+    if all(type(each) in ATOMS for each in value.values()):  # no cycle can come of these
+        return group(b"d", sorted([k + ATOMS[type(v)](v) for k, v in zip(keys, value.values(), strict=True)]))
+    return walk.inside(value, lambda: group(b"d", sorted(map(add, keys, _each(value.values(), walk)))))
 
 
 def _set(value: set[Any], walk: Walk) -> bytes:
-    return group(b"e", sorted(map(walk.encode, value)))
+    return group(b"e", sorted(_each(value, walk)))
 
 
 def _frozenset(value: frozenset[Any], walk: Walk) -> bytes:
-    return group(b"z", sorted(map(walk.encode, value)))
+    return group(b"z", sorted(_each(value, walk)))
 
 
 _CONTAINERS: dict[type, Encoder] = {tuple: _tuple, list: _list, dict: _dict, set: _set, frozenset: _frozenset}
@@ -231,7 +238,7 @@ def _by_plain(name: str, known: type, plain: Callable[[Any], object], value: Any
     def content() -> bytes:
         parts = [text(name), walk.encode(plain(value))]
         if cls is not known:
-            parts += [octets(b"k", walk.code(cls)), walk.encode(_state(value))]
+            parts += [octets(b"k", walk.code(cls)), walk.encode(_state(value, name.partition(".")[0]))]
         return group(b"o", parts)
 
     return walk.inside(value, content)
@@ -306,15 +313,18 @@ def _object(value: Any, walk: Walk) -> bytes:
     return walk.inside(value, lambda: group(b"o", [octets(b"k", walk.code(type(value))), walk.encode(_state(value))]))
 
 
-def _state(value: Any) -> object:
-    """The attributes of an object: what its class says it is made of when pickled, else dict and slots."""
+def _state(value: Any, besides: str = "") -> object:
+    """The attributes of an object: what its class says it is made of when pickled, else dict and slots.
+
+    Slots of classes of the package `besides` are left out.
+    """
     cls: Any = type(value)
     if cls.__getstate__ is not object.__getstate__ and cls.__getstate__.__module__ != "dataclasses":
         state = value.__getstate__()
         # scikit-learn notes its version in every estimator; packages are recorded elsewhere, not part of
         # identity.
         return {k: v for k, v in state.items() if k != "_sklearn_version"} if type(state) is dict else state
-    slots, derived = _attributes(cls)
+    slots, derived = _attributes(cls, besides)
     state = {name: getattr(value, name) for name in slots if hasattr(value, name)}
     state.update((k, v) for k, v in getattr(value, "__dict__", {}).items() if k not in derived)
     return state
@@ -325,11 +335,12 @@ _COPIED = frozenset({"__doc__", "__name__", "__qualname__", "__module__", "__ann
 
 
 @cache
-def _attributes(cls: Any) -> tuple[tuple[str, ...], frozenset[str]]:
+def _attributes(cls: Any, besides: str) -> tuple[tuple[str, ...], frozenset[str]]:
     """The slots of a class, and the names in `__dict__` that say nothing new: cached properties and
     copied names.
     """
-    members = [(name, each) for base in cls.__mro__ for name, each in vars(base).items()]
+    bases = [base for base in cls.__mro__ if base.__module__.partition(".")[0] != besides]
+    members = [(name, each) for base in bases for name, each in vars(base).items()]
     slots = [name for name, each in members if isinstance(each, types.MemberDescriptorType)]
     return tuple(slots), _COPIED | {name for name, each in members if isinstance(each, cached_property)}
 

@@ -83,7 +83,7 @@ def find_class(cls: type) -> ast.ClassDef | None:
     names = [str(context.get("__file__") or "")]
     names += [each.co_filename for each in methods if each.co_qualname.startswith(cls.__qualname__ + ".")]
     for name in dict.fromkeys(names):
-        file = _file(name, context, False) if name else None
+        file = _file(name, context, True) if name else None
         found = file.classes.get(cls.__qualname__) if file is not None else None
         if found:
             lines = [vars(cls).get("__firstlineno__"), *(each.co_firstlineno for each in methods)]
