@@ -129,11 +129,7 @@ def _sow_numpy(module: Any, seed: int) -> None:
     # A small number gives what numpy.random.seed(number) gives; 32 bits are too few to keep 100,000 steps apart.
     seed = abs(seed)
     words = seed if seed < 2**32 else [seed >> shift & 0xFFFFFFFF for shift in range(0, seed.bit_length(), 32)]
-    try:
-        module.seed(words)
-    except TypeError:
-        # The user put another generator in the twister's place.
-        module.set_bit_generator(type(module.get_bit_generator())(words))
+    module.seed(words)
 
 
 def _sow_torch(module: Any, seed: int) -> None:

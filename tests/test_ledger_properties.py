@@ -108,8 +108,7 @@ def cases(draw: st.DrawFn, *, interruptions: bool = False, most: int = 14) -> Ca
     total = draw(st.integers(1, most))
     chances = Random(draw(st.integers(0, 2**32)))
     edges = [
-        sorted({chances.randrange(k) for _ in range(chances.choice([0, 1, 2, 3]) if k else 0)})
-        for k in range(total)
+        sorted({chances.randrange(k) for _ in range(chances.choice([0, 1, 2, 3]) if k else 0)}) for k in range(total)
     ]
     depths: list[int] = []
     for parents in edges:
@@ -363,8 +362,7 @@ def test_no_slot_idles_while_something_is_ready(slots: int) -> None:
     total, width = 12_000, 2_000
     before = [(k // width - 1) * width for k in range(total)]
     parents = tuple(
-        tuple(sorted({first + chances.randrange(width) for _ in range(2)})) if first >= 0 else ()
-        for first in before
+        tuple(sorted({first + chances.randrange(width) for _ in range(2)})) if first >= 0 else () for first in before
     )
     graph = Graph(parents=parents, phases=tuple(k // width for k in range(total)), groups=(-1,) * total)
     seconds = [chances.expovariate(1.0) for _ in range(total)]

@@ -46,6 +46,23 @@ def test_under_a_launcher_the_cores_are_those_of_the_job(tmp_path: Path) -> None
     assert resources.bound_cores() == 2
 
 
+def test_a_launcher_with_fewer_cores_than_its_ranks_takes_none_away(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", {0: {0, 1, 2}, os.getppid(): {7}}.__getitem__)
+    assert resources.allotted_cores({"PMI_RANK": "0"}, tmp_path) == 4
+
+
+def test_a_parent_that_cannot_be_asked_says_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def of(pid: int) -> set[int]:
+        if pid:
+            raise ProcessLookupError
+        return {0, 1}
+
+    monkeypatch.setattr(os, "sched_getaffinity", of)
+    assert resources.allotted_cores({"PMI_RANK": "0"}, tmp_path) == 2
+
+
 @pytest.mark.usefixtures("many_cores")
 def test_what_slurm_says_limits_the_cores(tmp_path: Path) -> None:
     environ = {"SLURM_STEP_ID": "0", "SLURM_CPUS_ON_NODE": "16"}
