@@ -19,7 +19,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import accumulate
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from ezpyp.steps import Status
 
@@ -97,8 +97,9 @@ class Ledger:
         "skipped",
     )
 
-    def __init__(self, graph: Graph, *, schedule: Literal["ready", "phase"] = "ready") -> None:
-        """Nothing has happened yet. With "phase", a phase starts when nothing before it can run."""
+    def __init__(self, graph: Graph, *, schedule: str = "ready") -> None:
+        """Nothing has happened yet. The schedule is "ready", or "phase": none starts while one before it can run."""
+        assert schedule in ("ready", "phase"), schedule
         total = len(graph.parents)
         self._graph = graph
         self._phased = schedule == "phase"
