@@ -125,8 +125,8 @@ def freeze(args: tuple[Any, ...], kwargs: dict[str, Any], *, of: str, names: Seq
     except Exception as error:
         # An open connection fails to pickle too, but what is wrong with it is that it has no identity.
         raise _without_identity(labelled, of) or IdentityError(
-            f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value ({type(error).__name__}: {error}). "
-            "Pass what it is made from (a path), or make it inside the step."
+            f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value "
+            f"({type(error).__name__}: {error}). Pass what it is made from (a path), or make it inside the step."
         ) from error
     return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, tuple(met))
 

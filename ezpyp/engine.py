@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
 from ezpyp import executors, mpi, policy, resources
 from ezpyp.errors import EzpypError, ResourceError
@@ -42,7 +42,7 @@ class Settings:
     executor: str = "processes"
     #: Helpers of this rank.
     helpers: int = 1
-    schedule: str = "ready"
+    schedule: Literal["ready", "phase"] = "ready"
     #: "file", "tee" or "off".
     capture: str = "file"
     grace: float = GRACE
@@ -95,7 +95,12 @@ class Stop:
         self.since = 0.0
 
     def ask(self, number: int) -> None:
-        self.again = bool(self.signal)
+        """A signal came here. A second one is meant to end the run at once."""
+        self.hear(number, again=bool(self.signal))
+
+    def hear(self, number: int, *, again: bool) -> None:
+        """A signal came to some rank. Launchers signal every rank: what two ranks tell is still one signal."""
+        self.again = self.again or again
         self.signal = self.signal or number
         self.since = self.since or time.monotonic()
 
@@ -279,7 +284,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         hosts = job.link.gather(job.host)
         if job.rank == 0:
             others = {r: n for r, n in enumerate(counts) if r and n}
-            team: list[Executor] = [mpi.Ranks(job.link, others, stop.ask)]
+            team: list[Executor] = [mpi.Ranks(job.link, others, stop.hear)]
             if slots:
                 team.insert(0, own)
             finished = _lead(job, team, bus, stop, mpi_library, hosts=hosts)
@@ -367,7 +372,7 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
 
 def _follow(job: Job, own: Executor, stop: Stop) -> None:
     """A rank other than 0: pass lots on, pass outcomes back, until told to end."""
-    link, pause, told, held = job.link, 50e-6, 0, 0
+    link, pause, told, held = job.link, 50e-6, (0, False), 0
     assert link is not None
     try:
         while True:
@@ -387,9 +392,9 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                 link.send(("outcomes", (outcomes, held - own.lots)), 0)
                 held = own.lots
                 moved = True
-            if stop.signal and told != stop.signal + stop.again:
-                told = stop.signal + stop.again
-                link.send(("signal", stop.signal), 0)
+            if stop.signal and told != (stop.signal, stop.again):
+                told = stop.signal, stop.again
+                link.send(("signal", told), 0)
             pause = 50e-6 if moved else min(2 * pause, 0.001)
             if not moved:
                 own.wait(pause)

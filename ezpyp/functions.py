@@ -221,8 +221,8 @@ def _iterable(value: Any, verb: str) -> None:
         raise TypeError(f"{verb}() takes lists of values, not {shorten(value)}. For a constant, write it in a list.")
     if isinstance(value, Deferred) and value.one:
         raise TypeError(
-            f"{verb}() cannot see how many values {value!r} will have. Execute that pipeline first and build the next from "
-            "its result, or take the loop into the step."
+            f"{verb}() cannot see how many values {value!r} will have. Execute that pipeline first and build the "
+            "next from its result, or take the loop into the step."
         )
 
 

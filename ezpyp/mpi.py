@@ -272,8 +272,8 @@ def _wrong_launcher(told: Launch, version: str) -> str:
 class Ranks:
     """Rank 0's view of the other ranks: an Executor whose slots are theirs."""
 
-    def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[[int], None]) -> None:
-        """`slots` says how many steps each rank runs at once; `stopped` hears of a signal that reached a rank."""
+    def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[..., None]) -> None:
+        """`slots` says how many steps each rank runs at once; `stopped(number, again=)` hears of signals to ranks."""
         self.slots = sum(slots.values())
         self._link, self._of, self._stopped = link, dict(slots), stopped
         self._lots: dict[int, int] = dict.fromkeys(slots, 0)
@@ -296,7 +296,8 @@ class Ranks:
                 self._arrived += outcomes
                 self._lots[rank] -= finished
             elif kind == "signal":
-                self._stopped(content)
+                number, again = content
+                self._stopped(number, again=again)
             else:
                 raise RankMismatch(f"Rank {rank} cannot go on: {content}")
         arrived, self._arrived = self._arrived, []

@@ -57,7 +57,7 @@ class Pipeline:
         helpers: how many steps each MPI rank runs at once (else EZPYP_HELPERS, else 1).
         executor: "processes", or "inline": in this very process, for debugging and notebooks (else EZPYP_EXECUTOR).
         schedule: "ready", or "phase": no step starts before the phase before it has ended (else EZPYP_SCHEDULE).
-        capture: what becomes of the steps' output: "file", "tee" (also shown) or "off" (only shown) (else EZPYP_CAPTURE).
+        capture: where the steps' output goes: "file", "tee" (also shown) or "off" (only shown) (else EZPYP_CAPTURE).
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
@@ -141,8 +141,8 @@ class Pipeline:
         """
         if self._standing is not None or self._store is not None:
             raise InitializationError(
-                f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, or to a "
-                "new Pipeline with a folder of its own."
+                f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, or to "
+                "a new Pipeline with a folder of its own."
             )
         if step.name in self._steps:
             raise RepeatedStepError(f"There is a step named '{step.name}' already. Give another name=.")
@@ -156,8 +156,8 @@ class Pipeline:
             before = self._calls.setdefault(call, step.name)
             if before != step.name:
                 raise RepeatedStepError(
-                    f"The call for '{step.name}' is the very same as for '{before}': {self._steps[before].label}. One step is "
-                    f"enough; if a replicate is meant, name it: {step.function_name}(…, name='{before}_again')."
+                    f"The call for '{step.name}' is the very same as for '{before}': {self._steps[before].label}. One "
+                    f"step is enough; if a replicate is meant, name it: {step.function_name}(…, name='{before}_again')."
                 )
         self._steps[step.name] = step
         self._plan = None
@@ -210,7 +210,8 @@ class Pipeline:
         known = _folders.get(self._folder)
         if known is not None and known != organised.digest:
             raise SchemaConflictError(
-                f"Another pipeline of this process uses {self._folder}. Give each its own cache folder. Nothing was run."
+                f"Another pipeline of this process uses {self._folder}. Give each its own cache folder. "
+                "Nothing was run."
             )
         if mpi.launch() is not None and not mpi.started():
             position = Position()
@@ -404,15 +405,15 @@ class Pipeline:
         return Settings(
             executor=_one_of("executor", chosen["executor"] or "processes", _EXECUTORS),
             helpers=_count("helpers", chosen["helpers"]) if under_mpi else _count("workers", chosen["workers"]),
-            schedule=_one_of("schedule", chosen["schedule"] or "ready", _SCHEDULES),
+            schedule="phase" if _one_of("schedule", chosen["schedule"] or "ready", _SCHEDULES) == "phase" else "ready",
             capture=_one_of("capture", chosen["capture"] or "file", _CAPTURES),
         )
 
 
-def _one_of(key: str, value: str, known: Sequence[str]) -> str:
+def _one_of(key: str, value: Any, known: Sequence[str]) -> str:
     if value not in known:
         raise InitializationError(f"{key}={value!r}: choose one of {', '.join(map(repr, known))}.")
-    return value
+    return str(value)
 
 
 def _count(key: str, value: Any) -> int:
@@ -447,8 +448,8 @@ def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
         here = base[place][1] if place < len(base) else "missing"
         what = f"step {place} is {there} there, {here if here != there else 'another ' + here} here"
     error = RankMismatch(
-        f"Rank {other} ({hosts[other]}) built another plan than rank 0: {what}. Usual causes: a set, os.listdir or glob "
-        "without sorted(), random numbers or the time used to build steps. Nothing was run."
+        f"Rank {other} ({hosts[other]}) built another plan than rank 0: {what}. Usual causes: a set, os.listdir or "
+        "glob without sorted(), random numbers or the time used to build steps. Nothing was run."
     )
     error.exit_code = 3
     error.quiet = link.rank != 0

@@ -118,7 +118,8 @@ def _refusal(
         since = min(done[name].outcome.when for name in valuable)
         hours = sum(done[name].outcome.seconds for name in valuable)
         parts.append(
-            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_duration(hours)} of results): {_why(valuable)}"
+            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_duration(hours)} of results): "
+            f"{_why(valuable)}"
         )
     if found.new:
         parts.append(f"{len(found.new)} new: {_few(found.new)}")

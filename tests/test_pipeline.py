@@ -462,8 +462,8 @@ def test_what_cannot_be_stored_fails_and_keeps_the_rest(tmp_path: Path) -> None:
     summary = pipeline.execute(raise_on_failure=False)
     assert "result['log']" in summary.failures["leaky"]
     assert (
-        "Step 'lazy' returned a generator, which cannot be stored. Return a list, or write it to a file and return File(path)."
-        in summary.failures["lazy"]
+        "Step 'lazy' returned a generator, which cannot be stored. "
+        "Return a list, or write it to a file and return File(path)." in summary.failures["lazy"]
     )
     assert (tmp_path / "cache" / "leaky.partial").exists()
 
@@ -479,8 +479,8 @@ def test_an_argument_without_identity_is_refused_at_the_call(tmp_path: Path) -> 
             f(conn)
     conn.close()
     assert str(caught.value) == (
-        "Argument 'conn' of 'load' is a sqlite3.Connection and has no lasting identity. Pass what it is made from (a path), "
-        "or @step(identity=...), or register_identity(Connection, ...)."
+        "Argument 'conn' of 'load' is a sqlite3.Connection and has no lasting identity. Pass what it is made from "
+        "(a path), or @step(identity=...), or register_identity(Connection, ...)."
     )
 
 
