@@ -81,38 +81,30 @@ def cross_validate(kind, sets, **settings):
 
 
 @as_pickle_step(pipeline)
-def neighbours(sets, n_neighbors, weights, p):
+def neighbours(n_neighbors, weights, p, sets):
     return cross_validate("neighbours", sets, n_neighbors=n_neighbors, weights=weights, p=p)
 
 
 @as_pickle_step(pipeline)
-def support_vectors(sets, C, gamma):
+def support_vectors(C, gamma, sets):
     return cross_validate("support vectors", sets, C=C, gamma=gamma)
 
 
 @as_pickle_step(pipeline)
-def random_forest(sets, n_estimators, max_features, min_samples_leaf):
-    return cross_validate(
-        "random forest",
-        sets,
-        n_estimators=n_estimators,
-        max_features=max_features,
-        min_samples_leaf=min_samples_leaf,
-    )
+def random_forest(trees, features, leaf, sets):
+    return cross_validate("random forest", sets, n_estimators=trees, max_features=features, min_samples_leaf=leaf)
 
 
 @as_pickle_step(pipeline)
-def logistic_regression(sets, C):
+def logistic_regression(C, sets):
     return cross_validate("logistic regression", sets, C=C)
 
 
 scores = (
-    neighbours.product(sets=[sets], n_neighbors=[1, 3, 5, 7, 9, 11], weights=["uniform", "distance"], p=[1, 2])
-    + support_vectors.product(sets=[sets], C=[0.3, 1, 3, 10, 30], gamma=[0.01, 0.03, 0.1, 0.3, 1])
-    + random_forest.product(
-        sets=[sets], n_estimators=[30, 100], max_features=["sqrt", 0.25], min_samples_leaf=[1, 2, 4]
-    )
-    + logistic_regression.product(sets=[sets], C=[0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30])
+    neighbours.product(n_neighbors=[1, 3, 5, 7, 9, 11], weights=["uniform", "distance"], p=[1, 2], sets=[sets])
+    + support_vectors.product(C=[0.3, 1, 3, 10, 30], gamma=[0.01, 0.03, 0.1, 0.3, 1], sets=[sets])
+    + random_forest.product(trees=[20, 60], features=["sqrt", 0.25], leaf=[1, 2, 4], sets=[sets])
+    + logistic_regression.product(C=[0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30], sets=[sets])
 )
 
 
