@@ -55,6 +55,8 @@ class Progress:
     failed: int
     skipped: int
     not_run: int
+    #: Failed steps with their reasons.
+    failures: Mapping[str, str]
     #: The newest run.
     run: History
     #: Files that are torn or foreign.
@@ -136,7 +138,14 @@ class Run:
 
         rows = [self._table_row(self._known(name)) for name in self.names(pattern, **arguments)]
         columns = dict.fromkeys(key for part in range(3) for each in rows for key in each[part])
-        return pandas.DataFrame([{**a, **b, **c} for a, b, c in rows], columns=list(columns))
+        merged = [{**a, **b, **c} for a, b, c in rows]
+        # Whole numbers stay whole where some steps have none.
+        whole = {
+            key: "Int64"
+            for key in columns
+            if any(key not in each for each in merged) and all(type(each.get(key, 0)) is int for each in merged)
+        }
+        return pandas.DataFrame(merged, columns=list(columns)).astype(whole)
 
     def outcome(self, name: str) -> Outcome | None:
         """What came of a step; None where it has not run."""
@@ -159,13 +168,16 @@ class Run:
     def status(self) -> Progress:
         """Where the folder stands now."""
         scan = self._store.records()
-        statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in self._outcomes(scan.records)]
+        outcomes = [*self._outcomes(scan.records)]
+        statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in outcomes]
+        failed = ((e, o) for e, o in zip(self.entries, outcomes, strict=True) if o and o.status is Status.FAILED)
         return Progress(
             total=len(statuses),
             done=statuses.count(Status.DONE),
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
             not_run=statuses.count(Status.NOT_RUN),
+            failures={entry.name: outcome.note for entry, outcome in failed},
             run=last_run(self.folder),
             problems=tuple(f"{problem.path}: {problem.what}" for problem in scan.problems),
         )

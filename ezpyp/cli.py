@@ -1,0 +1,509 @@
+"""The command line: one function a verb."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+import ezpyp
+from ezpyp import drawing, launch, runs, scripts
+from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
+from ezpyp.files import is_temporary, write_whole
+from ezpyp.plan import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.steps import Status
+from ezpyp.summary import COLUMNS, duration, values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from ezpyp.drawing import Node
+    from ezpyp.runs import Progress, Run
+    from ezpyp.summary import Row, Summary
+
+_Verb = TypeVar("_Verb", bound="Callable[..., Any]")
+
+_FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False))
+_STEP = click.argument("step")
+_WHERE = click.option(
+    "--where", multiple=True, metavar="ARGUMENT=VALUE", help="Only steps with this argument; may be repeated."
+)
+
+
+def _output(*formats: str) -> Callable[[_Verb], _Verb]:
+    return click.option(
+        "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="How it is written."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The program `ezpyp`: errors of the user's are one line, not a traceback."""
+    try:
+        code = ezpyp_command.main(argv, prog_name="ezpyp", standalone_mode=False)
+    except EzpypError as error:
+        print(f"ezpyp: {error}", file=sys.stderr)
+        code = error.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        print("ezpyp: stopped", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # `ezpyp summary … | head`: what is left to flush has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        code = 0
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(name="ezpyp", context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def ezpyp_command() -> None:
+    """Run pipelines of decorated Python functions, and look at what they left behind.
+
+    FOLDER is the cache folder that the script gives to Pipeline(). STEP is a step's name; `train` also means
+    train[0], train[1], …, and * and ? stand for any characters.
+
+    \b
+    ezpyp run study.py -n 4            on four MPI ranks
+    ezpyp status study_cache           what is done, what runs, what failed
+    ezpyp result study_cache best
+    ezpyp log study_cache 'train[3]'
+    """
+
+
+@ezpyp_command.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+@click.option("-n", "ranks", type=click.IntRange(1), metavar="RANKS", help="MPI ranks. Without it no MPI is used.")
+@click.option("--all-output", is_flag=True, help="Show what the script prints on every rank, not only on rank 0.")
+@click.argument("script", type=click.Path(exists=True, dir_okay=False))
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def run(ranks: int | None, all_output: bool, script: str, args: tuple[str, ...]) -> int:
+    """Run a script, alone or on MPI ranks.
+
+    The mpirun is the one that belongs to the MPI that mpi4py uses.
+
+    Options of ezpyp may also stand right after SCRIPT. All else, and all after --, is given to the script.
+
+    \b
+    ezpyp run study.py
+    ezpyp run study.py -n 4 --fast     the script gets --fast
+    ezpyp run -n 4 study.py -- -n 10   the script gets -n 10
+
+    Exit codes: 0 done, 1 a step failed, 3 refused before running, 4 aborted, 85 stopped (the same command goes on),
+    130 stopped by the user.
+    """
+    later, rest = _leading_options(args)
+    return launch.run(script, rest, ranks=later.get("ranks", ranks), all_output=all_output or "all_output" in later)
+
+
+def _leading_options(args: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Our options at the head of what follows the script's name, and the script's own words."""
+    found: dict[str, Any] = {}
+    rest = list(args)
+    while rest:
+        word = rest.pop(0)
+        if word == "--all-output":
+            found["all_output"] = True
+        elif word == "-n" and rest:
+            found["ranks"] = _rank_count(rest.pop(0))
+        elif word.startswith("-n") and word[2:].isdecimal():
+            found["ranks"] = _rank_count(word[2:])
+        else:
+            return found, tuple(rest if word == "--" else [word, *rest])
+    return found, ()
+
+
+def _rank_count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise click.UsageError(f"-n {text}: give the number of ranks, 1 or more (-- before options of the script).")
+    return int(text)
+
+
+@ezpyp_command.command()
+@_FOLDER
+@_output("text", "json")
+def status(folder: str, output: str) -> None:
+    """What is done, what runs, what failed.
+
+    Also while it runs, and from another machine: nothing is locked.
+
+    \b
+    ezpyp status study_cache
+    watch ezpyp status study_cache
+    ezpyp status study_cache --output json
+    """
+    run = runs.open(folder)
+    now = run.status
+    if output == "json":
+        _say_json(_status_values(run, now))
+    else:
+        _say(_status_lines(run, now, time.time()))
+
+
+def _status_values(run: Run, now: Progress) -> dict[str, Any]:
+    started, ended = now.run.started, now.run.ended
+    return {
+        "folder": run.folder,
+        "pipeline_id": run.pipeline_id,
+        "total": now.total,
+        "done": now.done,
+        "failed": now.failed,
+        "skipped": now.skipped,
+        "not_run": now.not_run,
+        "run": started.run if started else None,
+        "started": started.when if started else None,
+        "ranks": started.ranks if started else None,
+        "hosts": started.hosts if started else None,
+        "ended": ended.when if ended else None,
+        "exit_code": ended.exit_code if ended else None,
+        "last_sign": now.run.last_sign or None,
+        "running": {each.name: each.when for each in now.run.running},
+        "failures": dict(now.failures),
+        "problems": now.problems,
+    }
+
+
+def _status_lines(run: Run, now: Progress, when: float) -> Iterator[str]:
+    counts = [f"{now.done:,} of {now.total:,} done"]
+    pairs = (now.failed, "failed"), (now.skipped, "skipped"), (now.not_run, "not run")
+    counts += [f"{count:,} {what}" for count, what in pairs if count]
+    yield f"Pipeline '{run.pipeline_id}' @ {run.folder}: {', '.join(counts)}\n"
+    yield from _run_lines(now, when)
+    yield from _few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
+    yield from _few("wrong", now.problems)
+
+
+def _run_lines(now: Progress, when: float) -> Iterator[str]:
+    started, ended = now.run.started, now.run.ended
+    if started is None:
+        return
+    begun = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(started.when))
+    where = f"{started.ranks} rank{'s' * (started.ranks > 1)} on {_named(started.hosts)}"
+    if ended is not None:
+        why = f", {ended.reason}" if ended.reason else ""
+        yield f"Last run: {begun}, {where}, {duration(ended.seconds)}, exit code {ended.exit_code}{why}\n"
+        return
+    yield f"Running since {begun}, {where}; last sign {duration(max(0.0, when - now.run.last_sign))} ago\n"
+    yield from _few("running", (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in now.run.running))
+
+
+def _named(hosts: Sequence[str]) -> str:
+    return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
+
+
+def _few(what: str, texts: Iterable[str], most: int = 10) -> Iterator[str]:
+    listed = list(texts)
+    yield from (f"  {what}: {text}\n" for text in listed[:most])
+    if len(listed) > most:
+        yield f"  and {len(listed) - most:,} more {what}\n"
+
+
+@ezpyp_command.command()
+@_FOLDER
+@_output("table", "csv", "json")
+def summary(folder: str, output: str) -> None:
+    """The table of all steps.
+
+    As it stands now, also while it runs.
+
+    \b
+    ezpyp summary study_cache
+    ezpyp summary study_cache --output csv > steps.csv
+    """
+    found = runs.open(folder).summary()
+    if output == "csv":
+        _write_csv(found.rows)
+    elif output == "json":
+        _say_json(_summary_values(found))
+    else:
+        _say(found.text())
+
+
+def _summary_values(found: Summary) -> dict[str, Any]:
+    totals = (
+        "folder",
+        "pipeline_id",
+        "done",
+        "failed",
+        "skipped",
+        "not_run",
+        "allowed",
+        "cached",
+        "seconds",
+        "exit_code",
+    )
+    rows = [dict(zip(COLUMNS, _values(row), strict=True)) for row in found.rows]
+    return {**{key: getattr(found, key) for key in totals}, "rows": rows}
+
+
+@ezpyp_command.command()
+@_FOLDER
+@_STEP
+@_WHERE
+@_output("text", "json")
+def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
+    """Print the results of steps.
+
+    The result of the step that STEP names, or names and results of all steps that STEP and --where mean.
+
+    \b
+    ezpyp result study_cache best
+    ezpyp result study_cache 'train*' --where lr=0.1
+    ezpyp result study_cache train --output json
+    """
+    run = runs.open(folder)
+    if step in run.index and not where:
+        value = run[step]
+        _say_json(value) if output == "json" else _say([f"{value}\n"])
+        return
+    names = run.names(step, **_wanted(where))
+    found = run.select(step, **_wanted(where))
+    _say_json(found) if output == "json" else _say(f"{name}: {value}\n" for name, value in found.items())
+    if missing := len(names) - len(found):
+        print(f"ezpyp: {missing:,} of {len(names):,} steps have no result (ezpyp status {folder})", file=sys.stderr)
+    if not found:
+        raise ResultUnavailable(f"None of the {len(names):,} steps that '{step}' means has a result.")
+
+
+@ezpyp_command.command()
+@_FOLDER
+@_STEP
+@_WHERE
+def log(folder: str, step: str, where: tuple[str, ...]) -> None:
+    """What steps printed, and how they failed.
+
+    \b
+    ezpyp log study_cache 'train[3]'
+    ezpyp log study_cache train --where lr=0.1
+    """
+    run = runs.open(folder)
+    names = [step] if step in run.index and not where else run.names(step, **_wanted(where))
+    for name in names:
+        if len(names) > 1:
+            _say([f"==> {name} <==\n"])
+        _say(_log_lines(run, name, alone=len(names) == 1))
+
+
+def _log_lines(run: Run, name: str, *, alone: bool) -> Iterator[str]:
+    outcome = run.outcome(name)
+    if outcome is None and not alone:
+        yield "(has not run)\n"
+        return
+    text = run.log(name)
+    yield text if text.endswith("\n") or not text else f"{text}\n"
+    if outcome is not None and outcome.status in (Status.FAILED, Status.SKIPPED):
+        yield f"{outcome.traceback}\n" if outcome.traceback else f"{outcome.note}\n"
+
+
+@ezpyp_command.command()
+@_FOLDER
+@_STEP
+@_WHERE
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="A file .csv, .json or .parquet.")
+def export(folder: str, step: str, where: tuple[str, ...], out: str) -> None:
+    """Write results as a table.
+
+    A row a step; columns for arguments, the fields of results, status and seconds.
+
+    \b
+    ezpyp export study_cache train -o train.csv
+    ezpyp export study_cache 'train*' --where lr=0.1 -o train.parquet
+    """
+    suffix = os.path.splitext(out)[1].lower()
+    if suffix not in _WRITERS:
+        raise click.UsageError(f"-o {out}: give a file that ends in {', '.join(_WRITERS)}.")
+    frame = runs.open(folder).table(step, **_wanted(where))
+    write_whole(out, [_WRITERS[suffix](frame)])
+    print(f"{len(frame):,} rows, {len(frame.columns)} columns: {out}", file=sys.stderr)
+
+
+def _csv(frame: Any) -> bytes:
+    return bytes(frame.to_csv(index=False).encode())
+
+
+def _json(frame: Any) -> bytes:
+    return (json.dumps(json.loads(frame.to_json(orient="records", default_handler=str)), indent=1) + "\n").encode()
+
+
+def _parquet(frame: Any) -> bytes:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise InitializationError("A .parquet file needs pyarrow: pip install 'ezpyp[parquet]'.") from None
+    return bytes(frame.to_parquet(None, index=False))
+
+
+_WRITERS = {".csv": _csv, ".json": _json, ".parquet": _parquet}
+
+
+@ezpyp_command.command()
+@click.argument("source", metavar="FOLDER|SCRIPT", type=click.Path(exists=True))
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@_output(*drawing.FORMATS)
+def graph(source: str, args: tuple[str, ...], output: str) -> None:
+    """The graph, for Mermaid or Graphviz.
+
+    Of a folder, with what came of its steps; or of a script, which is run only up to its first execute() that is not
+    finished, without running steps. ARGS are given to it.
+
+    \b
+    ezpyp graph study_cache > graph.mmd
+    ezpyp graph study.py --output dot | dot -Tsvg > graph.svg
+    """
+    nodes = _nodes_of_folder(source) if os.path.isdir(source) else _nodes_of_script(source, args)
+    _say([drawing.FORMATS[output](nodes)])
+
+
+def _nodes_of_folder(folder: str) -> list[Node]:
+    run = runs.open(folder)
+    statuses = (row.status for row in run.summary().rows)
+    return [
+        drawing.Node(name=entry.name, phase=entry.phase, upstream=entry.upstream, status=status)
+        for entry, status in zip(run.entries, statuses, strict=True)
+    ]
+
+
+def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
+    pipeline = _load(path, args).pipeline
+    if pipeline is None:
+        raise InitializationError(f"{path} came to its end without execute(). Give the script that runs the pipeline.")
+    pipeline.organize_steps()
+    return [
+        drawing.Node(name=step.name, phase=phase, upstream=tuple(getattr(s, "name", s) for s in step.depends_on))
+        for phase, steps in enumerate(pipeline.phases)
+        for step in steps
+    ]
+
+
+def _load(path: str, args: Sequence[str]) -> scripts.Loaded:
+    """Look at a script; its errors are shown as Python would show them."""
+    try:
+        return scripts.load(path, args)
+    except EzpypError:
+        raise
+    except Exception as error:
+        print(scripts.traceback_of(error, os.path.abspath(path)), end="", file=sys.stderr)
+        sys.exit(1)
+
+
+@ezpyp_command.command()
+@_FOLDER
+@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+def clean(folder: str, yes: bool) -> None:
+    """Remove a cache folder.
+
+    Everything that ezpyp wrote into it: results, logs, history. Other files are left, and the folder with them. A
+    folder that is no cache is refused.
+
+    \b
+    ezpyp clean study_cache
+    """
+    run = runs.open(folder)
+    ours = list(_ours(run))
+    size = sum(os.lstat(path).st_size for path in ours)
+    if not yes:
+        if run.status.run.running:
+            print("ezpyp: it seems to be running (ezpyp status)", file=sys.stderr)
+        click.confirm(f"Remove {len(ours):,} files ({size / 1e6:,.1f} MB) of '{run.pipeline_id}'?", abort=True)
+    for path in ours:
+        os.unlink(path)
+    for path in (os.path.join(run.folder, "journal"), os.path.join(run.folder, "logs"), run.folder):
+        with contextlib.suppress(OSError):
+            os.rmdir(path)
+    left = f" Other files are left in {run.folder}." if os.path.exists(run.folder) else ""
+    print(f"Removed {len(ours):,} files.{left}")
+
+
+def _ours(run: Run) -> Iterator[str]:
+    """Every file in a cache folder that ezpyp wrote; the schema last, so that what was begun can be done again."""
+    stems = {entry.stem for entry in run.entries}
+    for entry in os.scandir(run.folder):
+        of_step = _OF_STEP.fullmatch(entry.name)
+        if (of_step and of_step[1] in stems) or is_temporary(entry.name) or entry.name in _OF_RUN:
+            yield entry.path
+    for folder in ("journal", "logs"):
+        with contextlib.suppress(FileNotFoundError):
+            yield from (entry.path for entry in os.scandir(os.path.join(run.folder, folder)) if entry.is_file())
+    yield os.path.join(run.folder, SCHEMA_FILE)
+
+
+_OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
+_OF_RUN = (SUMMARY_FILE, "report.html")
+
+
+@ezpyp_command.command()
+@_output("text", "json")
+def version(output: str) -> None:
+    """What is installed, for bug reports."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as installed
+
+    found = {"ezpyp": ezpyp.__version__, "python": sys.version.split()[0]}
+    for package in ("mpi4py", "cloudpickle", "numpy", "pandas"):
+        try:
+            found[package] = installed(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    if output == "json":
+        _say_json(found)
+    else:
+        _say(f"{name} {number}\n" for name, number in found.items())
+
+
+def _wanted(where: tuple[str, ...]) -> dict[str, str]:
+    """`--where x=0.3 --where model=a` as arguments."""
+    pairs = [each.partition("=") for each in where]
+    if bad := next((f"{key}{sign}{value}" for key, sign, value in pairs if not sign or not key), None):
+        raise click.UsageError(f"--where {bad}: write ARGUMENT=VALUE, such as --where x=0.3.")
+    return {key: value for key, _, value in pairs}
+
+
+def _say(pieces: Iterable[str]) -> None:
+    """Write to standard output whatever it can encode."""
+    encoding = sys.stdout.encoding or "utf-8"
+    for piece in pieces:
+        sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+
+
+def _say_json(value: Any) -> None:
+    _say([json.dumps(_jsonable(value), ensure_ascii=False, indent=2), "\n"])
+
+
+def _jsonable(value: Any) -> Any:
+    """The value as JSON can hold it: arrays and tables as lists, dataclasses as objects, the unknown as its repr."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return int(value) if isinstance(value, Status) else value
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(each) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_jsonable(each) for each in value]
+    if type(value).__name__ == "DataFrame" and hasattr(value, "to_json"):
+        return json.loads(value.to_json(orient="records", default_handler=str))
+    if hasattr(value, "tolist"):
+        return _jsonable(value.tolist())
+    return repr(value)
+
+
+def _write_csv(rows: Iterable[Row]) -> None:
+    import csv
+
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(map(_values, rows))
+
+
+def _values(row: Row) -> list[Any]:
+    return [_jsonable(value) for value in values(row)]
+
+
+if __name__ == "__main__":
+    main()
