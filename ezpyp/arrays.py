@@ -54,9 +54,9 @@ def _elements(array: Any, walk: Walk) -> bytes:
 
 
 def _octets(array: Any) -> Any:
-    """The elements as one contiguous run of bytes, without a copy where they lie so already."""
+    """The elements as one contiguous run of little-endian bytes, without a copy where they lie so already."""
     numpy = sys.modules["numpy"]
-    flat = numpy.ascontiguousarray(array).reshape(-1)
+    flat = numpy.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<")).reshape(-1)
     return flat.view(numpy.uint8) if flat.dtype.itemsize and flat.size else b""
 
 
@@ -66,7 +66,7 @@ def _dtype(dtype: Any, walk: Walk) -> bytes:
         return group(b"d", fields)
     if dtype.subdtype is not None:
         return group(b"d", [_dtype(dtype.subdtype[0], walk), walk.encode(dtype.shape)])
-    return text(dtype.str if dtype.kind in _PLAIN_KINDS else f"{dtype.name} {dtype.itemsize}")
+    return text(dtype.newbyteorder("<").str if dtype.kind in _PLAIN_KINDS else f"{dtype.name} {dtype.itemsize}")
 
 
 def _scalar(value: Any, walk: Walk) -> bytes:
@@ -124,7 +124,7 @@ def _extension(array: Any, walk: Walk) -> bytes:
     if hasattr(array, "asi8"):
         return _array(array.asi8, walk)
     plain = numpy.asarray(array) if isinstance(array.dtype, numpy.dtype) else None
-    if plain is None and array.dtype.kind in "biuf" and hasattr(array, "isna"):
+    if plain is None and hasattr(array.dtype, "numpy_dtype") and array.dtype.kind in "biuf":
         missing = array.isna()
         plain = array.to_numpy(dtype=array.dtype.numpy_dtype, na_value=array.dtype.type(0))
         return group(b"I", [_array(plain, walk), _array(numpy.asarray(missing), walk)])
