@@ -455,7 +455,7 @@ def _done(record: Record | None) -> TypeGuard[Record]:
 def _fits(recorded: Any, wanted: Any) -> bool:
     """Whether an argument is the wanted one, or the one that a text spells."""
     if recorded == wanted:
-        return type(recorded) is type(wanted) or not isinstance(recorded, bool)
+        return isinstance(recorded, bool) == isinstance(wanted, bool)
     if not isinstance(wanted, str):
         return False
     if str(recorded) == wanted:
