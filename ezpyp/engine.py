@@ -323,7 +323,9 @@ def _setup(job: Job) -> Setup:
     places = job.link.places() if job.link is not None else [(job.host, 0, 1)]
     _, local_rank, local_size = places[job.rank]
     helpers = job.settings.helpers
-    cores = max(1, resources.allotted_cores() // (local_size * helpers))
+    cores = resources.cores_each(
+        allotted=resources.allotted_cores(), bound=resources.bound_cores(), local_size=local_size, helpers=helpers
+    )
     environments = resources.environments(local_rank=local_rank, local_size=local_size, helpers=helpers, cores=cores)
     captured = job.settings.capture != "off"
     if captured:

@@ -21,7 +21,7 @@ from typing import Any, Protocol
 
 from ezpyp import codecs
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, is_shared, is_temporary, sync_file, sync_folder, write_whole
+from ezpyp.files import Buffer, is_shared, is_temporary, sync_file, sync_file_system, sync_folder, write_whole
 from ezpyp.steps import Outcome, Status
 
 __all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "open_store", "stems", "write_whole"]
@@ -29,6 +29,8 @@ __all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "op
 FORMAT = 1
 #: Results above this size are mapped, not read.
 _MAPPED = 1 << 24
+#: From so many files on, flushing the file system is quicker than each of them (measured: 10,000 files 10 s, once 0.3 s).
+_MANY = 32
 #: Seconds that a result from another host may take to appear on a network file system.
 PATIENCE = 60.0
 
@@ -187,11 +189,15 @@ class FileStore:
         return Scan(records=found, problems=tuple(problems))
 
     def sync(self) -> None:
-        unsynced, self._unsynced = self._unsynced, []
-        if unsynced and not self._shared:
-            for path in dict.fromkeys(unsynced):
-                sync_file(path)
-            sync_folder(self._folder)
+        unsynced, self._unsynced = dict.fromkeys(self._unsynced), []
+        if self._shared or not unsynced:
+            return
+        if len(unsynced) > _MANY:
+            sync_file_system(self._folder)
+            return
+        for path in unsynced:
+            sync_file(path)
+        sync_folder(self._folder)
 
     def _misfit(self, record: Record) -> str:
         """What is wrong with the result that a record names, or ""."""
