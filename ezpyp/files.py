@@ -50,9 +50,7 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Buffer], *, sync:
     _place({_draft(target, chunks, sync): target}, sync)
 
 
-def write_vouched(
-    path: str, chunks: Iterable[Buffer], witness: str, words: Buffer, *, sync: bool = False
-) -> None:
+def write_vouched(path: str, chunks: Iterable[Buffer], witness: str, words: Buffer, *, sync: bool = False) -> None:
     """Write a file and the one that vouches for it, in one folder: where the witness stands, its file is whole.
 
     Both are drafted before a former one is touched, so a full disk costs neither. The former witness is gone before

@@ -1,38 +1,37 @@
 """Results and outcomes in the cache folder: the Store protocol; memory; one file pair a step.
 
-`STEM.step` is a result in its codec. `STEM.status`, written after it, decides what is done: JSON with the outcome, the
+`STEM.step` is a result in its codec. `STEM.status` vouches for it and decides what is done: JSON with the outcome, the
 fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only what fits both is ever decoded.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import mmap
 import os
 import re
-import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import blake2b
-from pathlib import Path
+from itertools import count
+from types import NoneType
 from typing import Any, Protocol
 
 from ezpyp import codecs
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, is_shared, is_temporary, sync_file, sync_file_system, sync_folder, write_whole
+from ezpyp.files import Buffer, is_shared, is_temporary, size_of, sync_files, write_vouched, write_whole
 from ezpyp.steps import Outcome, Status
 
 __all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "open_store", "stems", "write_whole"]
 
 FORMAT = 1
-#: Results above this size are mapped, not read.
+#: Results from this size on are mapped, not read.
 _MAPPED = 1 << 24
-#: From so many files on, flushing the file system is quicker than each of them (measured: 10,000 files 10 s, once 0.3 s).
-_MANY = 32
-#: Seconds that a result from another host may take to appear on a network file system.
-PATIENCE = 60.0
+#: More paths than this need not be remembered for `sync`: then all of the file system is synced.
+_REMEMBERED = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +60,16 @@ class Scan:
 
 
 class Store(Protocol):
-    """Keeps outcomes and results. Any process that can reach the folder may read while others write."""
+    """Keeps outcomes and results. Any process that can reach the folder may read while others write.
+
+    A store is used by one process at a time, and by one thread of it. Only `put` and `sync` write.
+    """
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
         """Keep an outcome, with its result where there is one, and give it back with where the result lies.
 
         Whole or not at all; survives the end of any process when it returns. On a network file system it survives the
-        host too, so that others may be told.
+        host too, so that others may be told. Without chunks a former result stays where it is.
 
         Raises:
             StoreError: it cannot be written. A former outcome and result are untouched.
@@ -77,19 +79,29 @@ class Store(Protocol):
         """The bytes of a result, their length and checksum verified. May block for a result of another host.
 
         Raises:
-            StoreError: they are missing, torn or foreign.
+            StoreError: they are missing, torn or foreign; the text says which, and what to do.
         """
 
-    def read(self, stem: str) -> Record | None:
-        """The record of one step, None where there is none that can be read."""
+    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
+        """The record of one step, None where there is none that can be read.
+
+        With `wanted` the caller knows what the record must be by now. Where another host may have written it, this
+        blocks until it shows; what is there in the end is given back all the same.
+        """
 
     def records(self) -> Scan:
-        """Every record, with the presence and length of results checked, and every file that is wrong. Never raises
-        for one.
+        """Every record, with the presence and length of results checked, and every file that is wrong.
+
+        Raises:
+            StoreError: the folder itself cannot be read; never for one file.
         """
 
     def sync(self) -> None:
-        """Have what this store wrote since the last call survive a power failure. May block for long."""
+        """Have what this store wrote since the last call survive a power failure. May block for seconds.
+
+        Raises:
+            StoreError: the disk refused.
+        """
 
 
 def checksum(chunks: Sequence[Buffer]) -> str:
@@ -104,13 +116,9 @@ def checksum(chunks: Sequence[Buffer]) -> str:
     return f"xxh3:{whole.hexdigest()}"
 
 
-def _length(chunks: Sequence[Buffer]) -> int:
-    return sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
-
-
 def _verified(data: Buffer, record: Record, where: str) -> Buffer:
     outcome = record.outcome
-    size = _length([data])
+    size = size_of([data])
     if size != outcome.bytes:
         raise StoreError(f"{where} is torn: {size:,} bytes where '{record.name}' wrote {outcome.bytes:,}. {_REMAKE}")
     if checksum([data]) != outcome.checksum:
@@ -124,80 +132,99 @@ _REMAKE = "Remove it, and the next run makes it again."
 class FileStore:
     """One file pair a step, in the cache folder itself."""
 
-    def __init__(self, folder: str | os.PathLike[str], *, shared: bool | None = None) -> None:
-        """`shared` says whether other hosts read here; found out from the file system if not given."""
+    def __init__(self, folder: str | os.PathLike[str], *, shared: bool | None = None, patience: float = 60.0) -> None:
+        """
+        Args:
+            shared: whether other hosts read and write here; found out from the file system if not given.
+            patience: seconds that what another host wrote may take to appear here.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
         self._folder = os.fspath(folder)
-        self._shared = is_shared(self._folder) if shared is None else shared
-        self._host = socket.gethostname()
-        self._unsynced: list[str] = []
+        self._host = os.uname().nodename
+        self._unsynced: set[str] = set()
+        try:
+            self._shared = is_shared(self._folder) if shared is None else shared
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        self._patience = patience if self._shared else 0.0
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
-        outcome = record.outcome
-        if chunks is not None:
-            name = f"{stem}.step{codecs.get(outcome.codec).suffix}"
-            path = f"{self._folder}/{name}"
-            write_whole(path, chunks, sync=self._shared)
-            outcome = replace(outcome, location=name, bytes=_length(chunks), checksum=checksum(chunks))
-            self._unsynced.append(path)
-        status = f"{self._folder}/{stem}.status"
-        write_whole(status, [_to_json(record, outcome)], sync=self._shared)
-        self._unsynced.append(status)
+        witness = f"{self._folder}/{stem}.status"
+        if chunks is None:
+            write_whole(witness, [_to_json(record, record.outcome)], sync=self._shared)
+            self._note(witness)
+            return record.outcome
+        name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
+        path = f"{self._folder}/{name}"
+        outcome = replace(record.outcome, location=name, bytes=size_of(chunks), checksum=checksum(chunks))
+        write_vouched(path, chunks, witness, _to_json(record, outcome), sync=self._shared)
+        self._note(path, witness)
         return outcome
 
     def get(self, record: Record) -> Buffer:
-        path = f"{self._folder}/{record.outcome.location}"
-        elsewhere = self._shared and record.outcome.host != self._host
-        until = time.monotonic() + (PATIENCE if elsewhere else 0)
-        pause = 0.01
-        while True:
+        outcome = record.outcome
+        if not outcome.location:
+            raise StoreError(f"'{record.name}' has no result to read: it is {outcome.status.name.lower()}. Run again.")
+        path = f"{self._folder}/{outcome.location}"
+        error: Exception | None = None
+        for _ in self._tries(self._patience if outcome.host != self._host else 0):
             try:
-                return _verified(_read(path, record.outcome.bytes), record, path)
-            except (OSError, StoreError) as error:
-                if time.monotonic() >= until:
-                    raise self._missing(path, record, error) from None
-                # A new name or length may be late here: close, wait, open afresh.
-                time.sleep(pause)
-                pause = min(1.0, 2 * pause)
+                # A map of a file that another host replaces ends this process: read it.
+                return _verified(_read(path, 0 if self._shared else outcome.bytes), record, path)
+            except (OSError, StoreError) as now:
+                error = now
+                if not _may_be_late(now):
+                    break
+        assert error is not None
+        raise self._blame(path, record, error) from error
 
-    def read(self, stem: str) -> Record | None:
-        try:
-            with open(f"{self._folder}/{stem}.status", "rb") as file:
-                return _from_json(file.read())
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
+    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
+        record = None
+        for _ in self._tries(self._patience if wanted else 0):
+            try:
+                record = _from_json(_read(f"{self._folder}/{stem}.status"), stem)
+            except (OSError, ValueError):
+                record = None
+            if wanted and record and wanted(record):
+                break
+        return record
 
     def records(self) -> Scan:
         found: dict[str, Record] = {}
         problems: list[Problem] = []
-        for entry in os.scandir(self._folder):
-            if not entry.name.endswith(".status") or is_temporary(entry.name):
-                continue
+        for stem in self._stems():
+            path = f"{self._folder}/{stem}.status"
             try:
-                record = _from_json(Path(entry.path).read_bytes())
-            except FileNotFoundError:
+                record = _from_json(_read(path), stem)
+            except FileNotFoundError:  # replaced just now: it will be there the next time
                 continue
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                problems.append(Problem(path=entry.path, what=f"not a status that ezpyp wrote ({error})"))
+            except (OSError, ValueError) as error:
+                problems.append(Problem(path=path, what=_reason(error)))
                 continue
-            wrong = self._misfit(record)
-            if wrong:
+            if wrong := self._misfit(record):
                 problems.append(Problem(path=f"{self._folder}/{record.outcome.location}", what=wrong))
             else:
-                found[entry.name.removesuffix(".status")] = record
+                found[stem] = record
         return Scan(records=found, problems=tuple(problems))
 
     def sync(self) -> None:
-        unsynced, self._unsynced = dict.fromkeys(self._unsynced), []
-        if self._shared or not unsynced:
-            return
-        if len(unsynced) > _MANY:
-            sync_file_system(self._folder)
-            return
-        for path in unsynced:
-            sync_file(path)
-        sync_folder(self._folder)
+        unsynced, self._unsynced = self._unsynced, set()
+        if unsynced:
+            sync_files(unsynced, self._folder)
+
+    def _note(self, *paths: str) -> None:
+        if not self._shared and len(self._unsynced) < _REMEMBERED:
+            self._unsynced.update(paths)
+
+    def _stems(self) -> list[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                names = [entry.name for entry in entries]
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        return [n.removesuffix(".status") for n in names if n.endswith(".status") and not is_temporary(n)]
 
     def _misfit(self, record: Record) -> str:
         """What is wrong with the result that a record names, or ""."""
@@ -211,56 +238,129 @@ class FileStore:
             return f"torn: {size:,} bytes where '{record.name}' wrote {record.outcome.bytes:,}"
         return ""
 
-    def _missing(self, path: str, record: Record, error: Exception) -> StoreError:
+    def _tries(self, patience: float) -> Iterator[None]:
+        """Once; then again and again, at growing intervals, until patience runs out."""
+        until = time.monotonic() + patience
+        pause = 0.01
+        yield
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(1.0, 2 * pause)
+            _look_afresh(self._folder)
+            yield
+
+    def _blame(self, path: str, record: Record, error: Exception) -> StoreError:
         if isinstance(error, StoreError):
             return error
-        late = f" after {PATIENCE:.0f} s" if self._shared else ""
-        return StoreError(
-            f"{path}, which '{record.name}' wrote on {record.outcome.host or 'some host'}, cannot be read on "
-            f"{self._host}{late} ({error}). Do both hosts see this folder? {_REMAKE}"
-        )
+        there = record.outcome.host or "another host"
+        if self._patience and there != self._host and _may_be_late(error):
+            return StoreError(
+                f"{path} does not show on {self._host} after {self._patience:g} s, though '{record.name}' wrote it on "
+                f"{there}. Let both hosts see the same folder, or run again to remake it."
+            )
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_reason(error)})"
+        return StoreError(f"{path}, which '{record.name}' wrote on {there}, {reason}. Run again to remake it.")
 
 
-def _read(path: str, size: int) -> Buffer:
-    with open(path, "rb") as file:
-        if size < _MAPPED:
-            return file.read()
+def _unreadable(folder: str, error: OSError) -> StoreError:
+    return StoreError(f"The cache folder {folder} cannot be read ({error.strerror}). Look at its path and permissions.")
+
+
+def _may_be_late(error: Exception) -> bool:
+    """Whether what another host wrote may look so for a while: not there yet, or as it was before."""
+    return isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE))
+
+
+def _look_afresh(folder: str) -> None:
+    """Opening a folder makes NFS ask the server for its names anew (close-to-open consistency, nfs(5))."""
+    try:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError:
+        return
+
+
+def _read(path: str, size: int = 0) -> Buffer:
+    """All of a file; mapped where `size`, which is what it should have, is large."""
+    with open(path, "rb", buffering=0) as file:
+        if size < _MAPPED or os.fstat(file.fileno()).st_size < size:
+            return file.readall()
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-#: Fields of an Outcome that outlive its run. The index in the plan does not.
-_LASTING = (
-    *("status", "codec", "bytes", "checksum", "location", "seconds", "rank", "host", "attempt"),
-    *("args", "kwargs", "note", "cause", "traceback", "log", "missing"),
-)
+#: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.
+_LASTING: dict[str, tuple[type, ...]] = {
+    "status": (int,),
+    **dict.fromkeys(("codec", "checksum", "location", "host", "args", "kwargs", "note", "cause", "traceback"), (str,)),
+    **dict.fromkeys(("bytes", "rank", "attempt"), (int,)),
+    "seconds": (int, float),
+    "log": (list, NoneType),
+    "missing": (list,),
+}
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _to_json(record: Record, outcome: Outcome) -> bytes:
-    when = datetime.fromtimestamp(outcome.when, UTC).isoformat(timespec="microseconds")
-    content: dict[str, Any] = {"format": FORMAT, "name": record.name, "fingerprint": record.fingerprint, "when": when}
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "name": record.name,
+        "fingerprint": record.fingerprint,
+        "when": datetime.fromtimestamp(outcome.when, UTC).isoformat(timespec="microseconds"),
+    }
     for key in _LASTING:
         content[key] = getattr(outcome, key)
-    content["status"] = int(outcome.status)
-    return json.dumps(content, ensure_ascii=False).encode()
+    # File names that are no UTF-8 turn up in messages; json.loads takes them back.
+    return _encode(content).encode("utf-8", "surrogatepass")
 
 
-def _from_json(text: bytes) -> Record:
-    content = json.loads(text)
-    if content["format"] > FORMAT:
-        raise ValueError(f"format {content['format']}; this ezpyp reads up to {FORMAT}")
-    lasting = {key: content[key] for key in _LASTING}
+def _from_json(text: Buffer, stem: str) -> Record:
+    """The record in a status file.
+
+    Raises:
+        ValueError: there is none, and the text says why.
+    """
+    if not text:
+        raise ValueError("it is empty")
+    try:
+        content = json.loads(bytes(text))
+        version = content["format"]
+    except Exception as error:  # anything may be in a file
+        raise ValueError("it is torn, or ezpyp did not write it") from error
+    if version != FORMAT:
+        raise ValueError(f"it has format {version!r}, and this ezpyp reads {FORMAT}: use the ezpyp that wrote it")
+    try:
+        record = _record(content)
+    except Exception as error:
+        raise ValueError(f"ezpyp did not write it ({type(error).__name__}: {error})") from error
+    location = record.outcome.location
+    if location and ("/" in location or not location.startswith(f"{stem}.step")):
+        raise ValueError(f"it is the status of another file ({location})")
+    return record
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    lasting = {}
+    for key, kinds in _LASTING.items():
+        lasting[key] = value = content[key]
+        if type(value) not in kinds:
+            raise TypeError(f"{key} is {value!r}")
     lasting["status"] = Status(lasting["status"])
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
     lasting["missing"] = tuple(lasting["missing"])
     when = datetime.fromisoformat(content["when"]).timestamp()
     outcome = Outcome(step=-1, when=when, **lasting)
-    return Record(name=content["name"], fingerprint=content["fingerprint"], outcome=outcome)
+    return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 class MemoryStore:
     """Keeps everything in this process: for tests, and for pipelines run in line that want no files."""
 
     def __init__(self, folder: str | os.PathLike[str] = "") -> None:
+        """The folder is taken, as every kind of store takes one, and not used."""
         self._records: dict[str, Record] = {}
         self._results: dict[str, bytes] = {}
 
@@ -268,7 +368,7 @@ class MemoryStore:
         outcome = record.outcome
         if chunks is not None:
             self._results[stem] = b"".join(chunks)
-            outcome = replace(outcome, location=stem, bytes=_length(chunks), checksum=checksum(chunks))
+            outcome = replace(outcome, location=stem, bytes=size_of(chunks), checksum=checksum(chunks))
         self._records[stem] = replace(record, outcome=replace(outcome, step=-1, tail=""))
         return outcome
 
@@ -278,7 +378,7 @@ class MemoryStore:
             raise StoreError(f"The result of '{record.name}' is not in memory. Run it first.")
         return _verified(data, record, f"the result of '{record.name}'")
 
-    def read(self, stem: str) -> Record | None:
+    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
         return self._records.get(stem)
 
     def records(self) -> Scan:
@@ -302,37 +402,46 @@ def open_store(kind: str, folder: str | os.PathLike[str]) -> Store:
     return _KINDS[kind](os.fspath(folder))
 
 
-_SAFE = re.compile(r"[A-Za-z0-9_+=,-][A-Za-z0-9_+=,.\[\]-]*\Z")
-_RESERVED = frozenset({"pipeline", "journal", "logs", "store", "report.html", "code"})
+# ----- names
+
+
+_SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")
+#: What ezpyp itself puts beside results, and what its file names end in.
+_RESERVED = re.compile(r"pipeline|journal|logs|store|report\.html|code|.*\.(step|status|partial|schema|summary)(\..*)?")
 
 
 def stems(names: Sequence[str]) -> dict[str, str]:
     """File stems for step names: the name itself where it is safe, else a readable part, `~` and a digest of the name.
 
-    Pure, and injective without regard to case: of names that differ only in case, the later gets the digest too.
+    Pure, and different without regard to case: of names that differ only in case, the later gets the digest too.
     """
     found: dict[str, str] = {}
     taken: set[str] = set()
-    for name in names:
-        stem = name if _is_safe(name) else _digested(name)
-        if stem.casefold() in taken:
-            stem = _digested(name)
+    for name in dict.fromkeys(names):
+        stem = next(each for each in _candidates(name) if each.casefold() not in taken)
         taken.add(stem.casefold())
         found[name] = stem
     return found
 
 
+def _candidates(name: str) -> Iterator[str]:
+    if _is_safe(name):
+        yield name
+    # Two digests of 40 bits may meet in a million names.
+    for salt in count():
+        yield _digested(name, salt)
+
+
 def _is_safe(name: str) -> bool:
     return (
-        len(name) <= 100
-        and _SAFE.match(name) is not None
+        _SAFE.fullmatch(name) is not None
         and ".." not in name
         and not name.endswith(".")
-        and name.casefold() not in _RESERVED
-        and not re.search(r"\.(step|status|partial|schema|summary)(\.|$)", name.casefold())
+        and _RESERVED.fullmatch(name.casefold()) is None
     )
 
 
-def _digested(name: str) -> str:
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")[:60]
-    return f"{readable}~{blake2b(name.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"
+def _digested(name: str, salt: int) -> str:
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:60].strip("-") or "step"
+    content = f"{name}\0{salt}" if salt else name
+    return f"{readable}~{blake2b(content.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"
