@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -57,10 +58,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         print("ezpyp: stopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError:
-        # `ezpyp summary … | head`: what is left to flush has no reader either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        code = 0
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -219,7 +216,7 @@ def summary(folder: str, output: str) -> None:
     """
     found = runs.open(folder).summary()
     if output == "csv":
-        _write_csv(found.rows)
+        _say(_csv_lines(found.rows))
     elif output == "json":
         _say_json(_summary_values(found))
     else:
@@ -466,10 +463,16 @@ def _wanted(where: tuple[str, ...]) -> dict[str, str]:
 
 
 def _say(pieces: Iterable[str]) -> None:
-    """Write to standard output whatever it can encode."""
+    """Write to standard output whatever it can encode. A reader that leaves early (`| head`) ends the command."""
     encoding = sys.stdout.encoding or "utf-8"
-    for piece in pieces:
-        sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
 
 
 def _say_json(value: Any) -> None:
@@ -493,12 +496,14 @@ def _jsonable(value: Any) -> Any:
     return repr(value)
 
 
-def _write_csv(rows: Iterable[Row]) -> None:
+def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
     import csv
+    import io
 
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(map(_values, rows))
+    for cells in itertools.chain([COLUMNS], map(_values, rows)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        yield line.getvalue()
 
 
 def _values(row: Row) -> list[Any]:
