@@ -97,7 +97,7 @@ def test_commands_work_in_the_order_given(mpirun: Launcher) -> None:
             capture_output=True,
             text=True,
             check=False,
-            stdin=subprocess.DEVNULL,
+            input="y\n",  # what `clean` asks
             timeout=60,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

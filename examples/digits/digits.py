@@ -81,8 +81,8 @@ def cross_validate(kind, sets, **settings):
 
 
 @as_pickle_step(pipeline)
-def neighbours(n_neighbors, weights, p, sets):
-    return cross_validate("neighbours", sets, n_neighbors=n_neighbors, weights=weights, p=p)
+def neighbours(n_neighbors, weights, sets):
+    return cross_validate("neighbours", sets, n_neighbors=n_neighbors, weights=weights)
 
 
 @as_pickle_step(pipeline)
@@ -101,7 +101,7 @@ def logistic_regression(C, sets):
 
 
 scores = (
-    neighbours.product(n_neighbors=[1, 3, 5, 7, 9, 11], weights=["uniform", "distance"], p=[1, 2], sets=[sets])
+    neighbours.product(n_neighbors=range(1, 13), weights=["uniform", "distance"], sets=[sets])
     + support_vectors.product(C=[0.3, 1, 3, 10, 30], gamma=[0.01, 0.03, 0.1, 0.3, 1], sets=[sets])
     + random_forest.product(trees=[20, 60], features=["sqrt", 0.25], leaf=[1, 2, 4], sets=[sets])
     + logistic_regression.product(C=[0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30], sets=[sets])
