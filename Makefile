@@ -14,7 +14,7 @@ demo: .venv/.demo
 	@mkdir -p $(DEMO)
 	cd $(DEMO) && PATH="$(abspath .venv/bin):$$PATH" mpirun -n 2 python $(abspath examples/digits/digits.py)
 	@echo
-	@head -n 12 $(DEMO)/digits_cache/pipeline.summary
+	@head -n 12 $(DEMO)/digits_cache/pipeline.summary | cut -c 1-170
 	@echo "..."
 	@echo "Every step: $(DEMO)/digits_cache/pipeline.summary"
 	@echo "The report: $(DEMO)/digits_report/report.md"

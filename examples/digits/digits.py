@@ -60,7 +60,7 @@ def split(data, held_out, seed):
     }
 
 
-sets = split(load(), held_out=0.25, seed=SEED)
+sets = split(data=load(), held_out=0.25, seed=SEED)
 
 
 # 2. The search: a step for every setting of every classifier.
@@ -126,8 +126,8 @@ def read(leaderboard, sets):
     return {"truth": test["labels"], "answer": classifier.predict(pixels(test["images"]))}
 
 
-leaderboard = rank(scores)
-reading = read(leaderboard, sets)
+leaderboard = rank(scores=scores)
+reading = read(leaderboard=leaderboard, sets=sets)
 
 
 # 4. Two pictures, as the bytes of PNG files.
@@ -166,8 +166,8 @@ def gallery(reading, sets, columns=4):
     return png(figure)
 
 
-confusion_matrix_png = confusion(reading)
-gallery_png = gallery(reading, sets)
+confusion_matrix_png = confusion(reading=reading)
+gallery_png = gallery(reading=reading, sets=sets)
 
 
 # 5. Run, then write the report from the results, on one rank.
