@@ -6,14 +6,13 @@ what it says, so a cache folder is to be trusted like the script that made it.
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import pickle
-import types
-from collections.abc import Iterator
+import warnings
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ezpyp import salvage
 from ezpyp.errors import CodecError
 from ezpyp.files import Buffer
 
@@ -40,15 +39,15 @@ class Codec(Protocol):
 
 
 class _Pieces:
-    """A file for a pickler that keeps what it is given instead of copying it into one buffer."""
+    """A file for a pickler that keeps the pieces it is given instead of joining them."""
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
 
-    def write(self, data: Any) -> int:
-        # The pickler hands over large buffers as they are, and reuses none: but a memoryview dies with its object.
-        self.pieces.append(data if isinstance(data, bytes) else bytes(data))
-        return len(self.pieces[-1])
+    def write(self, data: Buffer) -> int:
+        # Large buffers come as they are: bytes need no copy, but others may change before they are written.
+        self.pieces.append(data if type(data) is bytes else bytes(data))
+        return len(data)
 
 
 class Pickle:
@@ -57,9 +56,6 @@ class Pickle:
     name, title, suffix = "pickle", "Pickle", ""
 
     def encode(self, value: Any) -> list[Buffer]:
-        kind = type(value)
-        if kind is int or kind is float or kind is str:
-            return [pickle.dumps(value, 5)]
         target = _Pieces()
         pickle.Pickler(target, protocol=5).dump(value)
         return target.pieces
@@ -85,29 +81,62 @@ class Cloudpickle:
 
 
 class Numpy:
-    """Arrays and scalars, as numpy.save writes them (NEP 1)."""
+    """Arrays and scalars, as numpy.save writes them (NEP 1). An array of no dimensions comes back as a scalar."""
 
     name, title, suffix = "numpy", "NumPy", ".npy"
 
     def encode(self, value: Any) -> list[Buffer]:
         import numpy
 
-        if not isinstance(value, (numpy.ndarray, numpy.generic, int, float, complex, bool)):
-            raise CodecError(f"a {type(value).__name__} is no array; codec 'pickle' would do")
+        if not isinstance(value, (numpy.ndarray, numpy.generic, bool, int, float, complex)):
+            raise CodecError(f"{salvage.a(value)} is no array; codec 'pickle' would do")
+        if isinstance(value, numpy.ndarray) and type(value) not in (numpy.ndarray, numpy.memmap):
+            raise CodecError(
+                f"{salvage.a(value)} is more than an array, and .npy keeps no more; codec 'pickle' would do"
+            )
         array = numpy.asarray(value)
         if array.dtype.hasobject:
             raise CodecError("it is an array of Python objects; codec 'pickle' would do")
-        head = io.BytesIO()
-        order = array if array.flags.c_contiguous or array.flags.f_contiguous else numpy.ascontiguousarray(array)
-        numpy.lib.format.write_array_header_2_0(head, numpy.lib.format.header_data_from_array_1_0(order))
-        flat = order if order.flags.c_contiguous else order.T
-        return [head.getvalue(), flat.reshape(-1).view(numpy.uint8).data if flat.size else b""]
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            array = numpy.ascontiguousarray(array)
+        flat = array if array.flags.c_contiguous else array.T
+        return [_npy_header(array), flat.reshape(-1).view(numpy.uint8).data if array.nbytes else b""]
 
     def decode(self, data: Buffer) -> Any:
         import numpy
 
-        array = numpy.load(io.BytesIO(data), allow_pickle=False)
+        # BytesIO shares bytes, but would copy a map.
+        file = io.BytesIO(data) if isinstance(data, bytes) else io.BufferedReader(_Window(data))
+        array = numpy.lib.format.read_array(file, allow_pickle=False)
         return array if array.ndim else array[()]
+
+
+def _npy_header(array: Any) -> bytes:
+    from numpy.lib import format as npy
+
+    header = io.BytesIO()
+    about = npy.header_data_from_array_1_0(array)
+    try:
+        npy.write_array_header_1_0(header, about)
+    except ValueError:  # over 64 KiB: a structure of very many fields
+        npy.write_array_header_2_0(header, about)
+    return header.getvalue()
+
+
+class _Window(io.RawIOBase):
+    """A buffer as a file, read without copying the whole."""
+
+    def __init__(self, data: Buffer) -> None:
+        self._rest = memoryview(data)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, target: Any) -> int:
+        size = min(len(target), len(self._rest))
+        target[:size] = self._rest[:size]
+        self._rest = self._rest[size:]
+        return size
 
 
 class Json:
@@ -140,7 +169,7 @@ def _unlike_json(value: Any, path: str) -> str:
         if strange is not None:
             return f"{path} has the key {strange!r} of type {type(strange).__name__}"
         return next((c for k, v in value.items() if (c := _unlike_json(v, f"{path}[{k!r}]"))), "")
-    return f"{path} is a {type(value).__name__}"
+    return f"{path} is {salvage.a(value)}"
 
 
 class Parquet:
@@ -151,28 +180,32 @@ class Parquet:
     def encode(self, value: Any) -> list[Buffer]:
         import pandas
 
-        if not isinstance(value, pandas.DataFrame):
-            raise CodecError(f"a {type(value).__name__} is no pandas table; codec 'pickle' would do")
+        if type(value) is not pandas.DataFrame:
+            raise CodecError(f"{salvage.a(value)} is no pandas.DataFrame; codec 'pickle' would do")
         _need_pyarrow()
         target = io.BytesIO()
-        value.to_parquet(target, engine="pyarrow")
+        with warnings.catch_warnings():
+            # Pandas warns where a table would come back changed: names of mixed types, attributes beyond JSON.
+            warnings.simplefilter("error", UserWarning)
+            value.to_parquet(target, engine="pyarrow")
         return [target.getbuffer()]
 
     def decode(self, data: Buffer) -> Any:
-        import pandas
-
         _need_pyarrow()
-        return pandas.read_parquet(io.BytesIO(data), engine="pyarrow")
+        import pandas
+        import pyarrow
+
+        return pandas.read_parquet(pyarrow.BufferReader(pyarrow.py_buffer(data)), engine="pyarrow")
 
 
 def _need_pyarrow() -> None:
     try:
-        import pyarrow  # noqa: F401
+        import pyarrow  # noqa: F401  # whether it is there
     except ImportError:
         raise CodecError("codec 'parquet' needs pyarrow: pip install 'ezpyp[parquet]'") from None
 
 
-_CODECS: dict[str, Codec] = {}
+_CODECS: dict[str, Codec] = {codec.name: codec for codec in (Pickle(), Cloudpickle(), Numpy(), Json(), Parquet())}
 
 
 def register(codec: Codec) -> None:
@@ -192,8 +225,7 @@ def get(name: str) -> Codec:
     return codec
 
 
-for _each in (Pickle(), Cloudpickle(), Numpy(), Json(), Parquet()):
-    register(_each)
+# ----- results
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,103 +243,13 @@ def encode_result(name: str, value: Any, *, step: str) -> Encoded:
     Raises:
         CodecError: neither can; the text says which value is to blame and what to do (message 4).
     """
+    codec = get(name)
     try:
-        return Encoded(codec=name, chunks=get(name).encode(value))
+        return Encoded(codec=codec.name, chunks=codec.encode(value))
     except Exception as error:
-        first = error
-    if isinstance(value, (types.GeneratorType, types.AsyncGeneratorType)) or _is_lazy(value):
-        kind = "generator" if isinstance(value, types.GeneratorType) else type(value).__name__
-        raise CodecError(
-            f"Step '{step}' returned a {kind}, which cannot be stored. "
-            "Return a list, or write it to a file and return File(path)."
-        ) from None
+        why = str(error) if isinstance(error, CodecError) else salvage.one_line(error)
     try:
         chunks = get("cloudpickle").encode(value)
-    except Exception as second:
-        culprit = _culprit(value) or f"result is a {_type_name(value)} ({type(second).__name__}: {second})"
-        raise CodecError(
-            f"Step '{step}' returned a value that cannot be stored: {culprit}. "
-            "Return what it is made from, or write it to a file and return File(path)."
-        ) from None
-    why = str(first) if isinstance(first, CodecError) else f"{type(first).__name__}: {first}"
-    return Encoded(codec="cloudpickle", chunks=chunks, note=f"stored by cloudpickle, not {name}: {why}")
-
-
-def _is_lazy(value: Any) -> bool:
-    return isinstance(value, (map, filter, zip, types.CoroutineType))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unstored:
-    """Stands in NAME.partial for a part of a result that could not be stored."""
-
-    type_name: str
-    text: str
-
-
-def partial_of(value: Any) -> bytes:
-    """Cloudpickle of a result with an Unstored in place of each part that cannot be stored."""
-    import cloudpickle
-
-    return bytes(cloudpickle.dumps(_storable(value, 0)))
-
-
-def _storable(value: Any, depth: int) -> Any:
-    if _fits(value):
-        return value
-    if depth < 20:
-        if isinstance(value, dict):
-            return {k: _storable(v, depth + 1) for k, v in value.items() if _fits(k)}
-        if isinstance(value, (list, tuple)):
-            return [_storable(v, depth + 1) for v in value]
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            return {f.name: _storable(getattr(value, f.name), depth + 1) for f in dataclasses.fields(value)}
-    return Unstored(type_name=_type_name(value), text=_repr(value))
-
-
-def _culprit(value: Any) -> str:
-    """The first part that cannot be stored, by its path: `result['log'] is an _io.TextIOWrapper`."""
-    for path, part in _parts(value, "result", 0):
-        if not _fits(part):
-            name = _type_name(part)
-            return f"{path} is {'an' if name.lstrip('_')[:1].lower() in 'aeiou' else 'a'} {name}"
-    return ""
-
-
-def _parts(value: Any, path: str, depth: int) -> Iterator[tuple[str, Any]]:
-    """The leaves of containers and dataclasses, with their paths."""
-    items: list[tuple[str, Any]] | None = None
-    if depth < 20:
-        if isinstance(value, dict):
-            items = [(f"{path}[{k!r}]", v) for k, v in value.items()]
-        elif isinstance(value, (list, tuple)):
-            items = [(f"{path}[{k}]", v) for k, v in enumerate(value)]
-        elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-            items = [(f"{path}.{f.name}", getattr(value, f.name)) for f in dataclasses.fields(value)]
-    if items is None:
-        yield path, value
-        return
-    for where, part in items:
-        yield from _parts(part, where, depth + 1)
-
-
-def _fits(value: Any) -> bool:
-    try:
-        get("cloudpickle").encode(value)
-    except Exception:
-        return False
-    return True
-
-
-def _type_name(value: Any) -> str:
-    kind = type(value)
-    return (
-        kind.__qualname__ if kind.__module__ in ("builtins", "__main__") else f"{kind.__module__}.{kind.__qualname__}"
-    )
-
-
-def _repr(value: Any) -> str:
-    try:
-        return repr(value)[:200]
-    except Exception:
-        return "?"
+    except Exception as error:
+        raise CodecError(f"Step '{step}' returned {salvage.complaint(value, error)}") from error
+    return Encoded(codec="cloudpickle", chunks=chunks, note=f"stored with cloudpickle: {why}")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ezpyp import codecs, seeding
+from ezpyp import codecs, salvage, seeding
 from ezpyp.arguments import Deferred, describe
 from ezpyp.capture import Capture, tail
 from ezpyp.errors import CodecError, EzpypError, StoreError
@@ -159,7 +159,7 @@ class _Call:
         """A result that no codec takes: keep what can be kept."""
         path = f"{self.worker.folder}/{self.worker.plan.stems[self.index]}.partial"
         try:
-            write_whole(path, [codecs.partial_of(value)])
+            write_whole(path, [salvage.partial_of(value)])
             kept = f" The rest is kept in {path}."
         except Exception:
             kept = ""
