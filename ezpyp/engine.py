@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from types import FrameType
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.resume import Standing
+from ezpyp.selection import with_needs
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import Store
 from ezpyp.worker import Worker, inside_step
@@ -48,7 +50,7 @@ class Settings:
     grace: float = GRACE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Job:
     """Everything one rank needs to take part in a run."""
 
@@ -62,6 +64,8 @@ class Job:
     link: mpi.Link | None
     #: Forked earlier, before MPI started; None to fork it now.
     nest: tuple[Nursery, Position] | None
+    #: The steps that this run is asked for; None for all.
+    wanted: frozenset[int] | None = None
 
     @property
     def rank(self) -> int:
@@ -81,9 +85,13 @@ class Job:
             host=self.host,
         )
 
-    def todo(self) -> int:
-        """How many steps have no result yet."""
-        return sum(status != Status.DONE for status in self.standing.statuses)
+    @cached_property
+    def todo(self) -> frozenset[int]:
+        """The steps that have no result yet and are asked for, or needed by those."""
+        statuses = self.standing.statuses
+        asked = range(len(statuses)) if self.wanted is None else self.wanted
+        needed = with_needs(self.plan.graph, asked, lambda k: statuses[k] == Status.DONE)
+        return frozenset(k for k in needed if statuses[k] != Status.DONE)
 
 
 class Stop:
@@ -198,6 +206,7 @@ class Conductor:
                         executor.interrupt()
             pause = 50e-6 if moved else min(2 * pause, 0.001 if len(team) > 1 else 0.2)
             if not moved:
+                self._bus.idle()
                 team[0].wait(pause)
 
     def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
@@ -302,7 +311,7 @@ def _executor(job: Job) -> tuple[Executor, int]:
     if job.settings.executor == "inline":
         _drop(job.nest)
         return Serial(job.worker()), 0 if job.link is not None and job.rank == 0 else 1
-    if job.todo() == 0 and not job.standing.missing:
+    if not job.todo and not job.standing.missing:
         _drop(job.nest)
         return Serial(job.worker()), 1
     nest = job.nest
@@ -352,6 +361,8 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     ledger = Ledger(job.plan.graph, schedule=job.settings.schedule)
     done = {k: job.standing.missing.get(k, ()) for k, s in enumerate(job.standing.statuses) if s == Status.DONE}
     ledger.resume(done)
+    if job.wanted is not None:
+        ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done.keys())
     slots = sum(executor.slots for executor in team)
     started = _started(job, slots, len(done), library, hosts or [job.host])
     bus.tell(started)

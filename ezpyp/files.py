@@ -117,6 +117,41 @@ def _place(drafts: Mapping[str, str], sync: bool, void: str = "") -> None:
         sync_folder(os.path.dirname(target) or ".")
 
 
+def link_whole(source: str, path: str, *, void: str) -> None:
+    """Give a file a second name, in place of what has it; `void` vouched for that and is removed first.
+
+    Where the file system has no hard links the file is renamed.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    temporary = f"{os.path.dirname(path)}/{_MARK}{os.getpid()}-{os.urandom(4).hex()}-{os.uname().nodename}"
+    try:
+        os.link(source, temporary)
+    except OSError:
+        remove(void)
+        try:
+            os.replace(source, path)
+        except OSError as error:
+            raise _refusal(path, error) from error
+    else:
+        _place({temporary: path}, sync=False, void=void)
+
+
+def remove(path: str) -> None:
+    """Remove a file if it is there.
+
+    Raises:
+        StoreError: its folder cannot be written.
+    """
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import re
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -61,14 +62,23 @@ class Wishes:
                 options = replace(options, retry=Retry.of(value))
             elif key == "codec":
                 options = replace(options, codec=codecs.get(value).name)
-            elif key in ("timeout", "copy", "seed"):
+            elif key == "uses":
+                options = replace(options, uses=tuple(value) if isinstance(value, (list, tuple)) else (value,))
+            elif key == "version":
+                options = replace(options, version=None if value is None else str(value))
+            elif key == "max_age":
+                options = replace(options, max_age=seconds_of(value))
+            elif key in ("always", "copy", "keep", "seed", "timeout"):
                 options = replace(options, **{key: value})
             else:
                 raise TypeError(f"There is no option '{key}'. Options: {', '.join(OPTIONS)}.")
         return replace(wishes, options=replace(options, request=_checked(request)))
 
 
-OPTIONS = ("allow_failure", "codec", "copy", "cpus", "depends_on", "gpus", "memory", "name", "retry", "seed", "timeout")
+OPTIONS = (
+    *("allow_failure", "always", "codec", "copy", "cpus", "depends_on", "gpus", "keep", "max_age", "memory", "name"),
+    *("retry", "seed", "timeout", "uses", "version"),
+)
 
 
 class StepFunction:
@@ -239,6 +249,23 @@ def _dependencies(value: Any) -> tuple[Step | str, ...]:
                 f"depends_on holds {shorten(each)}: give steps (what a decorated function returned) or names of steps."
             )
     return tuple(found)
+
+
+def seconds_of(value: Any) -> float | None:
+    """A span of time as the user writes it: seconds, or a text such as "90s", "30m", "12h", "1d", "2w".
+
+    Raises:
+        ValueError: it is none.
+    """
+    if value is None:
+        return None
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+    found = re.fullmatch(r"\s*([0-9.]+)\s*([smhdw]?)\s*", str(value))
+    try:
+        assert found is not None
+        return float(found[1]) * units[found[2] or "s"]
+    except (AssertionError, ValueError):
+        raise ValueError(f'{value!r} is no span of time: give seconds, or "90s", "30m", "12h", "1d"') from None
 
 
 def _checked_name(name: Any) -> str | None:

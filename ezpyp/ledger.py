@@ -201,6 +201,16 @@ class Ledger:
         self.done = self.cached = state.count(_DONE)
         self._start_anew(held)
 
+    def leave_out(self, indices: Iterable[int]) -> None:
+        """Steps that this run is not asked for: they stay not run. Before anything is taken; what needs them must be
+        among them.
+        """
+        for index in indices:
+            if self._state[index] == _READY:
+                self.ready -= 1
+            self._state[index] = _INTERRUPTED
+            self._interrupted = True
+
     def stop(self) -> None:
         """Hand out nothing more and try nothing again. Outcomes of what is running are still taken."""
         self._stopped = True

@@ -35,6 +35,7 @@ from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.report import Lines
 from ezpyp.resume import Standing
+from ezpyp.selection import Selection
 from ezpyp.steps import Status, Step
 from ezpyp.store import Store, open_store, stems
 from ezpyp.summary import Summary
@@ -58,6 +59,9 @@ class Pipeline:
         executor: "processes", or "inline": in this very process, for debugging and notebooks (else EZPYP_EXECUTOR).
         schedule: "ready", or "phase": no step starts before the phase before it has ended (else EZPYP_SCHEDULE).
         capture: where the steps' output goes: "file", "tee" (also shown) or "off" (only shown) (else EZPYP_CAPTURE).
+        on_change: what to do when the folder holds another plan: "refuse"; "extend": steps may join and leave; "rerun":
+            changed steps and what depends on them run again (else EZPYP_ON_CHANGE, else "refuse").
+        keep_old: how many former versions of a replaced result are kept, in `old/`.
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
@@ -72,6 +76,8 @@ class Pipeline:
         executor: str | None = None,
         schedule: str | None = None,
         capture: str | None = None,
+        on_change: str | None = None,
+        keep_old: int = 1,
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
@@ -82,7 +88,9 @@ class Pipeline:
             "executor": executor,
             "schedule": schedule,
             "capture": capture,
+            "on_change": on_change,
         }
+        self._keep_old = keep_old
         self._steps: dict[str, Step] = {}
         self._calls: dict[Any, str] = {}
         self._numbers: dict[str, int] = {}
@@ -239,13 +247,20 @@ class Pipeline:
         executor: str | None = None,
         schedule: str | None = None,
         capture: str | None = None,
+        on_change: str | None = None,
+        only: str | Sequence[str] = (),
+        until: str | Sequence[str] = (),
+        from_: str | Sequence[str] = (),
         raise_on_failure: bool | None = None,
     ) -> Summary:
         """Run what has no result yet, and write `pipeline.summary`. Collective under MPI; returns on every rank when
         all is done.
 
         Args:
-            workers, helpers, executor, schedule, capture: as for Pipeline.
+            workers, helpers, executor, schedule, capture, on_change: as for Pipeline.
+            only, until, from_: names of steps, families or functions, with `*` and `?`: run these; these and what comes
+                before; these and what comes after. What they need is run too (else EZPYP_ONLY, EZPYP_UNTIL, EZPYP_FROM,
+                separated by blanks). The rest stays as it is.
             raise_on_failure: True raises PipelineFailed with all failures; None (default) lets the run go on, and a
             script
                 then ends with exit code 1; False does neither.
@@ -255,10 +270,13 @@ class Pipeline:
             ResourceError: a step asks for what this run does not have.
         """
         scripts.reached(self)
+        if on_change is not None:
+            self._given["on_change"] = on_change
         self.initialize_schema()
         organised = self._organised("execute()")
         given = {"workers": workers, "helpers": helpers, "executor": executor, "schedule": schedule, "capture": capture}
         settings = self._settings(given)
+        selection = _selection(only=only, until=until, from_=from_)
         check_unchanged(organised.steps)
         link = mpi.connected()
         if link is not None:
@@ -266,13 +284,15 @@ class Pipeline:
         if self._executions:
             self._take_standing(organised, link)
         self._executions += 1
-        finished = self._carry_out(organised, settings, link)
+        finished = self._carry_out(organised, settings, link, selection.of(organised) if selection else None)
         self._statuses = finished.statuses
         summary = self._conclude(finished)
         self._judge(summary, finished, raise_on_failure)
         return summary
 
-    def _carry_out(self, organised: Plan, settings: Settings, link: mpi.Link | None) -> Finished:
+    def _carry_out(
+        self, organised: Plan, settings: Settings, link: mpi.Link | None, wanted: frozenset[int] | None
+    ) -> Finished:
         assert self._store is not None
         assert self._standing is not None
         _warn_of_threads()
@@ -290,6 +310,7 @@ class Pipeline:
             settings=settings,
             link=link,
             nest=nest,
+            wanted=wanted,
         )
         bus = Bus([Journal(self._folder, run), Lines()] if link is None or link.rank == 0 else [])
         try:
@@ -371,7 +392,15 @@ class Pipeline:
         if link is None or link.rank == 0:
             try:
                 assert self._store is not None
-                verdict = resume.settle_in(organised, self._folder, self._store, kind=self._kind, script=_script())
+                verdict = resume.settle_in(
+                    organised,
+                    self._folder,
+                    self._store,
+                    kind=self._kind,
+                    script=_script(),
+                    on_change=_one_of("on_change", self._chosen("on_change") or "refuse", resume.ON_CHANGE),
+                    keep_old=self._keep_old,
+                )
             except EzpypError as error:
                 verdict = error
         if link is not None:
@@ -388,6 +417,11 @@ class Pipeline:
             for text in (*verdict.problems, *verdict.remarks):
                 print(f"ezpyp: {text}", file=sys.stderr)
 
+    def _chosen(self, key: str, given: Any = None) -> Any:
+        """A setting from the call, from Pipeline, or from the environment; None if nobody chose."""
+        environ = os.environ.get(f"EZPYP_{key.upper()}")
+        return next((value for value in (given, self._given[key], environ) if value is not None), None)
+
     def _close_nest(self) -> None:
         if self._nest is not None:
             self._nest[0].close()
@@ -395,12 +429,7 @@ class Pipeline:
 
     def _settings(self, given: dict[str, Any]) -> Settings:
         """Arguments of execute(), then of Pipeline, then EZPYP_ variables, then defaults."""
-        chosen = {
-            key: next(
-                (v for v in (value, self._given[key], os.environ.get(f"EZPYP_{key.upper()}")) if v is not None), None
-            )
-            for key, value in given.items()
-        }
+        chosen = {key: self._chosen(key, value) for key, value in given.items()}
         under_mpi = mpi.launch() is not None
         return Settings(
             executor=_one_of("executor", chosen["executor"] or "processes", _EXECUTORS),
@@ -408,6 +437,15 @@ class Pipeline:
             schedule="phase" if _one_of("schedule", chosen["schedule"] or "ready", _SCHEDULES) == "phase" else "ready",
             capture=_one_of("capture", chosen["capture"] or "file", _CAPTURES),
         )
+
+
+def _selection(**given: str | Sequence[str]) -> Selection:
+    """What a run is asked for: as arguments, or else in the environment."""
+    found = {}
+    for key, value in given.items():
+        chosen = value or os.environ.get(f"EZPYP_{key.strip('_').upper()}", "")
+        found[key] = tuple(chosen.split()) if isinstance(chosen, str) else tuple(chosen)
+    return Selection(**found)
 
 
 def _one_of(key: str, value: Any, known: Sequence[str]) -> str:

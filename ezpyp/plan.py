@@ -185,7 +185,8 @@ class Identity:
 def identify(plan: Plan) -> Identity:
     """Fingerprint every step: code, arguments, codec, a name given by the user, and the fingerprints upstream.
 
-    Reads each source file once. Each function is followed once however many steps call it.
+    Reads each source file once. Each function is followed once however many steps call it. A version that the user gave
+    stands for the code.
     """
     functions: dict[str, fingerprint.Code] = {}
     known: dict[tuple[int, ...], str] = {}
@@ -193,20 +194,30 @@ def identify(plan: Plan) -> Identity:
     prints: list[str] = []
     codes: list[str] = []
     for step in plan.steps:
-        leads = (id(step.function), *map(id, step.arguments.met))
+        uses = (*step.options.uses, *step.arguments.met)
+        leads = (id(step.function), *map(id, uses))
         code = known.get(leads)
         if code is None:
-            followed = follower.follow(step.function, uses=step.arguments.met)
+            followed = follower.follow(step.function, uses=uses)
             code = known[leads] = followed.digest
             functions[code] = followed
-        upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
-        order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
-        name = step.name if step.named else ""
         codes.append(code)
-        prints.append(
-            fingerprint.combine(code, step.arguments.digest, step.options.codec, name, *upstream, b"after", *order_only)
-        )
+        prints.append(_fingerprint(plan, step, code, prints))
     return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions)
+
+
+def _fingerprint(plan: Plan, step: Step, code: str, prints: Sequence[str]) -> str:
+    upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
+    order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
+    return fingerprint.combine(
+        code if step.options.version is None else f"version {step.options.version} of {step.function_name}",
+        step.arguments.digest,
+        step.options.codec,
+        step.name if step.named else "",
+        *upstream,
+        b"after",
+        *order_only,
+    )
 
 
 def schema(
@@ -244,6 +255,7 @@ def schema(
             "step_ext": "step",
             "title": step.title,
             "upstream": [plan.steps[p].name for p in plan.graph.parents[k]],
+            "version": step.options.version,
         }
         found.setdefault(str(plan.graph.phases[k]), []).append(entry)
     found["ezpyp"] = {
@@ -309,59 +321,101 @@ def entries(content: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Differences:
-    """How a plan differs from the one a folder holds, by the names of steps."""
+    """How a plan differs from a former one, by the names of steps. A step is the same if its fingerprint is, whatever
+    its name.
+    """
 
     new: tuple[str, ...]
     gone: tuple[str, ...]
-    #: Changed steps with what about them changed.
+    #: Changed steps by their names now, with what about them changed.
     changed: Mapping[str, tuple[str, ...]]
+    #: What changed steps, and those that are the same under another name, were called.
+    former: Mapping[str, str]
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone or self.changed)
 
 
+NO_DIFFERENCES = Differences(new=(), gone=(), changed={}, former={})
+
+
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differences:
-    """Compare two schemas. Only fingerprints decide; everything else explains."""
+    """Compare two schemas. Only fingerprints decide; everything else explains.
+
+    A step that is not in the other schema is taken for a changed one if there is one of the same function and arguments
+    there, or else of the same name, that is not in this one.
+    """
     old = {entry["name"]: entry for _, entry in entries(before)}
     now = {entry["name"]: entry for _, entry in entries(after)}
+    prints = {entry["fingerprint"]: name for name, entry in old.items()}
+    former = {name: prints[e["fingerprint"]] for name, e in now.items() if e["fingerprint"] in prints}
+    known = {entry["fingerprint"] for entry in now.values()}
+    lost = {name: entry for name, entry in old.items() if entry["fingerprint"] not in known}
+    strange = {name: entry for name, entry in now.items() if name not in former}
+    for alike in (_call, lambda entry: entry["name"]):
+        places: dict[Any, list[str]] = {}
+        for name, entry in lost.items():
+            places.setdefault(alike(entry), []).append(name)
+        for name, entry in list(strange.items()):
+            if candidates := places.get(alike(entry)):
+                former[name] = candidates.pop(0)
+                del lost[former[name]], strange[name]
     changed = {
-        name: tuple(_reasons(old[name], entry, before, after, old, now))
+        name: tuple(
+            _reasons(Pair(old=old[former[name]], now=entry, before=before, after=after), former, olds=old, nows=now)
+        )
         for name, entry in now.items()
-        if name in old and old[name]["fingerprint"] != entry["fingerprint"]
+        if name in former and old[former[name]]["fingerprint"] != entry["fingerprint"]
     }
-    return Differences(
-        new=tuple(name for name in now if name not in old),
-        gone=tuple(name for name in old if name not in now),
-        changed=changed,
-    )
+    return Differences(new=tuple(strange), gone=tuple(lost), changed=changed, former=former)
+
+
+def _call(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    return entry["function_name"], entry["arguments_digest"], entry["named"] and entry["name"], len(entry["upstream"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pair:
+    """A step then and now, with the schemas that hold it."""
+
+    old: Mapping[str, Any]
+    now: Mapping[str, Any]
+    before: Mapping[str, Any]
+    after: Mapping[str, Any]
 
 
 def _reasons(
-    old: Mapping[str, Any],
-    now: Mapping[str, Any],
-    before: Mapping[str, Any],
-    after: Mapping[str, Any],
-    olds: Mapping[str, Any],
-    nows: Mapping[str, Any],
+    pair: Pair, former: Mapping[str, str], *, olds: Mapping[str, Any], nows: Mapping[str, Any]
 ) -> Iterator[str]:
-    if old["code"] != now["code"]:
-        parts = [
-            schema["ezpyp"]["functions"].get(e["code"], {}).get("parts", {})
-            for schema, e in ((before, old), (after, now))
-        ]
-        yield from fingerprint.explain(parts[0], parts[1]) or ["code changed"]
+    old, now = pair.old, pair.now
+    if old.get("version") != now.get("version"):
+        yield f"version {old.get('version')} -> {now.get('version')}"
+    elif now.get("version") is None and old["code"] != now["code"]:
+        yield from explain_code(pair) or ["code changed"]
     if old["codec"] != now["codec"]:
         yield f"codec {old['codec']} -> {now['codec']}"
-    if old["named"] != now["named"]:
-        yield "its name was chosen by the user only once"
-    if old["upstream"] != now["upstream"]:
+    if (old["named"] or now["named"]) and old["name"] != now["name"]:
+        yield f"name {old['name']} -> {now['name']}"
+    then = [former.get(name, name) for name in now["upstream"]]
+    if sorted(old["upstream"]) != sorted(then):
         yield f"depends on {_some(now['upstream'])}, before on {_some(old['upstream'])}"
-    elif moved := [
-        u for u in now["upstream"] if u in olds and u in nows and olds[u]["fingerprint"] != nows[u]["fingerprint"]
-    ]:
+    elif moved := [u for u, t in zip(now["upstream"], then, strict=True) if _prints(olds, t) != _prints(nows, u)]:
         yield f"upstream {_some(moved)} changed"
     if old["arguments_digest"] != now["arguments_digest"]:
         yield from _argument_reasons(old["arguments"], now["arguments"])
+
+
+def _prints(entries_by_name: Mapping[str, Any], name: str) -> str:
+    return str(entries_by_name[name]["fingerprint"]) if name in entries_by_name else ""
+
+
+def explain_code(pair: Pair) -> list[str]:
+    """What changed in the code of a step, also where a version stands for it."""
+    then, now = (
+        schema["ezpyp"]["functions"].get(entry["code"], {}).get("parts", {})
+        for schema, entry in ((pair.before, pair.old), (pair.after, pair.now))
+    )
+    return fingerprint.explain(then, now)
 
 
 def _argument_reasons(old: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:

@@ -1,13 +1,14 @@
-"""What a cache folder holds, against what a plan wants: what is done, what must run, and when to refuse.
+"""What a cache folder holds, against what a plan wants: what is done, what must run and why, and when to refuse.
 
-Done by one rank; the others are told its Standing.
+Done by one rank; the others are told its Standing. The check that decides and the text that explains are one function,
+`survey`: a run acts on it, `ezpyp plan` and `ezpyp why` print it.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from ezpyp import plan as plans
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.helper import pack
 from ezpyp.plan import Differences, Identity, Plan
-from ezpyp.steps import Status
-from ezpyp.store import Record, Store, write_whole
+from ezpyp.steps import Outcome, Status, Step
+from ezpyp.store import SHELF, Record, Scan, Store, write_whole
+
+ON_CHANGE = ("refuse", "extend", "rerun")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,43 +39,157 @@ class Standing:
     remarks: tuple[str, ...] = ()
 
 
-def settle_in(plan: Plan, folder: str, store: Store, *, kind: str, script: str) -> Standing:
-    """Compare the plan with the folder, refuse or write the schema, and say what is done.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What a run will do about one step, and why."""
+
+    #: The record that stands for the step, and the stem it lies under; None where it runs.
+    record: Record | None = None
+    stem: str = ""
+    #: Why it runs; "" where it does not.
+    reason: str = ""
+
+    @property
+    def runs(self) -> bool:
+        return self.record is None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Survey:
+    """A plan held against a folder. Nothing was changed to make it."""
+
+    plan: Plan
+    identity: Identity
+    #: The schema that the plan wants, and the one that the folder has.
+    wanted: Mapping[str, Any]
+    before: Mapping[str, Any] | None
+    differences: Differences
+    scan: Scan
+    decisions: tuple[Decision, ...]
+
+
+def survey(
+    plan: Plan, folder: str, store: Store, *, kind: str = "files", script: str = "", now: float | None = None
+) -> Survey:
+    """Hold a plan against a folder: for every step whether it runs, and why.
+
+    A result is found by its fingerprint, under whatever name it was made. Reads each status once and no result.
 
     Raises:
-        SchemaConflictError: the folder holds another plan. Nothing was changed.
-        StoreError: the folder cannot be read or written.
+        StoreError: the folder or its schema cannot be read.
     """
     identity = plans.identify(plan)
     scan = store.records()
     wanted = plans.schema(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = plans.read_schema(folder)
-    if before is not None:
-        _admit(before, wanted, plan, folder, scan.records)
-    if before is None or before["ezpyp"]["digest"] != wanted["ezpyp"]["digest"]:
-        try:
-            write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(wanted)], sync=True)
-        except OSError as error:
-            raise StoreError(f"The cache folder {folder} cannot be written: {error.strerror or error}.") from error
-    return _standing(plan, identity, scan.records, tuple(f"{p.path}: {p.what}" for p in scan.problems))
+    found = plans.differences(before, wanted) if before is not None else plans.NO_DIFFERENCES
+    return Survey(
+        plan=plan,
+        identity=identity,
+        wanted=wanted,
+        before=before,
+        differences=found,
+        scan=scan,
+        decisions=tuple(_decide(plan, identity, scan, found, time.time() if now is None else now)),
+    )
 
 
-def _standing(plan: Plan, identity: Identity, records: Mapping[str, Record], problems: tuple[str, ...]) -> Standing:
+def _decide(plan: Plan, identity: Identity, scan: Scan, found: Differences, now: float) -> Iterator[Decision]:
+    places = _places(plan, identity, scan)
+    torn = {problem.path.rpartition("/")[2].partition(".step")[0]: problem.what for problem in scan.problems}
+    renewed: set[int] = set()
+    for k, step in enumerate(plan.steps):
+        stem = places.get(identity.fingerprints[k])
+        record = scan.records[stem] if stem is not None else None
+        decision = _judge(step, record, stem or "", found, now) or _follow_parents(plan, k, renewed)
+        if decision is None:
+            assert record is not None
+            yield Decision(record=record, stem=stem or "")
+            continue
+        if decision.reason.startswith(_RENEWED):
+            renewed.add(k)
+        why = torn.get(plan.stems[k])
+        yield Decision(reason=f"its result is not usable: {why}") if record is None and why else decision
+
+
+#: How the reasons begin for which a step is made anew although it is the same; what depends on it follows.
+_RENEWED = ("always", "older than", "made anew")
+
+
+def _judge(step: Step, record: Record | None, stem: str, found: Differences, now: float) -> Decision | None:
+    """Why a step runs for reasons of its own, or None."""
+    if record is None:
+        return Decision(reason="; ".join(found.changed.get(step.name, ())) or "new")
+    outcome = record.outcome
+    if outcome.status is Status.FAILED:
+        return Decision(reason=f"failed before: {outcome.note}")
+    if outcome.status is not Status.DONE:
+        return Decision(reason=f"was skipped {outcome.note}" if outcome.status is Status.SKIPPED else "has not run")
+    if step.options.always:
+        return Decision(reason="always=True")
+    age = now - outcome.when
+    if step.options.max_age is not None and age > step.options.max_age:
+        return Decision(reason=f"older than {_duration(step.options.max_age)} ({_duration(age)})")
+    return None
+
+
+def _follow_parents(plan: Plan, k: int, renewed: set[int]) -> Decision | None:
+    parent = next((p for p in plan.graph.parents[k] if p in renewed), None)
+    return Decision(reason=f"made anew after '{plan.steps[parent].name}'") if parent is not None else None
+
+
+def _places(plan: Plan, identity: Identity, scan: Scan) -> dict[str, str]:
+    """Fingerprint to the stem of the record to use: a done one first, then the one under the step's own name."""
+    own = dict(zip(plan.stems, identity.fingerprints, strict=True))
+
+    def rank(stem: str) -> tuple[bool, bool]:
+        record = scan.records[stem]
+        return record.outcome.status is Status.DONE, own.get(stem) == record.fingerprint
+
+    found: dict[str, str] = {}
+    for stem, record in scan.records.items():
+        other = found.get(record.fingerprint)
+        if other is None or rank(stem) > rank(other):
+            found[record.fingerprint] = stem
+    return found
+
+
+def settle_in(
+    plan: Plan, folder: str, store: Store, *, kind: str, script: str, on_change: str = "refuse", keep_old: int = 1
+) -> Standing:
+    """Compare the plan with the folder; refuse, or put results where their steps are now and write the schema.
+
+    Raises:
+        SchemaConflictError: the folder holds another plan, and `on_change` does not allow that. Nothing was changed.
+        StoreError: the folder cannot be read or written.
+    """
+    found = survey(plan, folder, store, kind=kind, script=script)
+    admit(found, folder, on_change)
+    rearrange(found, store, keep_old)
+    if found.before is None or found.before["ezpyp"]["digest"] != found.wanted["ezpyp"]["digest"]:
+        write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
+    return _standing(found)
+
+
+def _standing(found: Survey) -> Standing:
+    plan = found.plan
     statuses = bytearray()
     missing: dict[int, tuple[int, ...]] = {}
-    for k, stem in enumerate(plan.stems):
-        record = records.get(stem)
-        fits = record is not None and record.fingerprint == identity.fingerprints[k]
+    for k, decision in enumerate(found.decisions):
+        record = decision.record or found.scan.records.get(plan.stems[k])
+        fits = record is not None and record.fingerprint == found.identity.fingerprints[k]
         status = record.outcome.status if record is not None and fits else Status.NOT_RUN
+        if decision.runs and status is Status.DONE:
+            status = Status.NOT_RUN
         statuses.append(status & 0xFF)
         if status is Status.DONE and record is not None and record.outcome.missing:
             missing[k] = tuple(plan.index[name] for name in record.outcome.missing if name in plan.index)
     return Standing(
-        fingerprints=pack(identity.fingerprints),
+        fingerprints=pack(found.identity.fingerprints),
         statuses=bytes(statuses),
         missing=missing,
-        problems=problems,
-        remarks=tuple(_remarks(plan, identity)),
+        problems=tuple(f"{p.path}: {p.what}" for p in found.scan.problems),
+        remarks=tuple(_remarks(plan, found.identity)),
     )
 
 
@@ -89,50 +206,108 @@ def _remarks(plan: Plan, identity: Identity) -> list[str]:
     return found
 
 
-def _admit(
-    before: Mapping[str, Any], wanted: Mapping[str, Any], plan: Plan, folder: str, records: Mapping[str, Record]
-) -> None:
+def rearrange(found: Survey, store: Store, keep_old: int) -> None:
+    """Move results to the names that their steps have now, and what they replace aside.
+
+    At every moment each result is whole under some name, so that a kill loses none.
+    """
+    plan = found.plan
+    moves = {d.stem: plan.stems[k] for k, d in enumerate(found.decisions) if d.record and d.stem != plan.stems[k]}
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    for k, stem in enumerate(plan.stems):
+        record = found.scan.records.get(stem)
+        in_the_way = record is not None and record.fingerprint != found.identity.fingerprints[k]
+        if in_the_way and stem not in moves and record is not None and record.outcome.status is Status.DONE:
+            _shelve(found.scan, store, stem, when, keep_old)
+    occupied = set(found.scan.records)
+    while moves:
+        free = next((source for source, target in moves.items() if target not in occupied or target not in moves), None)
+        if free is None:  # a circle: one steps aside
+            source = next(iter(moves))
+            aside = f"{SHELF}{source}@{when}"
+            store.move(source, aside)
+            moves[aside] = moves.pop(source)
+            occupied.discard(source)
+            continue
+        store.move(free, moves[free])
+        occupied.discard(free)
+        del moves[free]
+
+
+def _shelve(scan: Scan, store: Store, stem: str, when: str, keep: int) -> None:
+    """Put a result that will be replaced aside, and drop all but the last so many of its kind."""
+    store.move(stem, f"{SHELF}{stem}@{when}")
+    former = sorted(s for s in scan.records if s.startswith(f"{SHELF}{stem}@"))
+    for each in [*former, f"{SHELF}{stem}@{when}"][: len(former) + 1 - keep]:
+        store.drop(each)
+
+
+def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:
     """Refuse another plan, but take changed steps that have no result to lose: fixing a failed step is the commonest
     edit.
+
+    Raises:
+        SchemaConflictError: with what is new, gone or changed, what about it changed, and what to do.
     """
-    if before["ezpyp"]["pipeline_id"] != plan.pipeline_id:
+    if found.before is None:
+        return
+    theirs = found.before["ezpyp"]["pipeline_id"]
+    if theirs != found.plan.pipeline_id:
         raise SchemaConflictError(
-            f"{folder} belongs to pipeline '{before['ezpyp']['pipeline_id']}', not to '{plan.pipeline_id}'. "
+            f"{folder} belongs to pipeline '{theirs}', not to '{found.plan.pipeline_id}'. "
             "Use another cache folder. Nothing was run."
         )
-    done = {r.name: r for r in records.values() if r.outcome.status is Status.DONE}
-    old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(before)}
-    found = plans.differences(before, wanted)
-    valuable = {
-        name: reasons for name, reasons in found.changed.items() if name in done and done[name].fingerprint == old[name]
-    }
-    if found.new or found.gone or valuable:
-        raise SchemaConflictError(_refusal(found, valuable, done, folder, len(plan.steps)))
+    change = found.differences
+    if not change.former:
+        raise SchemaConflictError(
+            f"{folder} holds another pipeline called '{theirs}': no step is in common. "
+            "Use another cache folder. Nothing was run."
+        )
+    valuable = _valuable(found)
+    joined_or_left = bool(change.new or change.gone) and on_change == "refuse"
+    if joined_or_left or (valuable and on_change != "rerun"):
+        raise SchemaConflictError(_refusal(found, valuable, on_change))
 
 
-def _refusal(
-    found: Differences, valuable: Mapping[str, tuple[str, ...]], done: Mapping[str, Record], folder: str, total: int
-) -> str:
+def _valuable(found: Survey) -> dict[str, Outcome]:
+    """Changed steps whose former results are there, with the outcomes that would be replaced."""
+    assert found.before is not None
+    old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(found.before)}
+    done = {r.fingerprint: r.outcome for r in found.scan.records.values() if r.outcome.status is Status.DONE}
+    former = found.differences.former
+    return {n: done[old[former[n]]] for n in found.differences.changed if old[former[n]] in done}
+
+
+def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:
+    change, total = found.differences, len(found.plan.steps)
+    script = os.path.basename(found.wanted["ezpyp"]["script"]) or "SCRIPT"
     parts = []
     if valuable:
-        since = min(done[name].outcome.when for name in valuable)
-        hours = sum(done[name].outcome.seconds for name in valuable)
+        since = min(outcome.when for outcome in valuable.values())
+        spent = sum(outcome.seconds for outcome in valuable.values())
+        reasons = {name: change.changed[name] for name in valuable}
         parts.append(
-            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_duration(hours)} of results): "
-            f"{_why(valuable)}"
+            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_duration(spent)} of results): "
+            f"{_why(reasons)}"
         )
-    if found.new:
-        parts.append(f"{len(found.new)} new: {_few(found.new)}")
-    if found.gone:
-        parts.append(f"{len(found.gone)} gone: {_few(found.gone)}")
-    return (
-        f"{'. '.join(parts)}. {folder} keeps the results of the former plan. "
-        "Undo the change to continue there, or start apart: another cache folder. Nothing was run."
-    )
+    if on_change == "refuse":
+        parts += [
+            f"{len(names)} {what}: {_few(names)}"
+            for what, names in (("new", change.new), ("gone", change.gone))
+            if names
+        ]
+    if valuable:
+        remedies = (
+            "Run them again: --on-change rerun. "
+            f"Keep their results: ezpyp accept {script} '{_pattern(valuable)}'. Start apart: another cache folder."
+        )
+    else:
+        remedies = "Let steps join and leave: --on-change extend. Start apart: another cache folder."
+    return f"{'. '.join(parts)}. {remedies} Nothing was run."
 
 
 def _why(changed: Mapping[str, tuple[str, ...]]) -> str:
-    """Steps with the same reasons told together; those that changed only because of others come last."""
+    """Steps with the same reasons told together."""
     by_reason: dict[tuple[str, ...], list[str]] = {}
     for name, reasons in changed.items():
         by_reason.setdefault(reasons, []).append(name)
@@ -145,14 +320,21 @@ def _few(names: list[str] | tuple[str, ...]) -> str:
     return text if len(text) <= 200 else f"{plans.compact(names[:5])}, …"
 
 
+def _pattern(names: Mapping[str, Any]) -> str:
+    """A pattern for `ezpyp accept` that means these names, if they are of one family."""
+    bases = {name.partition("[")[0] for name in names}
+    return f"{bases.pop()}*" if len(bases) == 1 else "*"
+
+
 def _minute(when: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
 
 
 def _duration(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} s"
+    for size, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
 
 
 def _now() -> str:

@@ -36,7 +36,7 @@ class Home(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How a step is run and kept. Of these only the codec is part of its identity."""
+    """How a step is run and kept. Of these the codec, the version and what it uses are part of its identity."""
 
     codec: str = "pickle"
     request: Request = Request()
@@ -47,6 +47,15 @@ class Options:
     copy: bool = False
     #: "auto": from pipeline id, function name and arguments; a number: that; None: leave the generators alone.
     seed: int | str | None = "auto"
+    #: Stands for the code in the identity: edits are shown, and rerun nothing until it changes.
+    version: str | None = None
+    #: Functions, classes and values that its code leads to in ways that cannot be read from it.
+    uses: tuple[object, ...] = ()
+    #: Run again in every run, or when the result is older than so many seconds; what depends on it follows.
+    always: bool = False
+    max_age: float | None = None
+    #: False: the result is dropped when the last step that needs it is done.
+    keep: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -22,12 +22,24 @@ from typing import Any, Protocol
 
 from ezpyp import codecs
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, is_shared, is_temporary, size_of, sync_files, write_vouched, write_whole
+from ezpyp.files import (
+    Buffer,
+    is_shared,
+    is_temporary,
+    link_whole,
+    remove,
+    size_of,
+    sync_files,
+    write_vouched,
+    write_whole,
+)
 from ezpyp.steps import Outcome, Status
 
 __all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "open_store", "stems", "write_whole"]
 
 FORMAT = 1
+#: How the stems of former results begin.
+SHELF = "old/"
 #: Results from this size on are mapped, not read.
 _MAPPED = 1 << 24
 #: More paths than this need not be remembered for `sync`: then all of the file system is synced.
@@ -62,7 +74,8 @@ class Scan:
 class Store(Protocol):
     """Keeps outcomes and results. Any process that can reach the folder may read while others write.
 
-    A store is used by one process at a time, and by one thread of it. Only `put` and `sync` write.
+    A store is used by one process at a time, and by one thread of it. Stems that begin with `SHELF` are former results,
+    kept in a folder of their own.
     """
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
@@ -95,6 +108,18 @@ class Store(Protocol):
         Raises:
             StoreError: the folder itself cannot be read; never for one file.
         """
+
+    def move(self, stem: str, target: str) -> None:
+        """Put a record and its result under another stem, in place of what is there.
+
+        At every moment the record is whole under one of the two, so that a kill does not lose it.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        """Forget a step: its record and its result, or its result only. What is not there need not be dropped."""
 
     def sync(self) -> None:
         """Have what this store wrote since the last call survive a power failure. May block for seconds.
@@ -209,6 +234,31 @@ class FileStore:
                 found[stem] = record
         return Scan(records=found, problems=tuple(problems))
 
+    def move(self, stem: str, target: str) -> None:
+        record = self.read(stem)
+        if record is None:
+            return
+        folder, witness = self._folder, f"{self._folder}/{target}.status"
+        outcome, source = record.outcome, ""
+        if target.startswith(SHELF):
+            os.makedirs(f"{folder}/{SHELF}", exist_ok=True)
+        if outcome.location:
+            source = f"{folder}/{outcome.location}"
+            outcome = replace(outcome, location=f"{target}{outcome.location.removeprefix(stem)}")
+            link_whole(source, f"{folder}/{outcome.location}", void=witness)
+        write_whole(witness, [_to_json(record, outcome)], sync=self._shared)
+        remove(f"{folder}/{stem}.status")
+        if source:
+            remove(source)
+        self._note(witness)
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        record = self.read(stem)
+        if not result_only:
+            remove(f"{self._folder}/{stem}.status")
+        if record is not None and record.outcome.location:
+            remove(f"{self._folder}/{record.outcome.location}")
+
     def sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, set()
         if unsynced:
@@ -220,10 +270,11 @@ class FileStore:
 
     def _stems(self) -> list[str]:
         try:
-            with os.scandir(self._folder) as entries:
-                names = [entry.name for entry in entries]
+            names = _names(self._folder)
         except OSError as error:
             raise _unreadable(self._folder, error) from error
+        if SHELF.rstrip("/") in names:
+            names += [f"{SHELF}{name}" for name in _names(f"{self._folder}/{SHELF}")]
         return [n.removesuffix(".status") for n in names if n.endswith(".status") and not is_temporary(n)]
 
     def _misfit(self, record: Record) -> str:
@@ -260,6 +311,11 @@ class FileStore:
             )
         reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_reason(error)})"
         return StoreError(f"{path}, which '{record.name}' wrote on {there}, {reason}. Run again to remake it.")
+
+
+def _names(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
 
 
 def _unreadable(folder: str, error: OSError) -> StoreError:
@@ -333,7 +389,7 @@ def _from_json(text: Buffer, stem: str) -> Record:
     except Exception as error:
         raise ValueError(f"ezpyp did not write it ({type(error).__name__}: {error})") from error
     location = record.outcome.location
-    if location and ("/" in location or not location.startswith(f"{stem}.step")):
+    if location and ("/" in location[len(stem) :] or not location.startswith(f"{stem}.step")):
         raise ValueError(f"it is the status of another file ({location})")
     return record
 
@@ -383,6 +439,19 @@ class MemoryStore:
 
     def records(self) -> Scan:
         return Scan(records=dict(self._records))
+
+    def move(self, stem: str, target: str) -> None:
+        if record := self._records.pop(stem, None):
+            outcome = record.outcome
+            if outcome.location:
+                self._results[target] = self._results.pop(stem)
+                outcome = replace(outcome, location=target)
+            self._records[target] = replace(record, outcome=outcome)
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        self._results.pop(stem, None)
+        if not result_only:
+            self._records.pop(stem, None)
 
     def sync(self) -> None:
         """Nothing outlives the process."""
