@@ -68,6 +68,9 @@ class Follower:
         """Whether a function, class or module is the user's own."""
         return self._own.holds(name_of(value))
 
+    def _is_own_module(self, value: object) -> bool:
+        return isinstance(value, ModuleType) and self.is_own(value)
+
     def _is_installed(self, value: Any) -> bool:
         """Whether an object is found under its name in a library, as numpy's universal functions are."""
         return not self.is_own(value) and library_name(value) is not None
@@ -82,8 +85,8 @@ class Follower:
             self._todo.pop()()
         return summed(root, self._version)
 
-    def _use(self, root: Node, value: object, place: int) -> None:
-        if not isinstance(value, ModuleType) or not self.is_own(value):
+    def _use(self, root: Node, value: Any, place: int) -> None:
+        if not self._is_own_module(value):
             root.lead(f"uses {place}", self._node(value, f"uses[{place}]"))
             return
         for name, each in sorted(vars(value).items()):
@@ -175,6 +178,7 @@ class Follower:
         for name, value in _defaults(function):
             key = f"{node.label}({name})"
             node.lead(f"{name}=", self._node(value, key, "default", node.label, name))
+        node.lead("__wrapped__", self._wrapped_by(function))
         cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
         extra = {("__class__",)} & {(name,) for name in cells}
         for path in sorted(read.names | extra):
@@ -190,6 +194,11 @@ class Follower:
             package = function.__globals__.get("__package__") or ""
             self._import(node, _absolute(level, module, package), asked)
 
+    def _wrapped_by(self, function: FunctionType) -> Node | None:
+        """What a decorator of the user's says that it wraps, which need not be in its closure."""
+        found = unwrapped(vars(function).get("__wrapped__"))
+        return self._node(found, "") if isinstance(found, FunctionType) else None
+
     def _lead_global(self, node: Node, around: dict[str, Any], path: tuple[str, ...]) -> None:
         label = _label(str(around.get("__name__", "__main__")), path[0])
         self._lead_to(node, around.get(path[0], _MISSING), path, label, "value")
@@ -197,7 +206,7 @@ class Follower:
     def _lead_to(self, node: Node, value: Any, path: tuple[str, ...], label: str, kind: str) -> None:
         """Go along a path of attributes as long as it leads through modules of the user's."""
         used = 1
-        while isinstance(value, ModuleType) and self.is_own(value) and used < len(path):
+        while self._is_own_module(value) and used < len(path):
             label = f"{value.__name__}.{path[used]}"
             value = _attribute(value, path[used])
             used += 1
@@ -219,9 +228,12 @@ class Follower:
     def _import(self, node: Node, name: str, asked: tuple[str, ...]) -> None:
         """An import inside a function: by what is asked of a loaded module; else by the whole source."""
         module = sys.modules.get(name)
+        inner = f"{name}.{asked[0]}" if asked else name
         if module is None:
             node.lead(f"import {name}", self._unloaded(name))
-        elif asked or not self.is_own(module):
+        elif inner not in sys.modules and asked and asked[0] not in vars(module) and source_path(inner):
+            node.lead(f"import {inner}", self._unloaded(inner))
+        elif len(asked) > 1 or not self._is_own_module(_attribute(module, asked[0]) if asked else module):
             self._lead_to(node, module, (name, *asked), name, "value")
 
     def _unloaded(self, name: str) -> Node | None:
@@ -308,11 +320,8 @@ class Follower:
             node = Node(kind, label, owner=owner, name=name, subject=value)
             try:
                 node.own, node.shown = digest(self._content(node, value)), outline(value)
-            except NoIdentityError as error:
-                cls, culprit = type(value), type(error.culprit)
-                inner = "" if error.culprit is value else f" holding {type_name(culprit)}"
-                node = _unknown(label, type_name(cls) + inner, f"{top(cls.__module__)}:{cls.__qualname__}")
-                node.subject = value
+            except Exception as error:  # whatever an object of the user's does when it is looked at
+                node = _unidentified(label, value, error)
             self._nodes[key] = node
         return node
 
@@ -460,6 +469,18 @@ def _installed(name: str) -> Node:
 
 def _unknown(label: str, what: str, own: str = "") -> Node:
     return Node("unknown", label, own=b"?" + text(own or what), shown=what)
+
+
+def _unidentified(label: str, value: object, error: Exception) -> Node:
+    """A value without identity, by its type and the type of what in it has none."""
+    cls, shown = type(value), type_name(type(value))
+    if not isinstance(error, NoIdentityError):
+        shown += f" that raised {type(error).__name__}"
+    elif error.culprit is not value:
+        shown += f" holding {type_name(type(error.culprit))}"
+    node = _unknown(label, shown, f"{top(cls.__module__)}:{cls.__qualname__}")
+    node.subject = value
+    return node
 
 
 def _present(cls: Any) -> Any:

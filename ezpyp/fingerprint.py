@@ -16,7 +16,7 @@ from ezpyp.bytecode import code_bytes, text_of_class
 from ezpyp.code import Follower, unwrapped
 from ezpyp.graph import Code, Part
 from ezpyp.identity import NoIdentityError, Walker, encode, library_name, register_identity, type_name
-from ezpyp.modules import UserModules
+from ezpyp.modules import UserModules, name_of, top
 from ezpyp.syntax import differences
 
 __all__ = [
@@ -76,8 +76,8 @@ def code_digest(function: object) -> bytes:
 
 def explain(before: Mapping[str, Part], after: Mapping[str, Part]) -> list[str]:
     """What changed between the parts of a function then and now: `helpers.loss: constant 3 -> 4`."""
-    both = [key for key in before if key in after]
-    lines = [line for key in both for line in _changes(key, before[key], after[key])]
+    changes = {key: _changes(key, before[key], after[key]) for key in before if key in after}
+    lines = [line for key in changes for line in changes[key] if not _said_inside(key, line, changes)]
     lines += [f"{key} is no longer used" for key, part in before.items() if _is_gone(key, part, after)]
     lines += [f"{key} is used now" for key, part in after.items() if _is_gone(key, part, before)]
     return lines
@@ -96,6 +96,12 @@ def _changes(key: str, old: Part, new: Part) -> list[str]:
     return [f"{_subject(key, new)} {old['shown']} -> {new['shown']}"]
 
 
+def _said_inside(key: str, line: str, changes: Mapping[str, list[str]]) -> bool:
+    """Whether a function inside this one is said to have changed in the same way."""
+    inner = f"{key}.<locals>."
+    return any(each.startswith(inner) and each + line.removeprefix(key) in changes[each] for each in changes)
+
+
 def _subject(key: str, part: Part) -> str:
     """`train: default of lr`, `make.<locals>.f: closure value k`, `helpers.K:`."""
     kinds = {"default": "default of", "closure": "closure value"}
@@ -110,17 +116,19 @@ def _is_gone(key: str, part: Part, others: Mapping[str, Part]) -> bool:
 
 def _code(value: Any) -> bytes:
     """A function or class inside a value."""
-    follower = Follower()
-    if follower.is_own(value):
-        return text(follower.follow(value).digest)
-    return text(library_name(value) or text_of_class(value).decode())
+    if _OWN.holds(name_of(value)):
+        return text(follow(value).digest)
+    return text(library_name(value) or f"{top(name_of(value))}:{value.__qualname__}")
 
 
 def _noted(met: list[object], value: Any) -> bytes:
-    if not Follower().is_own(value):
+    if not _OWN.holds(name_of(value)):
         return _code(value)
     met.append(value)
     return text_of_class(value) if isinstance(value, type) else _code(value)
+
+
+_OWN = UserModules()
 
 
 def _in_memory(value: Any) -> bytes:

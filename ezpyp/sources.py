@@ -12,6 +12,7 @@ import linecache
 import sys
 import warnings
 from collections import defaultdict
+from inspect import CO_ITERABLE_COROUTINE
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -66,14 +67,13 @@ def find_function(code: CodeType, context: dict[str, Any]) -> Function | ast.Lam
     Args:
         context: the function's globals, for sources that only a module's loader can give.
     """
-    for fresh in (False, True):
-        file = _file(code.co_filename, context, fresh)
-        if file is None:
-            return "no source was found"
-        key = code.co_name, code.co_firstlineno
-        if any(same(code, each) for each in file.codes.get(key, ())):
-            return _pick(code, file.functions[key]) or "which lambda of its line it is cannot be told"
-    return "its source does not compile to the code that runs"
+    file = _file(code.co_filename, context)
+    if file is None:
+        return "no source was found"
+    key = code.co_name, code.co_firstlineno
+    if not any(same(code, each) for each in file.codes.get(key, ())):
+        return "its source does not compile to the code that runs"
+    return _pick(code, file.functions[key]) or "which lambda of its line it is cannot be told"
 
 
 def find_class(cls: type) -> ast.ClassDef | None:
@@ -83,7 +83,7 @@ def find_class(cls: type) -> ast.ClassDef | None:
     names = [str(context.get("__file__") or "")]
     names += [each.co_filename for each in methods if each.co_qualname.startswith(cls.__qualname__ + ".")]
     for name in dict.fromkeys(names):
-        file = _file(name, context, True) if name else None
+        file = _file(name, context) if name else None
         found = file.classes.get(cls.__qualname__) if file is not None else None
         if found:
             lines = [vars(cls).get("__firstlineno__"), *(each.co_firstlineno for each in methods)]
@@ -93,7 +93,7 @@ def find_class(cls: type) -> ast.ClassDef | None:
 
 def find_module(path: str) -> ast.Module | None:
     """The tree of a source file that is not loaded."""
-    file = _file(path, {}, False)
+    file = _file(path, {})
     return None if file is None else file.tree
 
 
@@ -108,7 +108,8 @@ def same(one: CodeType, other: CodeType) -> bool:
 
 
 def _plain(code: CodeType) -> tuple[object, ...]:
-    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags
+    flags = code.co_flags & ~CO_ITERABLE_COROUTINE  # `types.coroutine` sets it afterwards
+    counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_name
     return code.co_code, counts, names, code.co_exceptiontable
 
@@ -123,12 +124,9 @@ def _same_constants(one: Any, other: Any) -> bool:
     return repr(one) == repr(other) if isinstance(one, (float, complex)) else bool(one == other)
 
 
-def _file(name: str, context: dict[str, Any], fresh: bool) -> File | None:
-    """The file of that name; `fresh` looks whether it has another content by now."""
-    if fresh:
-        linecache.checkcache(name)
-    elif name in _files:
-        return _files[name]
+def _file(name: str, context: dict[str, Any]) -> File | None:
+    """The file of that name as it is now: one `stat`, and nothing is read where nothing changed."""
+    linecache.checkcache(name)
     lines = linecache.getlines(name, context) or _beside(name, context)
     known = _files.get(name)
     if known is None or known.lines != lines:

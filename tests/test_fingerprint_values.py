@@ -146,10 +146,12 @@ def test_different_values_are_told_apart() -> None:
         seen[digest] = value
 
 
-@pytest.mark.parametrize("value", DIFFERENT, ids=lambda v: type(v).__name__)
+def _can_be_pickled(value: Any) -> bool:
+    return not isinstance(value, memoryview) and getattr(value, "__name__", "") != "<lambda>"
+
+
+@pytest.mark.parametrize("value", [*filter(_can_be_pickled, DIFFERENT)], ids=lambda v: type(v).__name__)
 def test_a_copy_is_the_same(value: Any) -> None:
-    if type(value).__name__ == "memoryview" or getattr(value, "__name__", "") == "<lambda>":
-        pytest.skip("cannot be pickled")
     assert digest_value(pickle.loads(pickle.dumps(value))) == digest_value(value)
 
 
