@@ -21,12 +21,13 @@ from typing import Any, Literal
 
 from ezpyp import executors, mpi, policy, resources
 from ezpyp.errors import EzpypError, ResourceError
-from ezpyp.events import Bus, RunEnded, RunStarted, StepEnded, StepStarted
+from ezpyp.events import Bus, RunEnded, RunStarted, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
 from ezpyp.helper import Fingerprints, Order
 from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
+from ezpyp.report import SMALL_RUN
 from ezpyp.resume import Standing
 from ezpyp.selection import with_needs
 from ezpyp.steps import Outcome, Status
@@ -189,6 +190,16 @@ class Conductor:
         self._worker = job.worker()
         self.outcomes: dict[int, Outcome] = {}
 
+    def tell_cached(self, done: Iterable[int]) -> None:
+        """Tell of the steps that need not run, where there are few enough to be shown."""
+        if len(self._plan.steps) > SMALL_RUN:
+            return
+        for k in done:
+            step = self._plan.steps[k]
+            self._bus.tell(
+                StepCached(when=time.time(), name=step.name, title=step.title, phase=self._plan.graph.phases[k])
+            )
+
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
         ledger, pause, ended = self._ledger, 50e-6, False
@@ -275,6 +286,10 @@ class Finished:
     #: Outcomes of this run: on rank 0 all, on others none.
     outcomes: Mapping[int, Outcome]
     blame: Mapping[int, int]
+    #: For each step 1 if its result is of an earlier run, else 0.
+    cached: bytes
+    #: Nothing was left to do, and nothing was done.
+    idle: bool = False
 
 
 def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
@@ -283,7 +298,10 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     Raises:
         ResourceError: a step asks for what no rank has; before anything ran, on every rank.
     """
-    check_resources(job)
+    if not job.todo and not job.standing.missing:
+        _drop(job.nest)
+        return _nothing_to_do(job, bus, mpi_library)
+    _check_resources(job)
     stop = Stop()
     with listening(stop):
         own, slots = _executor(job)
@@ -311,9 +329,6 @@ def _executor(job: Job) -> tuple[Executor, int]:
     if job.settings.executor == "inline":
         _drop(job.nest)
         return Serial(job.worker()), 0 if job.link is not None and job.rank == 0 else 1
-    if not job.todo and not job.standing.missing:
-        _drop(job.nest)
-        return Serial(job.worker()), 1
     nest = job.nest
     if nest is None:
         if mpi.started():
@@ -367,6 +382,7 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     started = _started(job, slots, len(done), library, hosts or [job.host])
     bus.tell(started)
     conductor = Conductor(job, ledger, bus)
+    conductor.tell_cached(done)
     try:
         conductor.conduct(team, Pace(job.plan, slots), stop, job.settings.grace)
     finally:
@@ -380,7 +396,32 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
         statuses=ledger.statuses().tobytes(),
         outcomes=conductor.outcomes,
         blame=dict(ledger.blame),
+        cached=bytes(k in done and k not in conductor.outcomes for k in range(len(job.plan.steps))),
     )
+
+
+def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
+    """Say so in one line, and nothing else."""
+    statuses = job.standing.statuses
+    done = statuses.count(Status.DONE)
+    hosts = job.link.gather(job.host) if job.link is not None else [job.host]
+    started = _started(job, job.settings.helpers * len(hosts), done, library, hosts)
+    bus.tell(started)
+    failed, skipped = statuses.count(Status.FAILED), statuses.count(Status.SKIPPED)
+    ended = RunEnded(
+        run=job.run,
+        when=started.when,
+        seconds=0.0,
+        done=done,
+        failed=failed,
+        skipped=skipped,
+        not_run=len(statuses) - done - failed - skipped,
+        allowed=0,
+        cached=done,
+        exit_code=0,
+    )
+    cached = bytes(status == Status.DONE for status in statuses)
+    return Finished(started=started, ended=ended, statuses=statuses, outcomes={}, blame={}, cached=cached, idle=True)
 
 
 def _follow(job: Job, own: Executor, stop: Stop) -> None:
@@ -460,23 +501,43 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnde
     )
 
 
-def check_resources(job: Job) -> None:
-    """Refuse, before anything runs, what cannot be had here.
+def _check_resources(job: Job) -> None:
+    """Refuse on every rank, before anything runs, what some rank cannot give.
 
     Raises:
-        ResourceError: GPU steps without a GPU, or after the script started CUDA (message 5).
+        ResourceError: GPU steps without a GPU, or after the script started CUDA (message 5); steps with several cores
+            after the script ran an OpenMP region.
     """
-    wanting = [step for step in job.plan.steps if step.options.request.gpus > 0]
-    if not wanting:
-        return
-    if not resources.devices():
-        raise ResourceError(
-            f"Step '{wanting[0].name}' asks for a GPU and {job.host} has none that this job may use. "
-            "Ask the scheduler for one, or take gpus= away. Nothing was run."
+    problem = _lacking(job)
+    problems = [problem] if job.link is None else job.link.gather(problem)
+    if found := next((each for each in problems if each), ""):
+        error = ResourceError(found)
+        error.quiet = job.rank != 0
+        raise error
+
+
+def _lacking(job: Job) -> str:
+    """What a step asks for and this rank cannot give, or ""."""
+    steps = [job.plan.steps[k] for k in sorted(job.todo)]
+    forked = job.settings.executor != "inline"
+    on_gpu = next((step for step in steps if step.options.request.gpus > 0), None)
+    if on_gpu is not None:
+        if not resources.devices():
+            return (
+                f"Step '{on_gpu.name}' asks for a GPU and {job.host} has none that this job may use. "
+                "Ask the scheduler for one, or take gpus= away. Nothing was run."
+            )
+        torch: Any = sys.modules.get("torch")
+        started: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+        if forked and started is not None and started():
+            return (
+                "CUDA was started before execute() (torch), and forked helpers cannot use it. "
+                "Move that line into the step."
+            )
+    wide = next((step for step in steps if step.options.request.cpus > 1), None)
+    if wide is not None and forked and (spoilt := resources.spoilt_pools()):
+        return (
+            f"Step '{wide.name}' asks for {wide.options.request.cpus} cores, but {', '.join(spoilt)} ran threads "
+            "before execute() and would hang in forked helpers. Move what the script computes into a step. Nothing was run."
         )
-    torch: Any = sys.modules.get("torch")
-    initialized: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
-    if job.settings.executor != "inline" and initialized is not None and initialized():
-        raise ResourceError(
-            "CUDA was started before execute() (torch), and forked helpers cannot use it. Move that line into the step."
-        )
+    return ""

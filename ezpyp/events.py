@@ -94,7 +94,17 @@ class RunEnded:
     reason: str = ""
 
 
-Event = RunStarted | StepStarted | StepEnded | RunEnded
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCached:
+    """A step that need not run: its result is of an earlier run. Told before the first step starts, of small plans."""
+
+    when: float
+    name: str
+    title: str
+    phase: int
+
+
+Event = RunStarted | StepCached | StepStarted | StepEnded | RunEnded
 
 
 class Listener(Protocol):
@@ -259,7 +269,7 @@ def _history(happened: Iterable[Event], last_sign: float) -> History:
             running.pop(event.name, None)
         elif isinstance(event, RunStarted):
             started = event
-        else:
+        elif isinstance(event, RunEnded):
             ended = event
     return History(
         started=started,
@@ -306,7 +316,9 @@ class _Shape:
         return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 
 
-_EVENTS: dict[str, type[Event]] = {kind.__name__: kind for kind in (RunStarted, StepStarted, StepEnded, RunEnded)}
+_EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (RunStarted, StepCached, StepStarted, StepEnded, RunEnded)
+}
 _SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
 
 

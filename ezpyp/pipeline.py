@@ -29,7 +29,7 @@ from ezpyp.errors import (
     UnknownStep,
     UnrecognizedStepWarning,
 )
-from ezpyp.events import Bus, Journal
+from ezpyp.events import Bus, Journal, Listener
 from ezpyp.functions import StepFunction, Wishes
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
@@ -149,8 +149,8 @@ class Pipeline:
         """
         if self._standing is not None or self._store is not None:
             raise InitializationError(
-                f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, or to "
-                "a new Pipeline with a folder of its own."
+                f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, "
+                "or to a new Pipeline with a folder of its own."
             )
         if step.name in self._steps:
             raise RepeatedStepError(f"There is a step named '{step.name}' already. Give another name=.")
@@ -312,17 +312,22 @@ class Pipeline:
             nest=nest,
             wanted=wanted,
         )
-        bus = Bus([Journal(self._folder, run), Lines()] if link is None or link.rank == 0 else [])
+        listeners: list[Listener] = []
+        if self.is_root:
+            listeners = [Journal(self._folder, run), Lines()] if job.todo or job.standing.missing else [Lines()]
+        bus = Bus(listeners)
         try:
             return engine.carry_out(job, bus, mpi_library=link.library if link is not None else "")
         finally:
             bus.close()
 
     def _conclude(self, finished: Finished) -> Summary:
-        """The summary; rank 0 also writes it, and tells `ezpyp run` what came of the script."""
+        """The summary; rank 0 also writes it if anything is new, and tells `ezpyp run` what came of the script."""
+        assert self._standing is not None
         summary = runs.open(self._folder).summary(finished)
         if self.is_root:
-            summary.write()
+            if not (finished.idle and os.path.exists(self.summary_path)) or self._standing.rewritten:
+                summary.write()
             if note := os.environ.get("EZPYP_OUTCOME"):
                 Path(note).write_text(
                     json.dumps({"exit_code": finished.ended.exit_code, "folder": self._folder}), encoding="utf-8"

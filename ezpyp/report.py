@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from ezpyp.events import RunEnded, RunStarted, StepEnded
+from ezpyp.events import RunEnded, RunStarted, StepCached, StepEnded
 from ezpyp.steps import Status
 from ezpyp.summary import duration, tally
 
@@ -70,6 +70,8 @@ class Lines:
     def hear(self, event: Event, /) -> None:
         if isinstance(event, StepEnded):
             self._step(event)
+        elif isinstance(event, StepCached):
+            self._cached(event)
         elif isinstance(event, RunStarted):
             self._begin(event)
         elif isinstance(event, RunEnded):
@@ -105,6 +107,13 @@ class Lines:
         else:
             self._untold += 1
             self.idle()
+
+    def _cached(self, event: StepCached) -> None:
+        if self._shown < self._most:
+            self._shown += 1
+            where = f"[MPI process 00] [Running component of phase {event.phase:02d}]"
+            what = f"[Executing {event.title} Step Object '{event.name}']"
+            self._say(f"{where} {what}\n  {self._arrow()} [CACHED] '{event.name}'\n")
 
     def _failure(self, event: StepEnded) -> None:
         """Every failure has its lines, the first of each kind their details too: enough to understand it."""

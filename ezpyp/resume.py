@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ class Standing:
     problems: tuple[str, ...] = ()
     #: Code that could not be followed by its source, and values without identity: said once.
     remarks: tuple[str, ...] = ()
+    #: The schema was written anew.
+    rewritten: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,9 +168,14 @@ def settle_in(
     found = survey(plan, folder, store, kind=kind, script=script)
     admit(found, folder, on_change)
     rearrange(found, store, keep_old)
-    if found.before is None or found.before["ezpyp"]["digest"] != found.wanted["ezpyp"]["digest"]:
+    rewritten = found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
+    if rewritten:
         write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
-    return _standing(found)
+    return replace(_standing(found), rewritten=rewritten)
+
+
+def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [(entry["name"], entry["fingerprint"]) for _, entry in plans.entries(schema)]
 
 
 def _standing(found: Survey) -> Standing:

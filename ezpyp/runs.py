@@ -6,7 +6,7 @@ import os
 import re
 import sys
 import time
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
@@ -323,6 +323,8 @@ class Run:
             entry, outcome = self.entries[k], finished.outcomes.get(k)
             if outcome is None and (record := self._record(entry)) is not None:
                 outcome = record.outcome
+                if finished.cached[k]:
+                    outcome = replace(outcome, note=f"cached; {outcome.note}" if outcome.note else "cached")
             return self._row(entry, outcome)
 
         return Summary(
