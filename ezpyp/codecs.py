@@ -44,10 +44,11 @@ class _Pieces:
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
 
-    def write(self, data: Buffer) -> int:
-        # Large buffers come as they are: bytes need no copy, but others may change before they are written.
-        self.pieces.append(data if type(data) is bytes else bytes(data))
-        return len(data)
+    def write(self, data: Buffer | pickle.PickleBuffer) -> int:
+        # Large buffers come as they are, and need no copy: the value that is pickled outlives the pieces.
+        piece = data.raw() if isinstance(data, pickle.PickleBuffer) else data
+        self.pieces.append(piece)
+        return len(piece)
 
 
 class Pickle:
@@ -107,7 +108,8 @@ class Numpy:
 
         # BytesIO shares bytes, but would copy a map.
         file = io.BytesIO(data) if isinstance(data, bytes) else io.BufferedReader(_Window(data))
-        array = numpy.lib.format.read_array(file, allow_pickle=False)
+        # The limit on headers guards against strangers' files; this one's checksum was verified.
+        array = numpy.lib.format.read_array(file, allow_pickle=False, max_header_size=len(data))
         return array if array.ndim else array[()]
 
 
