@@ -2,6 +2,8 @@
 
 from ezpyp.errors import (
     ArgumentChanged,
+    CacheInUse,
+    CacheTakenOver,
     CodecError,
     CyclicDependency,
     EzpypError,
@@ -46,6 +48,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArgumentChanged",
+    "CacheInUse",
+    "CacheTakenOver",
     "CodecError",
     "CyclicDependency",
     "EzpypError",

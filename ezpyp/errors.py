@@ -8,6 +8,8 @@ EzpypError
 ├── IdentityError               a value that would not be the same thing tomorrow
 ├── ArgumentChanged             a large array was changed between the call and the run
 ├── SchemaConflictError         the folder holds another plan
+├── CacheInUse                  another run holds the folder
+│   └── CacheTakenOver          another run took it from this one
 ├── LauncherError               the launcher and the MPI library do not belong together
 ├── RankMismatch                ranks built different plans, or left while others ran
 ├── ResourceError               a step asks for what cannot be had
@@ -58,6 +60,16 @@ class ArgumentChanged(EzpypError):
 
 class SchemaConflictError(EzpypError):
     """The cache folder holds another plan. Nothing was run and nothing was changed."""
+
+
+class CacheInUse(EzpypError):
+    """Another run holds the cache folder. Nothing was run and nothing was changed."""
+
+
+class CacheTakenOver(CacheInUse):
+    """Another run took the cache folder from this one, which then stopped."""
+
+    exit_code = 4
 
 
 class LauncherError(EzpypError):
