@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Mapping
@@ -16,10 +14,9 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import ezpyp
-from ezpyp import drawing, launch, runs, scripts
+from ezpyp import cleaning, drawing, launch, runs, scripts
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
-from ezpyp.files import is_temporary, write_whole
-from ezpyp.plan import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.files import write_whole
 from ezpyp.steps import Status
 from ezpyp.summary import COLUMNS, duration, values
 
@@ -403,36 +400,15 @@ def clean(folder: str, yes: bool) -> None:
     ezpyp clean study_cache
     """
     run = runs.open(folder)
-    ours = list(_ours(run))
+    ours = cleaning.files(run)
     size = sum(os.lstat(path).st_size for path in ours)
     if not yes:
         if run.status.run.running:
             print("ezpyp: it seems to be running (ezpyp status)", file=sys.stderr)
         click.confirm(f"Remove {len(ours):,} files ({size / 1e6:,.1f} MB) of '{run.pipeline_id}'?", abort=True)
-    for path in ours:
-        os.unlink(path)
-    for path in (os.path.join(run.folder, "journal"), os.path.join(run.folder, "logs"), run.folder):
-        with contextlib.suppress(OSError):
-            os.rmdir(path)
+    cleaning.remove(run.folder, ours)
     left = f" Other files are left in {run.folder}." if os.path.exists(run.folder) else ""
     print(f"Removed {len(ours):,} files.{left}")
-
-
-def _ours(run: Run) -> Iterator[str]:
-    """Every file in a cache folder that ezpyp wrote; the schema last, so that what was begun can be done again."""
-    stems = {entry.stem for entry in run.entries}
-    for entry in os.scandir(run.folder):
-        of_step = _OF_STEP.fullmatch(entry.name)
-        if (of_step and of_step[1] in stems) or is_temporary(entry.name) or entry.name in _OF_RUN:
-            yield entry.path
-    for folder in ("journal", "logs"):
-        with contextlib.suppress(FileNotFoundError):
-            yield from (entry.path for entry in os.scandir(os.path.join(run.folder, folder)) if entry.is_file())
-    yield os.path.join(run.folder, SCHEMA_FILE)
-
-
-_OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
-_OF_RUN = (SUMMARY_FILE, "report.html")
 
 
 @ezpyp_command.command()

@@ -19,6 +19,7 @@ from ezpyp import cli, drawing
 from ezpyp.drawing import Node
 from ezpyp.events import Journal, StepStarted, journals, replay
 from ezpyp.steps import Status
+from ezpyp.store import FileStore
 from tests.conftest import interpreter
 
 if TYPE_CHECKING:
@@ -325,6 +326,10 @@ def test_colours_are_given_only_to_what_is_known() -> None:
 
 def test_clean_removes_what_ezpyp_wrote(typed: Typed, good: Path) -> None:
     (good / ".ezpyp-tmp-host-1-abcd").touch()
+    (good / ".lock").touch()
+    (good / ".lock.0a1b").touch()
+    FileStore(good).move("f", "old/f~1")
+    assert (good / "old" / "f~1.step").exists()
     assert typed("clean", good, "-y").startswith("Removed ")
     assert not good.exists()
 
@@ -333,6 +338,7 @@ def test_clean_leaves_what_others_wrote(typed: Typed, good: Path) -> None:
     (good / "notes.txt").write_text("mine")
     (good / "other.step").write_text("mine too")
     (good / "logs" / "deep").mkdir()
+    (good / "logs" / "mine.txt").touch()
     assert typed("clean", good, "-y").endswith(f"Other files are left in {good}.\n")
     assert sorted(path.name for path in good.iterdir()) == ["logs", "notes.txt", "other.step"]
 
