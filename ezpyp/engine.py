@@ -19,8 +19,8 @@ from functools import cached_property
 from types import FrameType
 from typing import Any, Literal
 
-from ezpyp import executors, mpi, policy, resources
-from ezpyp.errors import EzpypError, ResourceError
+from ezpyp import executors, lock, mpi, policy, resources
+from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.events import Bus, RunEnded, RunStarted, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
 from ezpyp.helper import Fingerprints, Order
@@ -67,6 +67,8 @@ class Job:
     nest: tuple[Nursery, Position] | None
     #: The steps that this run is asked for; None for all.
     wanted: frozenset[int] | None = None
+    #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
+    sign: Callable[[], None] | None = None
 
     @property
     def rank(self) -> int:
@@ -188,6 +190,7 @@ class Conductor:
     def __init__(self, job: Job, ledger: Ledger, bus: Bus) -> None:
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
         self._worker = job.worker()
+        self._sign = job.sign or (lambda: None)
         self.outcomes: dict[int, Outcome] = {}
 
     def tell_cached(self, done: Iterable[int]) -> None:
@@ -202,8 +205,11 @@ class Conductor:
 
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
-        ledger, pause, ended = self._ledger, 50e-6, False
+        ledger, pause, ended, signed = self._ledger, 50e-6, False, -lock.EVERY
         while not ledger.finished:
+            if time.monotonic() - signed >= lock.EVERY:
+                signed = time.monotonic()
+                self._sign()
             moved = self._hand_out(team, pace)
             for outcome in [o for executor in team for o in executor.poll()]:
                 pace.learn(outcome)
@@ -219,6 +225,7 @@ class Conductor:
             if not moved:
                 self._bus.idle()
                 team[0].wait(pause)
+        self._sign()
 
     def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
         """Fill every slot once before any is filled twice."""
@@ -385,6 +392,10 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     conductor.tell_cached(done)
     try:
         conductor.conduct(team, Pace(job.plan, slots), stop, job.settings.grace)
+    except CacheTakenOver:
+        for executor in team:
+            executor.interrupt()
+        raise
     finally:
         for executor in team:
             executor.close()

@@ -8,11 +8,12 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ezpyp import engine, executors, exits, mpi, nursery, plan, resume, runs, scripts
+from ezpyp import engine, executors, exits, lock, mpi, nursery, plan, resume, runs, scripts
 from ezpyp.arguments import check_unchanged
 from ezpyp.engine import Finished, Job, Settings
 from ezpyp.errors import (
@@ -100,7 +101,11 @@ class Pipeline:
         self._standing: Standing | None = None
         self._statuses: bytes = b""
         self._nest: tuple[Nursery, Position] | None = None
-        self._executions = 0
+        self._lock: lock.Lock | None = None
+        #: Lets go of it, at the latest when this pipeline or the process is gone.
+        self._release: weakref.finalize[..., Any] | None = None
+        #: The standing is that of the folder now: nobody else has held it since.
+        self._fresh = False
 
     def __repr__(self) -> str:
         return f"<Pipeline '{self.pipeline_id}' of {len(self._steps)} steps in {self._folder}>"
@@ -275,18 +280,20 @@ class Pipeline:
         self.initialize_schema()
         organised = self._organised("execute()")
         given = {"workers": workers, "helpers": helpers, "executor": executor, "schedule": schedule, "capture": capture}
-        settings = self._settings(given)
-        selection = _selection(only=only, until=until, from_=from_)
-        check_unchanged(organised.steps)
-        link = mpi.connected()
-        if link is not None:
-            link.meet(mpi.Mark.EXECUTE, organised.digest, self._whereabouts)
-        if self._executions:
-            self._take_standing(organised, link)
-        self._executions += 1
-        finished = self._carry_out(organised, settings, link, selection.of(organised) if selection else None)
-        self._statuses = finished.statuses
-        summary = self._conclude(finished)
+        try:
+            settings = self._settings(given)
+            selection = _selection(only=only, until=until, from_=from_)
+            check_unchanged(organised.steps)
+            link = mpi.connected()
+            if link is not None:
+                link.meet(mpi.Mark.EXECUTE, organised.digest, self._whereabouts)
+            if not self._fresh:
+                self._take_standing(organised, link)
+            finished = self._carry_out(organised, settings, link, selection.of(organised) if selection else None)
+            self._statuses = finished.statuses
+            summary = self._conclude(finished)
+        finally:
+            self._let_go()
         self._judge(summary, finished, raise_on_failure)
         return summary
 
@@ -311,6 +318,7 @@ class Pipeline:
             link=link,
             nest=nest,
             wanted=wanted,
+            sign=self._lock.sign if self._lock is not None else None,
         )
         listeners: list[Listener] = []
         if self.is_root:
@@ -397,6 +405,8 @@ class Pipeline:
         if link is None or link.rank == 0:
             try:
                 assert self._store is not None
+                self._lock = lock.acquire(self._folder)
+                self._release = weakref.finalize(self, self._lock.release)
                 verdict = resume.settle_in(
                     organised,
                     self._folder,
@@ -413,10 +423,12 @@ class Pipeline:
         if isinstance(verdict, EzpypError):
             self._store = None
             self._close_nest()
+            self._let_go()
             verdict.quiet = not self.is_root
             raise verdict
         assert verdict is not None
         self._standing = verdict
+        self._fresh = True
         self._statuses = verdict.statuses
         if self.is_root:
             for text in (*verdict.problems, *verdict.remarks):
@@ -426,6 +438,12 @@ class Pipeline:
         """A setting from the call, from Pipeline, or from the environment; None if nobody chose."""
         environ = os.environ.get(f"EZPYP_{key.upper()}")
         return next((value for value in (given, self._given[key], environ) if value is not None), None)
+
+    def _let_go(self) -> None:
+        """Let others have the folder; what stands in it must be looked at again."""
+        self._fresh = False
+        if self._release is not None:
+            self._release()
 
     def _close_nest(self) -> None:
         if self._nest is not None:
