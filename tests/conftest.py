@@ -93,8 +93,9 @@ class Launcher:
         return [*launch, str(self.bin / "python"), str(self._script(program)), *args]
 
     def environment(self, extra: dict[str, str] | None = None) -> dict[str, str]:
-        """This process's environment, without its ezpyp settings, and with compiled modules kept, as users have it."""
-        mine = {k: v for k, v in os.environ.items() if not k.startswith("EZPYP_") and k != "PYTHONDONTWRITEBYTECODE"}
+        """This process's environment without its settings for ezpyp and Python: compiled modules are kept, and a line
+        that is printed is written at once."""
+        mine = {k: v for k, v in os.environ.items() if not k.startswith(("EZPYP_", "PYTHON"))}
         path = f"{self.bin}{os.pathsep}{mine.get('PATH', os.defpath)}"
         return {**mine, **OPEN_MPI, "PATH": path, "PYTHONPATH": str(CHECKOUT), **(extra or {})}
 
