@@ -71,7 +71,7 @@ def write_vouched(path: str, chunks: Iterable[Buffer], witness: str, words: Buff
 def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
     """Write under a temporary name beside the target, and give that name back."""
     folder = target[: target.rfind("/") + 1]
-    temporary = f"{folder}{_MARK}{os.getpid()}-{os.urandom(4).hex()}-{os.uname().nodename}"
+    temporary = f"{folder}{_temporary()}"
     try:
         # 0666 less the umask, as any program would: tempfile's 0600 shuts out colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -89,6 +89,10 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
         _remove(temporary)
         raise
     return temporary
+
+
+def _temporary() -> str:
+    return f"{_MARK}{os.getpid()}-{os.urandom(4).hex()}-{os.uname().nodename}"
 
 
 def _write_all(descriptor: int, chunk: Buffer) -> None:
@@ -120,22 +124,26 @@ def _place(drafts: Mapping[str, str], sync: bool, void: str = "") -> None:
 def link_whole(source: str, path: str, *, void: str) -> None:
     """Give a file a second name, in place of what has it; `void` vouched for that and is removed first.
 
-    Where the file system has no hard links the file is renamed.
+    A copy where the file system has no hard links, or none between folders (BeeGFS, AFS).
 
     Raises:
         StoreError: the folder cannot be written.
     """
-    temporary = f"{os.path.dirname(path)}/{_MARK}{os.getpid()}-{os.urandom(4).hex()}-{os.uname().nodename}"
+    temporary = f"{os.path.dirname(path)}/{_temporary()}"
     try:
         os.link(source, temporary)
     except OSError:
-        remove(void)
-        try:
-            os.replace(source, path)
-        except OSError as error:
-            raise _refusal(path, error) from error
-    else:
-        _place({temporary: path}, sync=False, void=void)
+        temporary = _copy(source, path)
+    _place({temporary: path}, sync=False, void=void)
+
+
+def _copy(source: str, target: str) -> str:
+    try:
+        file = open(source, "rb")  # noqa: SIM115  # what fails below is told of by _draft
+    except OSError as error:
+        raise _refusal(target, error) from error
+    with file:
+        return _draft(target, iter(lambda: file.read(1 << 20), b""), sync=True)
 
 
 def remove(path: str) -> None:

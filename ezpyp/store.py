@@ -7,18 +7,12 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 from __future__ import annotations
 
 import errno
-import json
 import mmap
 import os
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from hashlib import blake2b
-from itertools import count
-from types import NoneType
-from typing import Any, Protocol
+from typing import Protocol
 
 from ezpyp import codecs
 from ezpyp.errors import StoreError
@@ -33,26 +27,18 @@ from ezpyp.files import (
     write_vouched,
     write_whole,
 )
+from ezpyp.naming import stems
+from ezpyp.record import Record, from_json, to_json
 from ezpyp.steps import Outcome, Status
 
 __all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "open_store", "stems", "write_whole"]
 
-FORMAT = 1
 #: How the stems of former results begin.
 SHELF = "old/"
 #: Results from this size on are mapped, not read.
 _MAPPED = 1 << 24
 #: More paths than this need not be remembered for `sync`: then all of the file system is synced.
 _REMEMBERED = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
-    """What the store knows of a step: its outcome, under the identity that it had."""
-
-    name: str
-    fingerprint: str
-    outcome: Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,13 +164,13 @@ class FileStore:
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
         witness = f"{self._folder}/{stem}.status"
         if chunks is None:
-            write_whole(witness, [_to_json(record, record.outcome)], sync=self._shared)
+            write_whole(witness, [to_json(record, record.outcome)], sync=self._shared)
             self._note(witness)
             return record.outcome
         name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
         path = f"{self._folder}/{name}"
         outcome = replace(record.outcome, location=name, bytes=size_of(chunks), checksum=checksum(chunks))
-        write_vouched(path, chunks, witness, _to_json(record, outcome), sync=self._shared)
+        write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
         self._note(path, witness)
         return outcome
 
@@ -209,7 +195,7 @@ class FileStore:
         record = None
         for _ in self._tries(self._patience if wanted else 0):
             try:
-                record = _from_json(_read(f"{self._folder}/{stem}.status"), stem)
+                record = from_json(_read(f"{self._folder}/{stem}.status"), stem)
             except (OSError, ValueError):
                 record = None
             if wanted and record and wanted(record):
@@ -222,7 +208,7 @@ class FileStore:
         for stem in self._stems():
             path = f"{self._folder}/{stem}.status"
             try:
-                record = _from_json(_read(path), stem)
+                record = from_json(_read(path), stem)
             except FileNotFoundError:  # replaced just now: it will be there the next time
                 continue
             except (OSError, ValueError) as error:
@@ -246,7 +232,7 @@ class FileStore:
             source = f"{folder}/{outcome.location}"
             outcome = replace(outcome, location=f"{target}{outcome.location.removeprefix(stem)}")
             link_whole(source, f"{folder}/{outcome.location}", void=witness)
-        write_whole(witness, [_to_json(record, outcome)], sync=self._shared)
+        write_whole(witness, [to_json(record, outcome)], sync=self._shared)
         remove(f"{folder}/{stem}.status")
         if source:
             remove(source)
@@ -343,71 +329,6 @@ def _read(path: str, size: int = 0) -> Buffer:
         return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
-#: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.
-_LASTING: dict[str, tuple[type, ...]] = {
-    "status": (int,),
-    **dict.fromkeys(("codec", "checksum", "location", "host", "args", "kwargs", "note", "cause", "traceback"), (str,)),
-    **dict.fromkeys(("bytes", "rank", "attempt"), (int,)),
-    "seconds": (int, float),
-    "log": (list, NoneType),
-    "missing": (list,),
-}
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
-
-
-def _to_json(record: Record, outcome: Outcome) -> bytes:
-    content: dict[str, Any] = {
-        "format": FORMAT,
-        "name": record.name,
-        "fingerprint": record.fingerprint,
-        "when": datetime.fromtimestamp(outcome.when, UTC).isoformat(timespec="microseconds"),
-    }
-    for key in _LASTING:
-        content[key] = getattr(outcome, key)
-    # File names that are no UTF-8 turn up in messages; json.loads takes them back.
-    return _encode(content).encode("utf-8", "surrogatepass")
-
-
-def _from_json(text: Buffer, stem: str) -> Record:
-    """The record in a status file.
-
-    Raises:
-        ValueError: there is none, and the text says why.
-    """
-    if not text:
-        raise ValueError("it is empty")
-    try:
-        content = json.loads(bytes(text))
-        version = content["format"]
-    except Exception as error:  # anything may be in a file
-        raise ValueError("it is torn, or ezpyp did not write it") from error
-    if version != FORMAT:
-        raise ValueError(f"it has format {version!r}, and this ezpyp reads {FORMAT}: use the ezpyp that wrote it")
-    try:
-        record = _record(content)
-    except Exception as error:
-        raise ValueError(f"ezpyp did not write it ({type(error).__name__}: {error})") from error
-    location = record.outcome.location
-    if location and ("/" in location[len(stem) :] or not location.startswith(f"{stem}.step")):
-        raise ValueError(f"it is the status of another file ({location})")
-    return record
-
-
-def _record(content: Mapping[str, Any]) -> Record:
-    lasting = {}
-    for key, kinds in _LASTING.items():
-        lasting[key] = value = content[key]
-        if type(value) not in kinds:
-            raise TypeError(f"{key} is {value!r}")
-    lasting["status"] = Status(lasting["status"])
-    lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
-    lasting["missing"] = tuple(lasting["missing"])
-    when = datetime.fromisoformat(content["when"]).timestamp()
-    outcome = Outcome(step=-1, when=when, **lasting)
-    return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
-
-
 def _reason(error: Exception) -> str:
     return (isinstance(error, OSError) and error.strerror) or str(error)
 
@@ -469,48 +390,3 @@ def open_store(kind: str, folder: str | os.PathLike[str]) -> Store:
     if kind not in _KINDS:
         raise StoreError(f"There is no store '{kind}'. Known: {', '.join(sorted(_KINDS))}.")
     return _KINDS[kind](os.fspath(folder))
-
-
-# ----- names
-
-
-_SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")
-#: What ezpyp itself puts beside results, and what its file names end in.
-_RESERVED = re.compile(r"pipeline|journal|logs|store|report\.html|code|.*\.(step|status|partial|schema|summary)(\..*)?")
-
-
-def stems(names: Sequence[str]) -> dict[str, str]:
-    """File stems for step names: the name itself where it is safe, else a readable part, `~` and a digest of the name.
-
-    Pure, and different without regard to case: of names that differ only in case, the later gets the digest too.
-    """
-    found: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in dict.fromkeys(names):
-        stem = next(each for each in _candidates(name) if each.casefold() not in taken)
-        taken.add(stem.casefold())
-        found[name] = stem
-    return found
-
-
-def _candidates(name: str) -> Iterator[str]:
-    if _is_safe(name):
-        yield name
-    # Two digests of 40 bits may meet in a million names.
-    for salt in count():
-        yield _digested(name, salt)
-
-
-def _is_safe(name: str) -> bool:
-    return (
-        _SAFE.fullmatch(name) is not None
-        and ".." not in name
-        and not name.endswith(".")
-        and _RESERVED.fullmatch(name.casefold()) is None
-    )
-
-
-def _digested(name: str, salt: int) -> str:
-    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:60].strip("-") or "step"
-    content = f"{name}\0{salt}" if salt else name
-    return f"{readable}~{blake2b(content.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"

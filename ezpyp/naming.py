@@ -1,0 +1,49 @@
+"""Step names as file names: safe ones stay as they are, others keep a readable part."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from hashlib import blake2b
+from itertools import count
+
+_SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")
+#: What ezpyp itself puts beside results, and what its file names end in.
+_RESERVED = re.compile(r"pipeline|journal|logs|store|report\.html|code|.*\.(step|status|partial|schema|summary)(\..*)?")
+
+
+def stems(names: Sequence[str]) -> dict[str, str]:
+    """File stems for step names: the name itself where it is safe, else a readable part, `~` and a digest of the name.
+
+    Pure, and different without regard to case: of names that differ only in case, the later gets the digest too.
+    """
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in dict.fromkeys(names):
+        stem = next(each for each in _candidates(name) if each.casefold() not in taken)
+        taken.add(stem.casefold())
+        found[name] = stem
+    return found
+
+
+def _candidates(name: str) -> Iterator[str]:
+    if _is_safe(name):
+        yield name
+    # Two digests of 40 bits may meet in a million names.
+    for salt in count():
+        yield _digested(name, salt)
+
+
+def _is_safe(name: str) -> bool:
+    return (
+        _SAFE.fullmatch(name) is not None
+        and ".." not in name
+        and not name.endswith(".")
+        and _RESERVED.fullmatch(name.casefold()) is None
+    )
+
+
+def _digested(name: str, salt: int) -> str:
+    readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:60].strip("-") or "step"
+    content = f"{name}\0{salt}" if salt else name
+    return f"{readable}~{blake2b(content.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"

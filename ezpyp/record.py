@@ -1,0 +1,94 @@
+"""What is kept of a step: a record, and the status file that says it.
+
+The file is JSON: what a person looks for first, then the rest of the outcome. By length and checksum it vouches for
+the result that it names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import NoneType
+from typing import Any
+
+from ezpyp.files import Buffer
+from ezpyp.steps import Outcome, Status
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """What the store knows of a step: its outcome, under the identity that it had."""
+
+    name: str
+    fingerprint: str
+    outcome: Outcome
+
+
+#: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.
+_LASTING: dict[str, tuple[type, ...]] = {
+    "status": (int,),
+    **dict.fromkeys(("codec", "checksum", "location", "host", "args", "kwargs", "note", "cause", "traceback"), (str,)),
+    **dict.fromkeys(("bytes", "rank", "attempt"), (int,)),
+    "seconds": (int, float),
+    "log": (list, NoneType),
+    "missing": (list,),
+}
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+def to_json(record: Record, outcome: Outcome) -> bytes:
+    """A status file's content: a record with this outcome in place of its own."""
+    content: dict[str, Any] = {
+        "format": FORMAT,
+        "name": record.name,
+        "fingerprint": record.fingerprint,
+        "when": datetime.fromtimestamp(outcome.when, UTC).isoformat(timespec="microseconds"),
+    }
+    for key in _LASTING:
+        content[key] = getattr(outcome, key)
+    # File names that are no UTF-8 turn up in messages; json.loads takes them back.
+    return _encode(content).encode("utf-8", "surrogatepass")
+
+
+def from_json(text: Buffer, stem: str) -> Record:
+    """The record in the status file of that stem.
+
+    Raises:
+        ValueError: there is none, and the text says why.
+    """
+    if not text:
+        raise ValueError("it is empty")
+    try:
+        content = json.loads(bytes(text))
+        version = content["format"]
+    except Exception as error:  # anything may be in a file
+        raise ValueError("it is torn, or ezpyp did not write it") from error
+    if version != FORMAT:
+        raise ValueError(f"it has format {version!r}, and this ezpyp reads {FORMAT}: use the ezpyp that wrote it")
+    try:
+        record = _record(content)
+    except Exception as error:
+        raise ValueError(f"ezpyp did not write it ({type(error).__name__}: {error})") from error
+    location = record.outcome.location
+    if location and ("/" in location[len(stem) :] or not location.startswith(f"{stem}.step")):
+        raise ValueError(f"it is the status of another file ({location})")
+    return record
+
+
+def _record(content: Mapping[str, Any]) -> Record:
+    lasting = {}
+    for key, kinds in _LASTING.items():
+        lasting[key] = value = content[key]
+        if type(value) not in kinds:
+            raise TypeError(f"{key} is {value!r}")
+    lasting["status"] = Status(lasting["status"])
+    lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
+    lasting["missing"] = tuple(lasting["missing"])
+    when = datetime.fromisoformat(content["when"]).timestamp()
+    outcome = Outcome(step=-1, when=when, **lasting)
+    return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
