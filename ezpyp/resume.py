@@ -214,39 +214,46 @@ def _remarks(plan: Plan, identity: Identity) -> list[str]:
 
 
 def rearrange(found: Survey, store: Store, keep_old: int) -> None:
-    """Move results to the names that their steps have now, and what they replace aside.
+    """Put results under the names that their steps have now, and what they replace on the shelf.
 
     At every moment each result is whole under some name, so that a kill loses none.
     """
-    plan = found.plan
+    plan, records = found.plan, found.scan.records
     moves = {d.stem: plan.stems[k] for k, d in enumerate(found.decisions) if d.record and d.stem != plan.stems[k]}
-    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    for k, stem in enumerate(plan.stems):
-        record = found.scan.records.get(stem)
-        in_the_way = record is not None and record.fingerprint != found.identity.fingerprints[k]
-        if in_the_way and stem not in moves and record is not None and record.outcome.status is Status.DONE:
-            _shelve(found.scan, store, stem, when, keep_old)
-    occupied = set(found.scan.records)
-    while moves:
-        free = next((source for source, target in moves.items() if target not in occupied or target not in moves), None)
-        if free is None:  # a circle: one steps aside
-            source = next(iter(moves))
-            aside = f"{SHELF}{source}@{when}"
-            store.move(source, aside)
-            moves[aside] = moves.pop(source)
-            occupied.discard(source)
-            continue
-        store.move(free, moves[free])
-        occupied.discard(free)
-        del moves[free]
+    replaced = [
+        stem
+        for stem, fingerprint in zip(plan.stems, found.identity.fingerprints, strict=True)
+        if stem in records and records[stem].fingerprint != fingerprint and stem not in moves
+    ]
+    aside = {stem: _on_shelf(stem, records[stem]) for stem in replaced if records[stem].outcome.status is Status.DONE}
+    for stem, place in aside.items():
+        store.move(stem, place)
+    _move_all(moves, records, store)
+    shelf = [stem for stem in (*records, *aside.values()) if stem.startswith(SHELF) and stem not in moves]
+    for stem in aside:
+        former = sorted(each for each in shelf if each.startswith(f"{SHELF}{stem}@"))
+        for each in former[: max(0, len(former) - keep_old)]:
+            store.drop(each)
 
 
-def _shelve(scan: Scan, store: Store, stem: str, when: str, keep: int) -> None:
-    """Put a result that will be replaced aside, and drop all but the last so many of its kind."""
-    store.move(stem, f"{SHELF}{stem}@{when}")
-    former = sorted(s for s in scan.records if s.startswith(f"{SHELF}{stem}@"))
-    for each in [*former, f"{SHELF}{stem}@{when}"][: len(former) + 1 - keep]:
-        store.drop(each)
+def _move_all(moves: Mapping[str, str], records: Mapping[str, Record], store: Store) -> None:
+    """Each to a place that is free by then; where they form a circle, one steps aside."""
+    waiting = dict(moves)
+    while waiting:
+        source = next((s for s, target in waiting.items() if target not in waiting), None)
+        if source is None:
+            source = next(iter(waiting))
+            place = _on_shelf(source, records[source])
+            store.move(source, place)
+            waiting[place] = waiting.pop(source)
+        else:
+            store.move(source, waiting.pop(source))
+
+
+def _on_shelf(stem: str, record: Record) -> str:
+    """The stem of a former result: dated, and different for different results of one second."""
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(record.outcome.when))
+    return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:
