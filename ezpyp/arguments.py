@@ -4,7 +4,7 @@ Immutable arguments (numbers, strings, other steps) are kept as they are. Everyt
 that a list changed afterwards does not change the step, and unpickled for the run, so that no step sees another's
 changes. Two kinds of object never enter the pickle: values that other steps will make (`Deferred`), and numeric
 arrays over `SHARED_BYTES`, which are kept by reference, digested at the call and again before the run, and handed out
-read-only.
+read-only. Files among them (`Input`) are not looked at here, but when the plan is identified.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
 from ezpyp.errors import ArgumentChanged, IdentityError
+from ezpyp.inputs import File, Input, Tree, printable
 
 if TYPE_CHECKING:
     from ezpyp.steps import Step
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 #: Arrays above this many bytes are shared between steps instead of copied into each.
 SHARED_BYTES = 1 << 20
 
-_ATOMS = frozenset({int, float, str, bytes, bool, complex, type(None)})
+#: Types whose values need no copy. `Files` does: a copy looks up once what it finds.
+_IMMUTABLE = frozenset({int, float, str, bytes, bool, complex, type(None), File, Tree})
 
 
 class Deferred:
@@ -54,7 +56,10 @@ class Arguments:
         plain: (args, kwargs) where all are immutable or deferred; then `pickled` is None.
         pickled: (args, kwargs) as bytes; persistent ids index `deferred` and `arrays`.
         arrays: large arrays with their digests at the time of the call.
-        digest: identity of the arguments, with deferred ones counted by their order of appearance.
+        digest: tells this call from others of one run: deferred values count by their order of appearance, files by
+            their paths.
+        identity: the same for good: files, too, count by their order of appearance. What they hold is added when the
+            plan is identified.
     """
 
     plain: tuple[tuple[Any, ...], dict[str, Any]] | None
@@ -62,6 +67,9 @@ class Arguments:
     deferred: tuple[Deferred, ...]
     arrays: tuple[tuple[Any, bytes], ...]
     digest: bytes
+    identity: bytes
+    #: Files in the order of their appearance, then those of `inputs=`.
+    inputs: tuple[Input, ...] = ()
     #: Functions and classes among them: what these do is followed when the pipeline is initialized.
     met: tuple[object, ...] = ()
 
@@ -69,6 +77,16 @@ class Arguments:
         """Every step that a deferred argument stands for, as often as it appears."""
         for each in self.deferred:
             yield from each.sources()
+
+    def holder(self, thing: Input, names: Sequence[str]) -> str:
+        """The name of the argument that holds an input."""
+        args, kwargs = self.thaw()
+        for label, value in _labelled(args, kwargs, names):
+            found: list[Input] = []
+            fingerprint.digest_value(value, reference=_by_path([], found), met=[])
+            if thing in found:
+                return label
+        return "inputs"
 
     def thaw(self, resolve: Resolve | None = None, *, copy: bool = False) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Fresh (args, kwargs) for one run. Without `resolve`, deferred values stay as they are.
@@ -101,34 +119,60 @@ class Arguments:
         return None
 
 
-def freeze(args: tuple[Any, ...], kwargs: dict[str, Any], *, of: str, names: Sequence[str] = ()) -> Arguments:
+def freeze(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    *,
+    of: str,
+    names: Sequence[str] = (),
+    inputs: tuple[Input, ...] = (),
+) -> Arguments:
     """Take the arguments of a call by value.
 
     Args:
         of: the function's name, for messages. names: its parameters, so that a message can name the argument.
+        inputs: what the call reads besides its arguments.
 
     Raises:
         IdentityError: an argument that cannot be taken by value or has no lasting identity (message 7).
     """
     deferred: list[Deferred] = []
-    if all(type(a) in _ATOMS or _defer(a, deferred) for a in (*args, *kwargs.values())):
-        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred))
-        return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest)
+    if all(type(a) in _IMMUTABLE or _defer(a, deferred) for a in (*args, *kwargs.values())):
+        digest, identity, read = _digests((args, kwargs), deferred, inputs)
+        return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest, identity, read)
     deferred.clear()
-    labels = [names[k] if k < len(names) else f"{k + 1}" for k in range(len(args))]
-    labelled = [*zip(labels, args, strict=True), *kwargs.items()]
+    labelled = _labelled(args, kwargs, names)
     arrays: list[tuple[Any, bytes]] = []
     met: list[object] = []
     try:
         pickled = _pickled((args, kwargs), deferred, arrays)
-        digest = fingerprint.digest_value((args, kwargs), reference=_ordinal(deferred), met=met)
+        digest, identity, read = _digests((args, kwargs), deferred, inputs, met)
     except Exception as error:
         # An open connection fails to pickle too, but what is wrong with it is that it has no identity.
         raise _without_identity(labelled, of) or IdentityError(
             f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value "
             f"({type(error).__name__}: {error}). Pass what it is made from (a path), or make it inside the step."
         ) from error
-    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, tuple(met))
+    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, identity, read, tuple(met))
+
+
+def _labelled(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> list[tuple[str, Any]]:
+    labels = [names[k] if k < len(names) else f"{k + 1}" for k in range(len(args))]
+    return [*zip(labels, args, strict=True), *kwargs.items()]
+
+
+def _digests(
+    value: object, deferred: list[Deferred], more: tuple[Input, ...], met: list[object] | None = None
+) -> tuple[bytes, bytes, tuple[Input, ...]]:
+    """The digest, the identity, and the files that are read."""
+    found: list[Input] = []
+    digest = fingerprint.digest_value(value, reference=_by_path(deferred, found), met=met)
+    if not found and not more:
+        return digest, digest, ()
+    identity = fingerprint.digest_value(value, reference=_by_place(deferred), met=[]) if found else digest
+    if more:
+        digest = bytes.fromhex(fingerprint.combine(digest, *(each.text for each in more)))
+    return digest, identity, (*found, *more)
 
 
 def _without_identity(labelled: list[tuple[str, Any]], of: str) -> IdentityError | None:
@@ -214,14 +258,29 @@ def _placeholder(value: Any) -> bytes | None:
     return b"deferred" if isinstance(value, Deferred) else None
 
 
-def _ordinal(deferred: list[Deferred]) -> Callable[[Any], bytes | None]:
-    """How a deferred value counts in the digest: by its place among the deferred, never by its name."""
+def _by_path(deferred: list[Deferred], found: list[Input]) -> Callable[[Any], bytes | None]:
+    """Deferred values count by their place among the deferred, never by name; files by path, and are gathered."""
     places = {id(each): k for k, each in enumerate(deferred)}
 
     def reference(value: Any) -> bytes | None:
-        if not isinstance(value, Deferred):
-            return None
-        return b"deferred %d %d" % (places[id(value)], len(value.sources()))
+        if isinstance(value, Deferred):
+            return b"deferred %d %d" % (places.get(id(value), -1), len(value.sources()))
+        if isinstance(value, Input):
+            found.append(value)
+            return value.text
+        return None
+
+    return reference
+
+
+def _by_place(deferred: list[Deferred]) -> Callable[[Any], bytes | None]:
+    """As `_by_path`, but files by their place among the files."""
+    found: list[Input] = []
+    by_path = _by_path(deferred, found)
+
+    def reference(value: Any) -> bytes | None:
+        data = by_path(value)
+        return b"input %d" % len(found) if isinstance(value, Input) else data
 
     return reference
 
@@ -314,6 +373,8 @@ def plain_value(value: Any) -> Any:
         return value.name
     if type(value) in (int, float, str, bool, type(None)):
         return value if not isinstance(value, str) or len(value) <= 200 else shorten(value)
+    if isinstance(value, Input):
+        return printable(value.given)
     if isinstance(value, partial):
         return f"partial({getattr(value.func, '__name__', value.func)})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

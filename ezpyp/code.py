@@ -349,8 +349,8 @@ class Follower:
 
 
 def unwrapped(value: Any) -> Any:
-    """What one of ezpyp's own objects stands for: the decorated function; for anything else itself."""
-    while top(type(value).__module__) == "ezpyp":
+    """What one of ezpyp's own objects stands for: the decorated function. Files, and anything else, for themselves."""
+    while top(type(value).__module__) == "ezpyp" and not hasattr(type(value), "__ezpyp_identity__"):
         value = vars(value).get("__wrapped__", _NOTHING) if hasattr(value, "__dict__") else _NOTHING
     # What lru_cache adds is in the decorator of the function, and has no effect on results.
     return value.__wrapped__ if isinstance(value, _CACHED) else value

@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, cached_property, partial
 from inspect import getattr_static
-from operator import add
+from operator import add, itemgetter
 from typing import Any
 
 from ezpyp import arrays
@@ -157,7 +157,9 @@ def _dict(value: dict[Any, Any], walk: Walk) -> bytes:
     keys = _each(value, walk)
     if all(type(each) in ATOMS for each in value.values()):  # no cycle can come of these
         return group(b"d", sorted([k + ATOMS[type(v)](v) for k, v in zip(keys, value.values(), strict=True)]))
-    return walk.inside(value, lambda: group(b"d", sorted(map(add, keys, _each(value.values(), walk)))))
+    # In the order of the keys, so that what a reference numbers does not depend on the order of the dict.
+    ordered = sorted(zip(keys, value.values(), strict=True), key=itemgetter(0))
+    return walk.inside(value, lambda: group(b"d", [*map(add, sorted(keys), _each([v for _, v in ordered], walk))]))
 
 
 def _set(value: set[Any], walk: Walk) -> bytes:

@@ -2,11 +2,13 @@
 
 The schema is written for people (phases, argument texts) and compared by fingerprints only. Its format:
 
-    {"0": [entry, …], "1": […], "ezpyp": {format, pipeline_id, digest, store, script, when, functions}}
+    {"0": [entry, …], "1": […], "ezpyp": {format, pipeline_id, digest, store, script, when, functions,
+     inputs}}
 
 An entry has the keys that users of ezpyp know (args, cache_location, depends_on, function_bytes, function_name,
 kwargs, name, status_ext, step_ext, fingerprint) and those that ezpyp reads back: arguments (parameter: JSON value),
-arguments_digest, code (a key of "functions"), codec, named, stem (of its files), title, upstream (names).
+arguments_digest, code (a key of "functions"), codec, inputs (names to digests; what is in those that hold several files
+is in the "inputs" of "ezpyp", by digest), named, stem (of its files), title, upstream (names).
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any
 
 from ezpyp import fingerprint
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency, StoreError
+from ezpyp.inputs import Memory, Seen
 from ezpyp.policy import Retry
 from ezpyp.steps import Group, Step
 
@@ -180,43 +183,74 @@ class Identity:
     #: For each step, the key of its function in `functions`.
     codes: tuple[str, ...]
     functions: Mapping[str, fingerprint.Code]
+    #: What steps read, by their indices, in the order of their arguments.
+    inputs: Mapping[int, tuple[Seen, ...]]
 
 
-def identify(plan: Plan) -> Identity:
-    """Fingerprint every step: code, arguments, codec, a name given by the user, and the fingerprints upstream.
+def identify(plan: Plan, memory: Memory | None = None) -> Identity:
+    """Fingerprint every step: code, arguments, codec, a name given by the user, inputs, and the fingerprints upstream.
 
     Reads each source file once. Each function is followed once however many steps call it. A version that the user gave
-    stands for the code.
+    stands for the code. Files that steps read are looked at through the memory.
+
+    Raises:
+        InitializationError: an input is not there or cannot be read; the text names the step and the argument.
     """
+    memory = memory or Memory()
     functions: dict[str, fingerprint.Code] = {}
     known: dict[tuple[int, ...], str] = {}
     follower = fingerprint.Follower()
     prints: list[str] = []
     codes: list[str] = []
-    for step in plan.steps:
+    inputs: dict[int, tuple[Seen, ...]] = {}
+    for k, step in enumerate(plan.steps):
         uses = (*step.options.uses, *step.arguments.met)
         leads = (id(step.function), *map(id, uses))
         code = known.get(leads)
         if code is None:
-            followed = follower.follow(step.function, uses=uses)
+            with memory.asked():
+                followed = follower.follow(step.function, uses=uses)
+            _check_asked(memory, step)
             code = known[leads] = followed.digest
             functions[code] = followed
+        if step.arguments.inputs:
+            inputs[k] = _look(memory, step)
         codes.append(code)
-        prints.append(_fingerprint(plan, step, code, prints))
-    return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions)
+        prints.append(_fingerprint(plan, step, code, prints, inputs.get(k, ())))
+    return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions, inputs=inputs)
 
 
-def _fingerprint(plan: Plan, step: Step, code: str, prints: Sequence[str]) -> str:
+def _look(memory: Memory, step: Step) -> tuple[Seen, ...]:
+    found = []
+    for thing in step.arguments.inputs:
+        try:
+            found.append(memory.look(thing))
+        except InitializationError as error:
+            holder = step.arguments.holder(thing, step.parameters)
+            raise InitializationError(f"Step '{step.name}' reads {thing!r} ({holder}): {error}") from error
+    return tuple(found)
+
+
+def _check_asked(memory: Memory, step: Step) -> None:
+    """Inputs that code leads to: what follows code bears whatever objects raise, so that it is told here."""
+    for thing, error in memory.missed:
+        raise InitializationError(
+            f"Step '{step.name}' reads {thing!r} (a value that its code uses): {error}"
+        ) from error
+
+
+def _fingerprint(plan: Plan, step: Step, code: str, prints: Sequence[str], inputs: Sequence[Seen]) -> str:
     upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
     order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
     return fingerprint.combine(
         code if step.options.version is None else f"version {step.options.version} of {step.function_name}",
-        step.arguments.digest,
+        step.arguments.identity,
         step.options.codec,
         step.name if step.named else "",
         *upstream,
         b"after",
         *order_only,
+        *((b"inputs", *(seen.digest for seen in inputs)) if inputs else ()),
     )
 
 
@@ -239,7 +273,7 @@ def schema(
         entry = {
             "args": args,
             "arguments": step.bound(),
-            "arguments_digest": step.arguments.digest.hex(),
+            "arguments_digest": _arguments_digest(step),
             "cache_location": cache_location,
             "code": identity.codes[k] if identity else "",
             "codec": step.options.codec,
@@ -247,6 +281,7 @@ def schema(
             "fingerprint": identity.fingerprints[k] if identity else "",
             "function_bytes": bytecode[id(step.function)],
             "function_name": step.function_name,
+            "inputs": _inputs_entry(identity.inputs.get(k, ()) if identity else ()),
             "kwargs": kwargs,
             "name": step.name,
             "named": step.named,
@@ -266,7 +301,32 @@ def schema(
         "script": script,
         "when": when,
         "functions": {k: _code_entry(c) for k, c in (identity.functions if identity else {}).items()},
+        "inputs": {
+            seen.digest.hex(): dict(seen.members)
+            for each in (identity.inputs if identity else {}).values()
+            for seen in each
+            if seen.members
+        },
     }
+    return found
+
+
+def _arguments_digest(step: Step) -> str:
+    """What tells calls apart in two runs: as the fingerprint, and by the names of files."""
+    arguments = step.arguments
+    labels = [each.label for each in arguments.inputs]
+    return fingerprint.combine(arguments.identity, *labels) if labels else arguments.identity.hex()
+
+
+def _inputs_entry(inputs: Sequence[Seen]) -> dict[str, str]:
+    """Names to digests; a name that comes again is numbered."""
+    found: dict[str, str] = {}
+    for seen in inputs:
+        name, number = seen.label, 1
+        while name in found:
+            number += 1
+            name = f"{seen.label} ({number})"
+        found[name] = seen.digest.hex()
     return found
 
 
@@ -403,6 +463,31 @@ def _reasons(
         yield f"upstream {_some(moved)} changed"
     if old["arguments_digest"] != now["arguments_digest"]:
         yield from _argument_reasons(old["arguments"], now["arguments"])
+    yield from _input_reasons(pair)
+
+
+def _input_reasons(pair: Pair) -> Iterator[str]:
+    then, now = pair.old.get("inputs", {}), pair.now["inputs"]
+    for name in now:
+        if name in then and then[name] != now[name]:
+            members = (
+                schema["ezpyp"].get("inputs", {}).get(digest)
+                for schema, digest in ((pair.before, then[name]), (pair.after, now[name]))
+            )
+            yield f"input {name} changed{_member_reasons(*members)}"
+    if pair.old["arguments_digest"] == pair.now["arguments_digest"]:
+        return
+    yield from (f"input {name} is new" for name in now if name not in then)
+    yield from (f"input {name} is no longer read" for name in then if name not in now)
+
+
+def _member_reasons(then: Mapping[str, str] | None, now: Mapping[str, str] | None) -> str:
+    """Which files of several, and how: ` (b.nc changed, c.nc is new)`."""
+    if then is None or now is None:
+        return ""
+    told = [f"{name} {'is new' if name not in then else 'changed'}" for name in now if then.get(name) != now[name]]
+    told += [f"{name} is gone" for name in then if name not in now]
+    return f" ({', '.join(told[:3])}{f' and {len(told) - 3} more' if len(told) > 3 else ''})"
 
 
 def _prints(entries_by_name: Mapping[str, Any], name: str) -> str:
