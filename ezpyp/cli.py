@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 import click
 
 import ezpyp
-from ezpyp import cleaning, drawing, launch, runs, scripts
+from ezpyp import cleaning, drawing, launch, lock, runs, scripts
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
 from ezpyp.files import write_whole
 from ezpyp.steps import Status
@@ -33,6 +33,9 @@ _FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False)
 _STEP = click.argument("step")
 _WHERE = click.option(
     "--where", multiple=True, metavar="ARGUMENT=VALUE", help="Only steps with this argument; may be repeated."
+)
+_TAKE_OVER = click.option(
+    "--take-over", is_flag=True, help="Even if another run holds the cache; that one stops when it notices."
 )
 
 
@@ -76,9 +79,10 @@ def ezpyp_command() -> None:
 @ezpyp_command.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 @click.option("-n", "ranks", type=click.IntRange(1), metavar="RANKS", help="MPI ranks. Without it no MPI is used.")
 @click.option("--all-output", is_flag=True, help="Show what the script prints on every rank, not only on rank 0.")
+@_TAKE_OVER
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(ranks: int | None, all_output: bool, script: str, args: tuple[str, ...]) -> int:
+def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args: tuple[str, ...]) -> int:
     """Run a script, alone or on MPI ranks.
 
     The mpirun is the one that belongs to the MPI that mpi4py uses.
@@ -94,6 +98,8 @@ def run(ranks: int | None, all_output: bool, script: str, args: tuple[str, ...])
     130 stopped by the user.
     """
     later, rest = _leading_options(args)
+    if take_over or "take_over" in later:
+        os.environ[lock.TAKE_OVER] = "1"
     return launch.run(script, rest, ranks=later.get("ranks", ranks), all_output=all_output or "all_output" in later)
 
 
@@ -105,6 +111,8 @@ def _leading_options(args: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, 
         word = rest.pop(0)
         if word == "--all-output":
             found["all_output"] = True
+        elif word == "--take-over":
+            found["take_over"] = True
         elif word == "-n" and rest:
             found["ranks"] = _rank_count(rest.pop(0))
         elif word.startswith("-n") and word[2:].isdecimal():
@@ -390,11 +398,12 @@ def _load(path: str, args: Sequence[str]) -> scripts.Loaded:
 @ezpyp_command.command()
 @_FOLDER
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-def clean(folder: str, yes: bool) -> None:
+@_TAKE_OVER
+def clean(folder: str, yes: bool, take_over: bool) -> None:
     """Remove a cache folder.
 
     Everything that ezpyp wrote into it: results, logs, history. Other files are left, and the folder with them. A
-    folder that is no cache is refused.
+    folder that is no cache, or in use, is refused.
 
     \b
     ezpyp clean study_cache
@@ -402,11 +411,10 @@ def clean(folder: str, yes: bool) -> None:
     run = runs.open(folder)
     ours = cleaning.files(run)
     size = sum(os.lstat(path).st_size for path in ours)
-    if not yes:
-        if run.status.run.running:
-            print("ezpyp: it seems to be running (ezpyp status)", file=sys.stderr)
-        click.confirm(f"Remove {len(ours):,} files ({size / 1e6:,.1f} MB) of '{run.pipeline_id}'?", abort=True)
-    cleaning.remove(run.folder, ours)
+    with lock.acquire(run.folder, take_over=take_over):
+        if not yes:
+            click.confirm(f"Remove {len(ours):,} files ({size / 1e6:,.1f} MB) of '{run.pipeline_id}'?", abort=True)
+        cleaning.remove(run.folder, [*ours, os.path.join(run.folder, lock.NAME)])
     left = f" Other files are left in {run.folder}." if os.path.exists(run.folder) else ""
     print(f"Removed {len(ours):,} files.{left}")
 

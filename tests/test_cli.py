@@ -326,7 +326,6 @@ def test_colours_are_given_only_to_what_is_known() -> None:
 
 def test_clean_removes_what_ezpyp_wrote(typed: Typed, good: Path) -> None:
     (good / ".ezpyp-tmp-host-1-abcd").touch()
-    (good / ".lock").touch()
     (good / ".lock.0a1b").touch()
     FileStore(good).move("f", "old/f~1")
     assert (good / "old" / "f~1.step").exists()
