@@ -1,0 +1,237 @@
+"""What every store promises, wherever it keeps things."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from ezpyp.errors import StoreError
+from ezpyp.naming import stems
+from ezpyp.steps import Outcome, Status
+from ezpyp.store import SHELF, FileStore, MemoryStore, Record, Store, open_store
+
+KINDS: dict[str, Callable[[Path], Store]] = {
+    "files": FileStore,
+    "files that hosts share": lambda folder: FileStore(folder, shared=True, patience=0),
+    "memory": MemoryStore,
+}
+
+
+@pytest.fixture(params=KINDS)
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    return KINDS[request.param](tmp_path)
+
+
+def record(name: str = "alpha", *, fingerprint: str = "f1", status: Status = Status.DONE, **more: Any) -> Record:
+    codec = "pickle" if status is Status.DONE else ""
+    return Record(
+        name=name, fingerprint=fingerprint, outcome=Outcome(step=7, status=status, **{"codec": codec, **more})
+    )
+
+
+def kept(store: Store, stem: str) -> bytes:
+    found = store.read(stem)
+    assert found is not None
+    return bytes(store.get(found))
+
+
+def test_a_result_is_found_again(store: Store) -> None:
+    outcome = store.put("alpha", record(), [b"one", memoryview(b"two"), bytearray(b""), b"three"])
+    assert outcome.bytes == 11
+    assert outcome.location
+    assert outcome.checksum.startswith("xxh3:")
+    assert kept(store, "alpha") == b"onetwothree"
+
+
+def test_chunks_of_other_shapes_count_by_their_bytes(store: Store) -> None:
+    plane = memoryview(bytes(range(24))).cast("B", (2, 3, 4)).cast("B").cast("i", (2, 3))
+    assert store.put("alpha", record(), [plane]).bytes == 24
+    assert kept(store, "alpha") == bytes(range(24))
+
+
+def test_a_result_may_be_empty(store: Store) -> None:
+    store.put("alpha", record(), [b""])
+    store.put("beta", record("beta"), [])
+    assert kept(store, "alpha") == kept(store, "beta") == b""
+    assert set(store.records().records) == {"alpha", "beta"}
+
+
+def test_everything_lasting_is_read_back(store: Store) -> None:
+    lasting: dict[str, Any] = {
+        "when": 1.7e9,
+        "seconds": 2.5,
+        "rank": 3,
+        "host": "n017",
+        "attempt": 2,
+        "args": "[3, 'é']",
+        "kwargs": "{'a': 1}",
+        "note": "stored with cloudpickle",
+        "missing": ("x", "y"),
+        "log": ("h0.log", 3, 99),
+    }
+    outcome = store.put("alpha", record(**lasting), [b"x"])
+    wanted = dataclasses.replace(outcome, step=-1)
+    assert store.read("alpha") == Record(name="alpha", fingerprint="f1", outcome=wanted)
+    assert {key: getattr(wanted, key) for key in lasting} == lasting
+
+
+def test_failures_are_kept_with_their_reasons(store: Store) -> None:
+    why: dict[str, Any] = {"cause": "exception", "note": "ValueError: \udcff ╰─>", "traceback": "File…\n  x"}
+    failed = record(status=Status.FAILED, **why)
+    assert store.put("alpha", failed, None) == failed.outcome
+    found = store.read("alpha")
+    assert found is not None
+    assert {key: getattr(found.outcome, key) for key in why} == why
+    assert found.outcome.status is Status.FAILED
+
+
+def test_the_place_in_the_plan_and_the_last_words_do_not_last(store: Store) -> None:
+    store.put("alpha", record(status=Status.FAILED, tail="words"), None)
+    found = store.read("alpha")
+    assert found is not None
+    assert (found.outcome.step, found.outcome.tail) == (-1, "")
+
+
+def test_a_step_without_a_result_has_none_to_read(store: Store) -> None:
+    store.put("alpha", record(status=Status.SKIPPED), None)
+    found = store.read("alpha")
+    assert found is not None
+    with pytest.raises(StoreError, match="'alpha'"):
+        store.get(found)
+
+
+def test_the_newest_outcome_counts(store: Store) -> None:
+    store.put("alpha", record(status=Status.FAILED), None)
+    store.put("alpha", record(fingerprint="f2"), [b"two"])
+    found = store.read("alpha")
+    assert found is not None
+    assert (found.fingerprint, found.outcome.status) == ("f2", Status.DONE)
+    assert kept(store, "alpha") == b"two"
+
+
+def test_a_former_result_outlives_a_failure(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    former = store.read("alpha")
+    store.put("alpha", record(status=Status.FAILED), None)
+    assert former is not None
+    assert bytes(store.get(former)) == b"one"
+
+
+def test_a_record_does_not_lead_to_another_result(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    former = store.read("alpha")
+    store.put("alpha", record(), [b"two"])
+    assert former is not None
+    with pytest.raises(StoreError, match="checksum differs"):
+        store.get(former)
+    store.put("alpha", record(), [b"longer"])
+    with pytest.raises(StoreError, match="torn: 6 bytes where 'alpha' wrote 3"):
+        store.get(former)
+
+
+def test_what_is_not_there_is_not_found(store: Store) -> None:
+    assert store.read("alpha") is None
+    assert store.read("alpha", wanted=lambda _: True) is None
+    assert store.records().records == {}
+    assert store.records().problems == ()
+
+
+def test_what_is_not_as_wanted_is_given_all_the_same(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    found = store.read("alpha", wanted=lambda found: found.fingerprint == "f2")
+    assert found is not None
+    assert found.fingerprint == "f1"
+
+
+def test_records_are_what_read_reads(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    store.put("beta~0123456789", record("béta/1", status=Status.FAILED), None)
+    scan = store.records()
+    assert scan.problems == ()
+    assert scan.records == {stem: store.read(stem) for stem in ("alpha", "beta~0123456789")}
+    assert {found.name for found in scan.records.values()} == {"alpha", "béta/1"}
+
+
+def test_syncing_changes_nothing(store: Store) -> None:
+    store.sync()
+    store.put("alpha", record(), [b"one"])
+    store.sync()
+    store.sync()
+    assert kept(store, "alpha") == b"one"
+
+
+def test_a_record_is_moved_with_its_result(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    store.put("beta", record("beta"), [b"two"])
+    store.move("alpha", "beta")
+    assert store.read("alpha") is None
+    assert kept(store, "beta") == b"one"
+    store.move("beta", f"{SHELF}beta@1")
+    assert kept(store, f"{SHELF}beta@1") == b"one"
+    assert set(store.records().records) == {f"{SHELF}beta@1"}
+    assert store.records().problems == ()
+
+
+def test_what_is_not_there_is_neither_moved_nor_dropped(store: Store) -> None:
+    store.put("beta", record("beta"), [b"two"])
+    store.move("alpha", "beta")
+    store.drop("alpha")
+    assert kept(store, "beta") == b"two"
+
+
+def test_what_is_dropped_is_forgotten(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    former = store.read("alpha")
+    store.drop("alpha")
+    assert store.read("alpha") is None
+    assert former is not None
+    with pytest.raises(StoreError):
+        store.get(former)
+
+
+def test_a_result_alone_may_be_dropped(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    store.drop("alpha", result_only=True)
+    found = store.read("alpha")
+    assert found is not None
+    with pytest.raises(StoreError):
+        store.get(found)
+
+
+Steps = st.sampled_from(["alpha", "Alpha", "sim[1]", "a/b", "é", "x.step", ""])
+Results = st.none() | st.lists(st.binary(max_size=40), max_size=3)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
+@given(puts=st.lists(st.tuples(Steps, Results), max_size=12))
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_store_is_a_dict_of_the_last_puts(
+    kind: str, puts: list[tuple[str, list[bytes] | None]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    store = KINDS[kind](tmp_path_factory.mktemp("store"))
+    stem_of = stems(["alpha", "Alpha", "sim[1]", "a/b", "é", "x.step", ""])
+    wanted: dict[str, tuple[str, bytes | None]] = {}
+    for name, chunks in puts:
+        store.put(stem_of[name], record(name, status=Status.FAILED if chunks is None else Status.DONE), chunks)
+        wanted[stem_of[name]] = (name, None if chunks is None else b"".join(chunks))
+    scan = store.records()
+    assert scan.problems == ()
+    found = {
+        stem: (each.name, bytes(store.get(each)) if each.outcome.status is Status.DONE else None)
+        for stem, each in scan.records.items()
+    }
+    assert found == wanted
+
+
+def test_the_kinds_that_a_schema_names(tmp_path: Path) -> None:
+    assert isinstance(open_store("files", tmp_path), FileStore)
+    assert isinstance(open_store("memory", tmp_path), MemoryStore)
+    with pytest.raises(StoreError) as caught:
+        open_store("cloud", tmp_path)
+    assert str(caught.value) == "There is no store 'cloud'. Known: files, memory."
