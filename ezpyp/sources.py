@@ -127,17 +127,11 @@ def _same_constants(one: Any, other: Any) -> bool:
 def _file(name: str, context: dict[str, Any]) -> File | None:
     """The file of that name as it is now: one `stat`, and nothing is read where nothing changed."""
     linecache.checkcache(name)
-    lines = linecache.getlines(name, context) or _beside(name, context)
+    lines = linecache.getlines(name, context)
     known = _files.get(name)
     if known is None or known.lines != lines:
         _files[name] = _parsed(name, lines)
     return _files[name]
-
-
-def _beside(name: str, context: dict[str, Any]) -> list[str]:
-    """Lines of a script that was started by a relative name, after a change of folder."""
-    path = str(context.get("__file__") or "")
-    return linecache.getlines(path) if path.endswith(name.removeprefix("./")) else []
 
 
 def _parsed(name: str, lines: list[str]) -> File | None:

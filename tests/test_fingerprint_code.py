@@ -260,6 +260,62 @@ def test_moving_code_to_another_module_changes_nothing(write: Write) -> None:
     assert follow(write("third", "from apart import g\ndef f(x):\n    return g(x)\n").f).digest == one.digest
 
 
+def test_a_script_may_change_folder_and_be_moved(tmp_path: Path) -> None:
+    source = "import os, ezpyp.fingerprint as e\nK = 1\ndef f(): return K\nos.chdir('/')\nc = e.follow(f)\n"
+    source += "print(c.digest, *c.parts, c.fallback)\n"
+    said = set()
+    for place in ("here", "there"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "script.py").write_text(source)
+        done = subprocess.run(
+            [sys.executable, "-P", "script.py"],
+            cwd=tmp_path / place,
+            env={"PYTHONPATH": str(Path(__file__).parent.parent)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        said.add(done.stdout)
+    assert len(said) == 1
+    assert said.pop().split()[1:] == ["f", "K"]
+
+
+def test_which_name_stands_for_which_function_counts(write: Write) -> None:
+    source = "def g(): return 1\ndef h(): return 2\na, b = g, h\ndef f(): return a() - b()\n"
+    one = follow(write("m", source).f)
+    other = follow(write("m", source.replace("g, h", "h, g")).f)
+    assert one.digest != other.digest
+    assert explain(one.parts, other.parts) == ["m.f: a is m.h, was m.g", "m.f: b is m.g, was m.h"]
+
+
+def test_who_leads_to_what_counts(write: Write) -> None:
+    source = """
+def u(): return 1
+def v(): return 2
+x = u
+def p(): return x()
+def f(): return p(), u(), v()
+"""
+    one = follow(write("m", source).f)
+    other = follow(write("m", source.replace("x = u", "x = v")).f)
+    assert one.digest != other.digest
+    assert explain(one.parts, other.parts) == ["m.p: x is m.v, was m.u"]
+
+
+def test_a_base_made_when_it_runs_is_followed(write: Write) -> None:
+    source = """
+def made():
+    class Base:
+        def g(self): return 1
+    return [Base]
+C = type("C", tuple(made()), {})
+def f(): return C().g()
+"""
+    one = follow(write("m", source).f)
+    other = follow(write("m", source.replace("return 1", "return 2")).f)
+    assert "m.made.<locals>.Base.g: constant 1 -> 2" in explain(one.parts, other.parts)
+
+
 def test_helpers_may_come_after(write: Write) -> None:
     module = write("late", "def f(x):\n    return g(x)\n")
     before = follow(module.f)
@@ -538,6 +594,24 @@ def test_builtins_count_by_name() -> None:
         "builtins.dict.fromkeys",
         "numpy.add",
     ]
+
+
+def test_what_says_that_it_wraps_leads_there(write: Write) -> None:
+    source = """
+KEPT = []
+def around(function):
+    place = len(KEPT)
+    KEPT.append(function)
+    def wrapper(): return KEPT[0]()
+    wrapper.__wrapped__ = function
+    return wrapper
+@around
+def g(): return 1
+del KEPT[:]
+def f(): return g()
+"""
+    one, other = (follow(write("m", source.replace("return 1", f"return {n}")).f) for n in (1, 2))
+    assert explain(one.parts, other.parts) == ["m.g: constant 1 -> 2"]
 
 
 def test_single_dispatch_leads_to_every_implementation(write: Write) -> None:
