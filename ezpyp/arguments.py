@@ -20,8 +20,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
+from ezpyp.contents import printable
 from ezpyp.errors import ArgumentChanged, IdentityError
-from ezpyp.inputs import File, Input, Tree, printable
+from ezpyp.inputs import File, Input, Tree
 
 if TYPE_CHECKING:
     from ezpyp.steps import Step

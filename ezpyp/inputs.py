@@ -1,38 +1,20 @@
-"""Files and folders that steps read: they count by base name and content, and each is read once, not once a run.
-
-A digest is remembered with the size, times and inode that stat(2) gave. It is trusted while all are equal and the file
-was `SETTLED` old when it was read: a younger one may have changed again within the same tick of the file system's clock
-(the "racy" problem of https://git-scm.com/docs/racy-git). The memory, `inputs.json` in the cache folder, may be lost at
-any time: then files are read again.
-"""
+"""Files and folders that steps read, as values: they count by base name and content, not by where they lie."""
 
 from __future__ import annotations
 
 import glob
-import json
 import os
-import stat
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, overload
+from typing import Any, overload
 from zlib import crc32
 
 from ezpyp import fingerprint
-from ezpyp.errors import InitializationError, StoreError
-from ezpyp.files import write_whole
-
-FORMAT = 1
-MEMORY_FILE = "inputs.json"
-#: Nanoseconds. The coarsest file systems (FAT) tell times in steps of 2 s.
-SETTLED = 2_000_000_000
-_PIECE = 1 << 20
-
-#: "changed": read a file again when its size, times or inode differ; "always": in every run.
-Verify = Literal["changed", "always"]
+from ezpyp.contents import MAKE, Contents, Verify, printable, unreadable
+from ezpyp.errors import InitializationError
 
 
 class Input:
@@ -53,8 +35,8 @@ class Input:
         """What tells it from other inputs without a look at the disk."""
         raise NotImplementedError
 
-    def pieces(self, memory: Memory) -> Iterator[tuple[str, str, str]]:
-        """(kind, name, content) of everything in it, read through the memory.
+    def pieces(self, contents: Contents) -> Iterator[tuple[str, str, str]]:
+        """(kind, name, content) of everything in it.
 
         Raises:
             InitializationError: it is not there or cannot be read; the text says which and what to do.
@@ -109,8 +91,8 @@ class File(Input, os.PathLike[str]):
     def text(self) -> bytes:
         return b"file " + os.fsencode(self.path)
 
-    def pieces(self, memory: Memory) -> Iterator[tuple[str, str, str]]:
-        yield "file", self.name, memory.content(self.path, verify=self.verify)
+    def pieces(self, contents: Contents) -> Iterator[tuple[str, str, str]]:
+        yield "file", self.name, contents.digest(self.path, verify=self.verify)
 
     def __fspath__(self) -> str:
         return self.path
@@ -169,12 +151,12 @@ class Files(Input, Sequence[File]):
                 found[os.path.relpath(match, start or ".")] = _file(os.path.normpath(path), match, self.verify)
         return found
 
-    def pieces(self, memory: Memory) -> Iterator[tuple[str, str, str]]:
+    def pieces(self, contents: Contents) -> Iterator[tuple[str, str, str]]:
         found = self.found()
         if not found:
-            raise InitializationError(f"no file in {printable(self.folder)} fits that. {_MAKE}")
+            raise InitializationError(f"no file in {printable(self.folder)} fits that. {MAKE}")
         for name, file in found.items():
-            yield "file", name, memory.content(file.path, verify=self.verify)
+            yield "file", name, contents.digest(file.path, verify=self.verify)
 
     @cached_property
     def _files(self) -> tuple[File, ...]:
@@ -230,7 +212,7 @@ class Tree(Input, os.PathLike[str]):
     def text(self) -> bytes:
         return b"tree " + os.fsencode(self.path)
 
-    def pieces(self, memory: Memory) -> Iterator[tuple[str, str, str]]:
+    def pieces(self, contents: Contents) -> Iterator[tuple[str, str, str]]:
         yield "tree", self.name, ""
         waiting = [""]
         while waiting:
@@ -243,7 +225,7 @@ class Tree(Input, os.PathLike[str]):
                     yield "folder", name, ""
                     waiting.append(name)
                 else:
-                    yield "file", name, memory.content(entry.path, verify=self.verify)
+                    yield "file", name, contents.digest(entry.path, verify=self.verify)
 
     def __fspath__(self) -> str:
         return self.path
@@ -273,12 +255,7 @@ def inputs_of(value: Any) -> tuple[Input, ...]:
     return tuple(found)
 
 
-def printable(text: str) -> str:
-    """A file name as messages and JSON can hold it: bytes that are no UTF-8 become �."""
-    return os.fsencode(text).decode(errors="replace")
-
-
-# ----- the memory
+# ----- looking at them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -291,38 +268,15 @@ class Seen:
     members: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
-    """A content with what stat(2) said before it was read, and when that was."""
-
-    size: int
-    mtime: int
-    ctime: int
-    inode: int
-    read: int
-    content: str
-
-    def holds(self, now: os.stat_result) -> bool:
-        """Whether the file has the same content for sure."""
-        same = (self.size, self.mtime, self.ctime, self.inode) == (
-            *(now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino),
-        )
-        return same and self.read - max(self.mtime, self.ctime) >= SETTLED
-
-
 class Memory:
-    """The contents of files as digests. One is made for one run; in that run it looks at each file once."""
+    """What inputs are now, as far as it was asked: each is looked at once. One is made for one run."""
 
-    def __init__(self, folder: str | None = None, *, clock: Callable[[], int] = time.time_ns) -> None:
-        """`folder` is the cache folder that keeps it; without one it knows nothing at first."""
-        self._folder, self._clock = folder, clock
-        self._former = _read_notes(folder) if folder is not None else {}
-        self._notes: dict[str, _Note] = {}
-        self._seen: dict[Input, Seen] = {}
-        #: Files that were read in this run.
-        self._read: set[str] = set()
+    def __init__(self, folder: str | None = None) -> None:
+        """`folder` is the cache folder that keeps what is known of files."""
+        self.contents = Contents(folder)
         #: Inputs that code leads to, and why they could not be looked at.
         self.missed: list[tuple[Input, InitializationError]] = []
+        self._seen: dict[Input, Seen] = {}
 
     def look(self, thing: Input) -> Seen:
         """What an input is now.
@@ -332,34 +286,12 @@ class Memory:
         """
         seen = self._seen.get(thing)
         if seen is None:
-            pieces = list(thing.pieces(self))
+            pieces = list(thing.pieces(self.contents))
             parts = (part.encode("utf-8", "surrogateescape") for piece in pieces for part in piece)
             digest = bytes.fromhex(fingerprint.combine(*parts))
             members = {} if isinstance(thing, File) else {printable(n): c or k for k, n, c in pieces if k != "tree"}
             seen = self._seen[thing] = Seen(label=thing.label, digest=digest, members=members)
         return seen
-
-    def content(self, path: str, *, verify: Verify = "changed") -> str:
-        """The digest of a file's content.
-
-        Raises:
-            InitializationError: as `look`.
-        """
-        known = self._notes.get(path)
-        if known is not None and (verify != "always" or path in self._read):
-            return known.content
-        try:
-            now = os.stat(path)
-            _check_kind(path, now)
-            known = known or self._former.get(path)
-            if known is None or verify == "always" or not known.holds(now):
-                # What stat said before it was read: a change in the meantime then shows the next time.
-                known = _note(now, self._clock(), content_of(path))
-                self._read.add(path)
-        except OSError as error:
-            raise _unreadable(path, error) from error
-        self._notes[path] = known
-        return known.content
 
     @contextmanager
     def asked(self) -> Iterator[None]:
@@ -370,56 +302,9 @@ class Memory:
         finally:
             _active.reset(token)
 
-    def save(self) -> None:
-        """Keep what was seen for the next run; nothing is written if that is what is known already."""
-        if self._folder is None or self._notes == self._former:
-            return
-        files = {p: [n.size, n.mtime, n.ctime, n.inode, n.read, n.content] for p, n in sorted(self._notes.items())}
-        content = json.dumps({"format": FORMAT, "files": files}, indent=0)
-        with suppress(StoreError):  # a folder that cannot be written: the files are read again the next time
-            write_whole(os.path.join(self._folder, MEMORY_FILE), [content.encode()])
-
-
-def content_of(path: str) -> str:
-    """xxh3 (128 bits, https://xxhash.com) of a file's bytes, read in pieces.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    import xxhash
-
-    whole = xxhash.xxh3_128()
-    buffer = memoryview(bytearray(_PIECE))
-    with open(path, "rb", buffering=0) as file:
-        while size := file.readinto(buffer):
-            whole.update(buffer[:size])
-    return f"xxh3-128:{whole.hexdigest()}"
-
 
 #: Asked by inputs that code leads to, while a plan is identified.
 _active: ContextVar[Memory | None] = ContextVar("ezpyp_inputs", default=None)
-
-
-def _note(now: os.stat_result, read: int, content: str) -> _Note:
-    return _Note(now.st_size, now.st_mtime_ns, now.st_ctime_ns, now.st_ino, read, content)
-
-
-def _read_notes(folder: str) -> dict[str, _Note]:
-    """The former notes; none where the file is torn, foreign or of another format."""
-    try:
-        with open(os.path.join(folder, MEMORY_FILE), "rb") as file:
-            content = json.loads(file.read())
-        if content["format"] != FORMAT:
-            return {}
-        return {path: _checked_note(*each) for path, each in content["files"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
-def _checked_note(size: int, mtime: int, ctime: int, inode: int, read: int, content: str) -> _Note:
-    if not all(type(each) is int for each in (size, mtime, ctime, inode, read)) or type(content) is not str:
-        raise ValueError("not a note that ezpyp wrote")
-    return _Note(size, mtime, ctime, inode, read, content)
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
@@ -429,27 +314,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
     except NotADirectoryError:
         raise InitializationError(f"{printable(folder)} is no folder. Give it as File(…).") from None
     except OSError as error:
-        raise _unreadable(folder, error) from error
-
-
-_MAKE = "Make it before the run; where a step makes it, let that step return File(path) and pass on the step."
-
-
-def _check_kind(path: str, status: os.stat_result) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise InitializationError(f"{printable(path)} is a folder. Give it as Tree(…).")
-    if not stat.S_ISREG(status.st_mode):
-        raise InitializationError(
-            f"{printable(path)} is neither file nor folder, and has no content to identify it by. Pass it as a text."
-        )
-
-
-def _unreadable(path: str, error: OSError) -> InitializationError:
-    if isinstance(error, FileNotFoundError):
-        return InitializationError(f"{printable(path)} is not there. {_MAKE}")
-    return InitializationError(
-        f"{printable(path)} cannot be read ({error.strerror}). Have it made readable for this user."
-    )
+        raise unreadable(folder, error) from error
 
 
 # ----- files that are returned
