@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TextIO
 
 TAIL_LINES = 20
 _TAIL_BYTES = 8192
@@ -22,18 +23,25 @@ class Capture:
 
         self._log, self._start = log, 0
         self._flush_c = ctypes.CDLL(None).fflush
-        _redirect(os.devnull, os.O_RDONLY, 0)
+        nothing = os.open(os.devnull, os.O_RDONLY)
         if log is not None:
-            self._path = os.path.join(folder, log)
-            _redirect(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 1, 2)
-            # New streams: a notebook or a test runner may have put its own in place of those that write to 1 and 2.
-            sys.stdout = open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-            sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1)  # noqa: SIM115
+            written = os.open(os.path.join(folder, log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+            self._kept = (nothing, written, written)
+        else:
+            self._kept = (nothing, _duplicate(1), _duplicate(2))
+        self._restore()
+        # New streams: a notebook or a test runner may have put its own in place of those that write to 1 and 2.
+        self._streams = _open_streams() if log is not None else (sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = self._streams
 
     def begin(self) -> int:
-        """A step starts: its output begins at this offset."""
+        """A step starts: its output begins at this offset. What the one before closed or replaced is put back."""
+        self._restore()
+        if any(stream is None or stream.closed for stream in self._streams):
+            self._streams = _open_streams()
+        sys.stdout, sys.stderr = self._streams
         if self._log is not None:
-            self._start = os.lseek(1, 0, os.SEEK_END)
+            self._start = os.lseek(self._kept[1], 0, os.SEEK_END)
         return self._start
 
     def end(self) -> Place | None:
@@ -44,8 +52,27 @@ class Capture:
         self._flush_c(None)
         if self._log is None:
             return None
-        end = os.lseek(1, 0, os.SEEK_END)
+        end = os.lseek(self._kept[1], 0, os.SEEK_END)
         return (self._log, self._start, end) if end > self._start else None
+
+    def _restore(self) -> None:
+        for descriptor, kept in enumerate(self._kept):
+            os.dup2(kept, descriptor)
+
+
+def _duplicate(descriptor: int) -> int:
+    try:
+        return os.dup(descriptor)
+    except OSError:  # the script was started without it
+        return os.open(os.devnull, os.O_WRONLY)
+
+
+def _open_streams() -> tuple[TextIO, TextIO]:
+    """New ones that write to 1 and 2."""
+    return (
+        open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False),
+        open(2, "w", encoding="utf-8", errors="backslashreplace", closefd=False, buffering=1),
+    )
 
 
 def tail(folder: str, place: Place | None) -> str:
@@ -61,11 +88,3 @@ def tail(folder: str, place: Place | None) -> str:
     except OSError:
         return ""
     return "\n".join(text.splitlines()[-TAIL_LINES:])
-
-
-def _redirect(path: str, flags: int, *descriptors: int) -> None:
-    opened = os.open(path, flags, 0o666)
-    for descriptor in descriptors:
-        os.dup2(opened, descriptor)
-    if opened not in descriptors:
-        os.close(opened)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import signal
 import socket
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +31,8 @@ Lot = Sequence[Task]
 
 #: Seconds of finished work that a helper may hold back to report it together with what follows.
 REPORT_EVERY = 0.01
+#: Files that a step must be able to open, whatever earlier ones left open.
+SPARE_FILES = 256
 DIGEST_BYTES = 16
 
 
@@ -89,22 +94,44 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         host=order.host,
         capture=capture,
     )
+    home = os.open(".", os.O_PATH)
     connection = Connection(own.detach())
+    most = _most_files()
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(connection.recv, None):
-            for outcomes, finished in _run(lot, worker, capture, position, slot):
+            for outcomes, finished in _run(lot, worker, capture, position, slot, home):
                 connection.send((outcomes, finished))
+                if _lowest_free() > most:
+                    raise EOFError  # the agent forks another, which begins where this one ends
     worker.store.sync()
 
 
+def _most_files() -> int:
+    """Above this, files that steps left open leave too few for those that follow."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(limit - SPARE_FILES, _lowest_free()) if limit != resource.RLIM_INFINITY else sys.maxsize
+
+
+def _lowest_free() -> int:
+    """The number that the next file would get, which grows as files are left open."""
+    try:
+        found = os.dup(0)
+    except OSError:
+        return sys.maxsize
+    os.close(found)
+    return found
+
+
 def _run(
-    lot: Lot, worker: Worker, capture: Capture, position: Position, slot: int
+    lot: Lot, worker: Worker, capture: Capture, position: Position, slot: int, home: int
 ) -> Iterator[tuple[list[Outcome], bool]]:
     done: list[Outcome] = []
     reported = time.monotonic()
     for index, attempt, absent in lot:
         position.set(slot, index, capture.begin())
+        os.fchdir(home)  # a step may have gone elsewhere
         done.append(worker.run(index, attempt, absent))
+        signal.setitimer(signal.ITIMER_REAL, 0)  # or the alarm of one step would end another
         position.set(slot, -1)
         now = time.monotonic()
         if now - reported > REPORT_EVERY:

@@ -28,6 +28,9 @@ _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _POSITION = struct.Struct("qdq")
 MOST_SLOTS = 1024
 
+#: The signals that were held before a step began to fork.
+_held_before: set[int] = set()
+
 #: Sockets that the agent holds; a process forked from it must not keep them open, or nobody would see them close.
 _held: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
@@ -188,8 +191,9 @@ def _become_helper(
         ours.close()
         die_with_parent(parent)
         os.setpgid(0, 0)
-        # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM.
-        os.register_at_fork(after_in_child=_restore_signals)
+        # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
+        # the fork, or one that comes before they are restored would be lost.
+        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
         body(theirs, slot, order)
         code = 0
     except BaseException:
@@ -243,9 +247,20 @@ def die_with_parent(parent: int) -> None:
         os._exit(0)
 
 
+def _hold_signals() -> None:
+    global _held_before
+    _held_before = signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET_SIGNALS)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held_before)
+
+
 def _restore_signals() -> None:
     for number in _QUIET_SIGNALS:
-        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        if signal.getsignal(number) is _ignore:  # else the step's own handler
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _release_signals()
 
 
 def _ignore(number: int, frame: object) -> None:

@@ -6,10 +6,13 @@ do short of ending the process into an Outcome.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 from ezpyp import codecs, salvage, seeding
 from ezpyp.arguments import Deferred, describe
@@ -102,21 +105,38 @@ class _Call:
             )
         seeding.plant(self._seed())
         try:
-            value = step.function(*args, **kwargs)
+            value = self._call(args, kwargs)
+        except KeyboardInterrupt as error:
+            if worker.capture is None:  # in line: a person wants the step ended
+                raise
+            return self._failed("exception", _one_line(error), _frames(error, 2))
         except SystemExit as error:
-            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
-        except Exception as error:
-            return self._failed("exception", _one_line(error), _frames(error))
+            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error, 2))
+        except BaseException as error:
+            return self._failed("exception", _one_line(error), _frames(error, 2))
         del args, kwargs
         try:
             encoded = codecs.encode_result(step.options.codec, value, step=step.name)
         except CodecError as error:
             return self._unstorable(value, str(error))
+        except Exception as error:
+            return self._failed("encode", _one_line(error), _frames(error))
         outcome = self._outcome(Status.DONE, note=encoded.note, codec=encoded.codec)
         try:
             return worker.keep(outcome, encoded.chunks)
         except (EzpypError, OSError) as error:
             return self._failed("store", str(error))
+        except Exception as error:
+            return self._failed("store", _one_line(error), _frames(error))
+
+    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Call the function. A child that it forked and that comes back here would be this process once more."""
+        here = os.getpid()
+        try:
+            return self.step.function(*args, **kwargs)
+        finally:
+            if os.getpid() != here:
+                _end_child()
 
     def _resolve(self, deferred: Deferred) -> Any:
         values = [self.worker.value(source) for source in deferred.sources()]
@@ -151,7 +171,7 @@ class _Call:
         outcome = self._outcome(Status.FAILED, cause=cause, note=note, traceback=traceback)
         try:
             return self.worker.keep(outcome)
-        except (EzpypError, OSError) as error:
+        except Exception as error:
             # The disk may be what failed. The ledger hears of it all the same.
             return replace(outcome, note=f"{note} (and its status could not be stored: {error})")
 
@@ -166,9 +186,17 @@ class _Call:
         return self._failed("encode", f"{reason}{kept}")
 
 
+#: Characters of an error's text, and of a traceback, that are kept: they travel to rank 0 and stand in listings.
+_MOST_NOTE = 2000
+_MOST_TRACEBACK = 20_000
+
+
 def _one_line(error: BaseException) -> str:
-    text = str(error).strip()
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    try:
+        text = str(error).strip()
+    except Exception as another:
+        text = f"(its text cannot be made: {type(another).__name__})"
+    return _short(f"{type(error).__name__}: {text}" if text else type(error).__name__, _MOST_NOTE)
 
 
 def _frames(error: BaseException, ours: int = 1) -> str:
@@ -178,4 +206,32 @@ def _frames(error: BaseException, ours: int = 1) -> str:
     inner = error.__traceback__
     for _ in range(ours):
         inner = inner.tb_next if inner is not None else None
-    return "".join(traceback.format_exception(type(error), error, inner)).rstrip()
+    try:
+        text = "".join(traceback.format_exception(type(error), error, inner)).rstrip()
+    except Exception as another:
+        return f"(its traceback cannot be made: {type(another).__name__})"
+    return _short(text, _MOST_TRACEBACK)
+
+
+def _short(text: str, most: int) -> str:
+    """The beginning and the end of a text."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
+
+
+def _end_child() -> NoReturn:
+    """End a process that a step forked, as it would have ended at the end of a script."""
+    error = sys.exc_info()[1]
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{_frames(error)}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
