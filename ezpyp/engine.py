@@ -311,11 +311,12 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     _check_resources(job)
     stop = Stop()
     with listening(stop):
-        own, slots = _executor(job)
+        own, slots = _open_everywhere(job)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library)
         counts = job.link.gather(slots)
         hosts = job.link.gather(job.host)
+        finished = None
         if job.rank == 0:
             others = {r: n for r, n in enumerate(counts) if r and n}
             team: list[Executor] = [mpi.Ranks(job.link, others, stop.hear)]
@@ -324,14 +325,39 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
             finished = _lead(job, team, bus, stop, mpi_library, hosts=hosts)
         else:
             _follow(job, own, stop)
-            finished = None
         job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
-        shared = replace(finished, outcomes={}) if finished is not None else None
-        told = job.link.share(shared)
-        return finished if finished is not None else told
+        told = job.link.once(lambda: replace(finished, outcomes={}) if finished is not None else None)
+        conclusion = finished or told
+        assert conclusion is not None
+        return conclusion
 
 
-def _executor(job: Job) -> tuple[Executor, int]:
+def _open_everywhere(job: Job) -> tuple[Executor, int]:
+    """This rank's executor and its slots. If one rank cannot have its own, all raise the same error.
+
+    Raises:
+        EzpypError: with the rank and its reason.
+    """
+    places = job.link.places() if job.link is not None else [(job.host, 0, 1)]
+    try:
+        own, slots = _executor(job, places[job.rank])
+        problem = ""
+    except Exception as error:
+        if job.link is None:
+            raise
+        own, slots, problem = Serial(job.worker()), 0, f"{type(error).__name__}: {error}"
+    if job.link is not None:
+        problems = job.link.gather(problem)
+        rank = next((r for r, each in enumerate(problems) if each), None)
+        if rank is not None:
+            own.close()
+            failure = EzpypError(f"Rank {rank} ({places[rank][0]}) cannot start its helpers: {problems[rank]}")
+            failure.quiet = job.rank != 0
+            raise failure
+    return own, slots
+
+
+def _executor(job: Job, place: tuple[str, int, int]) -> tuple[Executor, int]:
     """This rank's own executor and its slots. Under MPI, in line, rank 0 only schedules."""
     if job.settings.executor == "inline":
         _drop(job.nest)
@@ -342,7 +368,7 @@ def _executor(job: Job) -> tuple[Executor, int]:
             mpi.shield_forks()
         position = Position()
         nest = executors.nursery(job.plan, position), position
-    return Processes(job.worker(), *nest, _setup(job)), job.settings.helpers
+    return Processes(job.worker(), *nest, _setup(job, place)), job.settings.helpers
 
 
 def _drop(nest: tuple[Nursery, Position] | None) -> None:
@@ -350,9 +376,8 @@ def _drop(nest: tuple[Nursery, Position] | None) -> None:
         nest[0].close()
 
 
-def _setup(job: Job) -> Setup:
-    places = job.link.places() if job.link is not None else [(job.host, 0, 1)]
-    _, local_rank, local_size = places[job.rank]
+def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
+    _, local_rank, local_size = place
     helpers = job.settings.helpers
     cores = resources.cores_each(
         allotted=resources.allotted_cores(), bound=resources.bound_cores(), local_size=local_size, helpers=helpers
@@ -463,8 +488,8 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
             pause = 50e-6 if moved else min(2 * pause, 0.001)
             if not moved:
                 own.wait(pause)
-    except EzpypError as error:
-        link.send(("failed", str(error)), 0)
+    except Exception as error:
+        link.send(("failed", f"{type(error).__name__}: {error}"), 0)
         raise
     finally:
         own.close()
@@ -549,6 +574,7 @@ def _lacking(job: Job) -> str:
     if wide is not None and forked and (spoilt := resources.spoilt_pools()):
         return (
             f"Step '{wide.name}' asks for {wide.options.request.cpus} cores, but {', '.join(spoilt)} ran threads "
-            "before execute() and would hang in forked helpers. Move what the script computes into a step. Nothing was run."
+            "before execute() and would hang in forked helpers. Move what the script computes into a step. "
+            "Nothing was run."
         )
     return ""

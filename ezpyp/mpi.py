@@ -17,11 +17,13 @@ from array import array
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
-from ezpyp.errors import LauncherError, RankMismatch
+from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 from ezpyp.helper import Lot
 from ezpyp.steps import Outcome
+
+T = TypeVar("T")
 
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
@@ -92,7 +94,8 @@ class Mark(IntEnum):
     INITIALIZE = 1
     EXECUTE = 2
     BARRIER = 3
-    FINISH = 4
+    SHARE = 4
+    FINISH = 5
 
 
 _PLACES = {
@@ -100,6 +103,7 @@ _PLACES = {
     Mark.INITIALIZE: "initialize_schema()",
     Mark.EXECUTE: "execute()",
     Mark.BARRIER: "barrier()",
+    Mark.SHARE: "what rank 0 does for all",
     Mark.FINISH: "the end of execute()",
 }
 
@@ -140,10 +144,29 @@ class Link:
             _explain_absence(self._comm.allgather((int(mark), self.host, detail())), mark, self.rank)
         return theirs[2] == -theirs[3]
 
-    def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank. Blocks until rank 0 has come."""
-        request = self._comm.Ibarrier()
-        self._await(request, "rank 0")
+    def once(self, work: Callable[[], T]) -> T:
+        """Rank 0 does it; every rank gets the value, or raises the same error. The others sleep meanwhile.
+
+        Raises:
+            EzpypError: on ranks other than 0, where rank 0 failed with an error that is not of ezpyp.
+        """
+        told: tuple[bool, Any] | None = None
+        try:
+            if self.rank == 0:
+                told = (True, work())
+        except BaseException as error:
+            told = (False, _portable(error))
+            self._share(told)
+            raise
+        good, content = self._share(told)
+        if not good:
+            content.quiet = True
+            raise content
+        found: T = content
+        return found
+
+    def _share(self, value: Any) -> Any:
+        self.meet(Mark.SHARE, b"", lambda: "left")
         return self._comm.bcast(value, 0)
 
     def gather(self, value: Any) -> list[Any]:
@@ -216,6 +239,11 @@ def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) ->
     )
     error.quiet = own != min(r for r, each in enumerate(found) if each[0] == mark)
     raise error
+
+
+def _portable(error: BaseException) -> EzpypError:
+    """An error as other ranks can be told of it."""
+    return error if isinstance(error, EzpypError) else EzpypError(f"Rank 0 failed with {type(error).__name__}: {error}")
 
 
 _link: Link | None = None

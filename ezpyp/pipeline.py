@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import threading
@@ -10,14 +9,12 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from ezpyp import engine, executors, exits, lock, mpi, nursery, plan, resume, runs, scripts
+from ezpyp import engine, executors, exits, launch, lock, mpi, nursery, plan, resume, runs, scripts
 from ezpyp.arguments import check_unchanged
 from ezpyp.engine import Finished, Job, Settings
 from ezpyp.errors import (
-    EzpypError,
     FailedStepWarning,
     InitializationError,
     NotExecutedStepWarning,
@@ -304,9 +301,7 @@ class Pipeline:
         assert self._standing is not None
         _warn_of_threads()
         nest, self._nest = self._nest, None
-        run = _run_id()
-        if link is not None:
-            run = link.share(run)
+        run = _run_id() if link is None else link.once(_run_id)
         job = Job(
             run=run,
             plan=organised,
@@ -330,20 +325,19 @@ class Pipeline:
             bus.close()
 
     def _conclude(self, finished: Finished) -> Summary:
-        """The summary; rank 0 also writes it if anything is new, and tells `ezpyp run` what came of the script."""
+        """The summary; rank 0 also writes it if anything is new."""
         assert self._standing is not None
         summary = runs.open(self._folder).summary(finished)
-        if self.is_root:
-            if not (finished.idle and os.path.exists(self.summary_path)) or self._standing.rewritten:
-                summary.write()
-            if note := os.environ.get("EZPYP_OUTCOME"):
-                Path(note).write_text(
-                    json.dumps({"exit_code": finished.ended.exit_code, "folder": self._folder}), encoding="utf-8"
-                )
+        is_known = finished.idle and not self._standing.rewritten and os.path.exists(self.summary_path)
+        if self.is_root and not is_known:
+            summary.write()
         return summary
 
     def _judge(self, summary: Summary, finished: Finished, raise_on_failure: bool | None) -> None:
         code = finished.ended.exit_code
+        earned = code if code in (85, 130) or raise_on_failure is None else 0
+        if self.is_root:
+            launch.tell_outcome(earned, self._folder)
         if code in (85, 130):
             if exits.from_script():
                 raise SystemExit(code)
@@ -401,38 +395,35 @@ class Pipeline:
 
     def _take_standing(self, organised: Plan, link: mpi.Link | None) -> None:
         """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
-        verdict: Standing | EzpypError | None = None
-        if link is None or link.rank == 0:
-            try:
-                assert self._store is not None
-                self._lock = lock.acquire(self._folder)
-                self._release = weakref.finalize(self, self._lock.release)
-                verdict = resume.settle_in(
-                    organised,
-                    self._folder,
-                    self._store,
-                    kind=self._kind,
-                    script=_script(),
-                    on_change=_one_of("on_change", self._chosen("on_change") or "refuse", resume.ON_CHANGE),
-                    keep_old=self._keep_old,
-                )
-            except EzpypError as error:
-                verdict = error
-        if link is not None:
-            verdict = link.share(verdict)
-        if isinstance(verdict, EzpypError):
+        try:
+            verdict = (
+                self._look_at_folder(organised) if link is None else link.once(lambda: self._look_at_folder(organised))
+            )
+        except BaseException:
             self._store = None
             self._close_nest()
             self._let_go()
-            verdict.quiet = not self.is_root
-            raise verdict
-        assert verdict is not None
+            raise
         self._standing = verdict
         self._fresh = True
         self._statuses = verdict.statuses
         if self.is_root:
             for text in (*verdict.problems, *verdict.remarks):
                 print(f"ezpyp: {text}", file=sys.stderr)
+
+    def _look_at_folder(self, organised: Plan) -> Standing:
+        assert self._store is not None
+        self._lock = lock.acquire(self._folder)
+        self._release = weakref.finalize(self, self._lock.release)
+        return resume.settle_in(
+            organised,
+            self._folder,
+            self._store,
+            kind=self._kind,
+            script=_script(),
+            on_change=_one_of("on_change", self._chosen("on_change") or "refuse", resume.ON_CHANGE),
+            keep_old=self._keep_old,
+        )
 
     def _chosen(self, key: str, given: Any = None) -> Any:
         """A setting from the call, from Pipeline, or from the environment; None if nobody chose."""
