@@ -23,23 +23,22 @@ from ezpyp.atoms import ATOMS, buffer, digest, group, text
 from ezpyp.bytecode import code_bytes, code_reads
 from ezpyp.graph import Code, Node, summed
 from ezpyp.identity import NoIdentityError, Walker, library_name, type_name
-from ezpyp.modules import UserModules, name_of, source_path, top, version
-
-#: Stands for what never counts: ezpyp's own objects, loggers, locks, typing.
-_NOTHING = object()
+from ezpyp.modules import (
+    FUNCTIONS,
+    NOTHING,
+    UserModules,
+    name_of,
+    never_counts,
+    source_path,
+    top,
+    unwrapped,
+    version,
+)
 
 _MISSING = object()
 
 #: What every module has, where it lies among them: moving a file changes nothing.
 _OF_MODULES = frozenset({"__name__", "__file__", "__doc__", "__package__", "__path__", "__spec__", "__loader__"})
-
-_FUNCTIONS = (
-    FunctionType,
-    types.BuiltinFunctionType,
-    types.MethodDescriptorType,
-    types.WrapperDescriptorType,
-    types.ClassMethodDescriptorType,
-)
 
 
 class Follower:
@@ -106,7 +105,7 @@ class Follower:
             return self._once(value, self._class if self.is_own(value) else self._library)
         if isinstance(value, FunctionType):
             return self._once(value, self._function if self.is_own(value) else self._wrapper)
-        if isinstance(value, _FUNCTIONS) and not _is_bound(value):
+        if isinstance(value, FUNCTIONS) and not _is_bound(value):
             return self._once(value, self._extension if self.is_own(value) else self._library)
         if callable(value) and not self.is_own(type(value)) and self._is_installed(value):
             return self._once(value, self._library)
@@ -345,47 +344,12 @@ class Follower:
         return Walker(code, reference).encode(value)
 
 
-# -- what never counts
-
-
-def unwrapped(value: Any) -> Any:
-    """What one of ezpyp's own objects stands for: the decorated function. Files, and anything else, for themselves."""
-    while top(type(value).__module__) == "ezpyp" and not hasattr(type(value), "__ezpyp_identity__"):
-        value = vars(value).get("__wrapped__", _NOTHING) if hasattr(value, "__dict__") else _NOTHING
-    # What lru_cache adds is in the decorator of the function, and has no effect on results.
-    return value.__wrapped__ if isinstance(value, _CACHED) else value
-
-
-def never_counts(value: Any) -> bool:
-    """ezpyp itself, loggers, locks and typing: they have no effect on what a function computes."""
-    if type(value) in ATOMS:
-        return False
-    if type(value) is object or _is_typing(value):
-        return True
-    if isinstance(value, (ModuleType, type, *_FUNCTIONS)):
-        return top(name_of(value)) == "ezpyp"
-    logging = sys.modules.get("logging")
-    if logging is not None and isinstance(value, (logging.Logger, logging.LoggerAdapter)):
-        return True
-    return type(value).__name__.lower().lstrip("_") in _LOCKS and top(type(value).__module__) in _LOCK_MODULES
-
-
-_CACHED = type(cache(lambda: None))
-_LOCKS = frozenset({"lock", "rlock", "locktype", "condition", "event", "semaphore", "boundedsemaphore", "barrier"})
-_LOCK_MODULES = frozenset({"thread", "threading", "multiprocessing", "asyncio"})
-
-
-def _is_typing(value: Any) -> bool:
-    aliases = (types.GenericAlias, types.UnionType)
-    return isinstance(value, aliases) or top(type(value).__module__) in ("typing", "typing_extensions")
+# -- small looks at functions and classes
 
 
 def _is_bound(value: Any) -> bool:
     """Whether a C function belongs to an object, as `[].append` does."""
     return not isinstance(getattr(value, "__self__", None), (ModuleType, type, type(None)))
-
-
-# -- small looks at functions and classes
 
 
 @cache
@@ -411,7 +375,7 @@ def _counts(decorator: ast.expr, around: dict[str, Any]) -> bool:
         value = _attribute(value, name) if isinstance(value, ModuleType) else value
     while isinstance(value, partial):
         value = value.func
-    return value is not _MISSING and unwrapped(value) is not _NOTHING and not never_counts(value)
+    return value is not _MISSING and unwrapped(value) is not NOTHING and not never_counts(value)
 
 
 def _defaults(function: FunctionType) -> Iterator[tuple[str, Any]]:
@@ -496,7 +460,7 @@ def outline(value: Any, width: int = 60) -> str:
     shape = getattr(value, "shape", None)
     if type(value) in ATOMS:
         shown = repr(value)
-    elif isinstance(value, (type, *_FUNCTIONS)):
+    elif isinstance(value, (type, *FUNCTIONS)):
         shown = value.__qualname__
     elif type(value) in (list, tuple, set, dict) and len(value) <= 12:
         parts = [f"{outline(k)}: {outline(v)}" for k, v in value.items()] if isinstance(value, dict) else None

@@ -13,10 +13,10 @@ from typing import Any
 
 from ezpyp.atoms import combine, digest, group, octets, text
 from ezpyp.bytecode import code_bytes, text_of_class
-from ezpyp.code import Follower, unwrapped
+from ezpyp.code import Follower
 from ezpyp.graph import Code, Part
 from ezpyp.identity import NoIdentityError, Walker, encode, library_name, register_identity, type_name
-from ezpyp.modules import UserModules, name_of, top
+from ezpyp.modules import UserModules, name_of, top, unwrapped
 from ezpyp.syntax import differences
 
 __all__ = [

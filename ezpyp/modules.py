@@ -1,25 +1,39 @@
-"""Whose code it is: the user's own, which is followed, or an installed library's, which counts by name."""
+"""Whose a thing is: the user's own, which is followed; a library's, which counts by name; or of no account."""
 
 from __future__ import annotations
 
 import os
 import sys
+import types
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
-from pathlib import PurePath
 from types import FunctionType, ModuleType
 from typing import Any
 
+from ezpyp.atoms import ATOMS
+
+#: Where Python's own modules are.
 _STANDARD = (os.path.dirname(os.__file__), os.path.dirname(os.path.realpath(os.__file__)))
+
+#: Stands for one of ezpyp's own objects that stands for nothing else.
+NOTHING = object()
+
+#: Everything that is a function and nothing else, written in Python or C.
+FUNCTIONS = (
+    FunctionType,
+    types.BuiltinFunctionType,
+    types.MethodDescriptorType,
+    types.WrapperDescriptorType,
+    types.ClassMethodDescriptorType,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserModules:
     """Which modules are the user's own: all that are not installed, with those named more or fewer.
 
-    A name stands for the module and everything in it: `UserModules(also=("lab_tools",),
-    never=("generated",))`.
+    A name stands for the module and everything in it: `UserModules(also=("lab_tools",), never=("generated",))`.
     """
 
     also: tuple[str, ...] = ()
@@ -100,6 +114,38 @@ def _is_own_file(path: str | None) -> bool:
     """Neither installed nor Python's own; code without any file is the user's, from exec or a prompt."""
     if path is None:
         return True
-    if path in ("built-in", "frozen") or {"site-packages", "dist-packages"} & {*PurePath(path).parts}:
+    if path in ("built-in", "frozen") or {"site-packages", "dist-packages"} & {*path.split(os.sep)}:
         return False
     return not any(path.startswith(folder + os.sep) for folder in _STANDARD)
+
+
+def unwrapped(value: Any) -> Any:
+    """What one of ezpyp's own objects stands for: the decorated function. Files, and anything else, for themselves."""
+    while top(type(value).__module__) == "ezpyp" and not hasattr(type(value), "__ezpyp_identity__"):
+        value = vars(value).get("__wrapped__", NOTHING) if hasattr(value, "__dict__") else NOTHING
+    # What lru_cache adds is in the decorator of the function, and has no effect on results.
+    return value.__wrapped__ if isinstance(value, _CACHED) else value
+
+
+def never_counts(value: Any) -> bool:
+    """ezpyp itself, loggers, locks and typing: they have no effect on what a function computes."""
+    if type(value) in ATOMS:
+        return False
+    if type(value) is object or _is_typing(value):
+        return True
+    if isinstance(value, (ModuleType, type, *FUNCTIONS)):
+        return top(name_of(value)) == "ezpyp"
+    logging = sys.modules.get("logging")
+    if logging is not None and isinstance(value, (logging.Logger, logging.LoggerAdapter)):
+        return True
+    return type(value).__name__.lower().lstrip("_") in _LOCKS and top(type(value).__module__) in _LOCK_MODULES
+
+
+_CACHED = type(cache(lambda: None))
+_LOCKS = frozenset({"lock", "rlock", "locktype", "condition", "event", "semaphore", "boundedsemaphore", "barrier"})
+_LOCK_MODULES = frozenset({"thread", "threading", "multiprocessing", "asyncio"})
+
+
+def _is_typing(value: Any) -> bool:
+    aliases = (types.GenericAlias, types.UnionType)
+    return isinstance(value, aliases) or top(type(value).__module__) in ("typing", "typing_extensions")

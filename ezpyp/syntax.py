@@ -10,7 +10,6 @@ from __future__ import annotations
 import ast
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from difflib import ndiff
 from typing import Any
 
 from ezpyp.atoms import ATOMS, group, text
@@ -170,6 +169,8 @@ def _short(node: ast.Constant, width: int = 40) -> str:
 
 def _changed_line(before: str, after: str) -> str:
     """`code changed`, and the line where it is only one."""
+    from difflib import ndiff
+
     lines = list(ndiff(before.splitlines(), after.splitlines()))
     gone = [line[2:].strip() for line in lines if line.startswith("- ")]
     come = [line[2:].strip() for line in lines if line.startswith("+ ")]

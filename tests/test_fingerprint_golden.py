@@ -14,7 +14,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
+
+from ezpyp.fingerprint import digest_value
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -59,3 +64,27 @@ def test_every_golden_digest_is_its_own() -> None:
     recorded: dict[str, dict[str, str]] = json.loads((GOLDEN / "digests.json").read_text())
     for digests in recorded.values():
         assert len(set(digests.values())) == len(digests)
+
+
+def _arrays() -> dict[str, object]:
+    """Values that need libraries: what is on record must hold for every version of them."""
+    structured = np.array([(1, 2.5), (3, 4.5)], dtype=np.dtype([("a", "i1"), ("b", "f8")], align=True))
+    return {
+        "integers": np.arange(6).reshape(2, 3),
+        "scalar": np.float32(0.5),
+        "objects": np.array([{"a": 1}, None], dtype=object),
+        "structured": structured,
+        "dates": np.array(["2026-01-01"], "M8[D]"),
+        "text": np.array(["a", "bc"]),
+        "large": np.arange(100_000, dtype="f8"),
+        "large bytes": bytes(100_000),
+        "large text": "ä" * 100_000,
+        "table": pa.table({"a": [1, None], "b": ["x", None], "c": [True, False], "d": [[1], None]}),
+        "series": pd.Series([1.5, 2.5], name="a"),
+        "stamp": pd.Timestamp("2026-01-01T12:00:00", tz="UTC"),
+    }
+
+
+def test_digests_of_arrays_are_those_on_record() -> None:
+    found = {name: digest_value(value).hex() for name, value in _arrays().items()}
+    assert found == json.loads((GOLDEN / "arrays.json").read_text())
