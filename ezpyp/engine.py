@@ -8,31 +8,29 @@ line.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from types import FrameType
 from typing import Any, Literal
 
-from ezpyp import executors, lock, mpi, policy, resources
+from ezpyp import executors, lock, mpi, resources
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.events import Bus, RunEnded, RunStarted, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
 from ezpyp.helper import Fingerprints, Order
 from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
+from ezpyp.pace import Pace
 from ezpyp.plan import Plan
 from ezpyp.report import SMALL_RUN
 from ezpyp.resume import Standing
 from ezpyp.selection import with_needs
 from ezpyp.steps import Outcome, Status
+from ezpyp.stopping import Stop, listening
 from ezpyp.store import Store
-from ezpyp.worker import Worker, inside_step
+from ezpyp.worker import Worker
 
 #: Seconds that running steps are given after a stop was asked for.
 GRACE = 10.0
@@ -82,6 +80,7 @@ class Job:
         return Worker(
             plan=self.plan,
             fingerprints=Fingerprints(self.standing.fingerprints),
+            inputs=self.standing.inputs,
             store=self.store,
             folder=self.folder,
             rank=self.rank,
@@ -95,93 +94,6 @@ class Job:
         asked = range(len(statuses)) if self.wanted is None else self.wanted
         needed = with_needs(self.plan.graph, asked, lambda k: statuses[k] == Status.DONE)
         return frozenset(k for k in needed if statuses[k] != Status.DONE)
-
-
-class Stop:
-    """A stop that was asked for, by a signal here or on another rank: `signal` is its number, 0 for none."""
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self.again = False
-        self.since = 0.0
-
-    def ask(self, number: int) -> None:
-        """A signal came here. A second one is meant to end the run at once."""
-        self.hear(number, again=bool(self.signal))
-
-    def hear(self, number: int, *, again: bool) -> None:
-        """A signal came to some rank. Launchers signal every rank: what two ranks tell is still one signal."""
-        self.again = self.again or again
-        self.signal = self.signal or number
-        self.since = self.since or time.monotonic()
-
-    @property
-    def exit_code(self) -> int:
-        return 130 if self.signal == signal.SIGINT else 85
-
-    @property
-    def reason(self) -> str:
-        return f"stopped by {signal.Signals(self.signal).name}" if self.signal else ""
-
-
-@contextmanager
-def listening(stop: Stop) -> Iterator[None]:
-    """Turn INT, TERM and USR1 into a stop for as long as a run lasts. Only the main thread may set handlers."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def heard(number: int, frame: FrameType | None) -> None:
-        stop.ask(number)
-        if number == signal.SIGINT and inside_step():
-            raise KeyboardInterrupt  # in line, the step itself is what the person wants ended
-
-    former = {n: signal.signal(n, heard) for n in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-
-
-class Pace:
-    """How long steps of each function take, as far as is known: the size of lots."""
-
-    def __init__(self, plan: Plan, slots: int) -> None:
-        kinds: dict[int, int] = {}
-        self._kind = [kinds.setdefault(id(step.function), len(kinds)) for step in plan.steps]
-        self._seconds: list[float | None] = [None] * len(kinds)
-        self._slots = slots
-
-    def learn(self, outcome: Outcome) -> None:
-        if outcome.status is Status.DONE:
-            kind = self._kind[outcome.step]
-            known = self._seconds[kind]
-            self._seconds[kind] = outcome.seconds if known is None else 0.8 * known + 0.2 * outcome.seconds
-
-    def expected(self, step: int) -> float | None:
-        """Seconds that a step will probably take, None for unknown."""
-        return self._seconds[self._kind[step]]
-
-    def lot(self, ledger: Ledger) -> list[int]:
-        """The next lot from the ledger: steps of like duration, as many as fit its time."""
-        taken = ledger.take(1, time.monotonic())
-        if not taken:
-            return taken
-        most = policy.lot_size(self.expected(taken[0]), ledger.ready, self._slots)
-        if most > 1:
-            more = ledger.take(most - 1, time.monotonic())
-            kind = self._kind[taken[0]]
-            strange = next((k for k, step in enumerate(more) if self._kind[step] != kind), len(more))
-            ledger.give_back(more[strange:])
-            taken += more[:strange]
-        return taken
-
-    def depth(self, ledger: Ledger) -> int:
-        """How many lots a slot may hold now, judged by the slowest kind that is known."""
-        known = [s for s in self._seconds if s is not None]
-        seconds = max(known) if len(known) == len(self._seconds) else None
-        return policy.depth(seconds, ledger.ready, self._slots)
 
 
 class Conductor:
@@ -392,6 +304,7 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
             folder=job.folder,
             store=job.kind,
             fingerprints=job.standing.fingerprints,
+            inputs=job.standing.inputs,
             rank=job.rank,
             host=job.host,
             environment={},
