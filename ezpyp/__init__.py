@@ -29,6 +29,7 @@ from ezpyp.errors import (
     UnrecognizedStepWarning,
 )
 from ezpyp.fingerprint import register_identity
+from ezpyp.inputs import File, Files, Tree
 from ezpyp.pipeline import (
     Pipeline,
     as_cloudpickle_step,
@@ -56,6 +57,8 @@ __all__ = [
     "EzpypWarning",
     "Failed",
     "FailedStepWarning",
+    "File",
+    "Files",
     "IdentityError",
     "InitializationError",
     "LauncherError",
@@ -81,6 +84,7 @@ __all__ = [
     "Steps",
     "StoreError",
     "Summary",
+    "Tree",
     "UnknownStep",
     "UnrecognizedStepWarning",
     "as_cloudpickle_step",

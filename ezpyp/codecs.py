@@ -9,12 +9,14 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ezpyp import salvage
 from ezpyp.errors import CodecError
 from ezpyp.files import Buffer
+from ezpyp.inputs import placed, returning
 
 
 class Codec(Protocol):
@@ -207,7 +209,15 @@ def _need_pyarrow() -> None:
         raise CodecError("codec 'parquet' needs pyarrow: pip install 'ezpyp[parquet]'") from None
 
 
-_CODECS: dict[str, Codec] = {codec.name: codec for codec in (Pickle(), Cloudpickle(), Numpy(), Json(), Parquet())}
+class Files(Pickle):
+    """Results that hold files: as pickle, with numbers in place of the files, which lie in the cache folder."""
+
+    name, title = "file", "File"
+
+
+_CODECS: dict[str, Codec] = {
+    codec.name: codec for codec in (Pickle(), Cloudpickle(), Numpy(), Json(), Parquet(), Files())
+}
 
 
 def register(codec: Codec) -> None:
@@ -237,14 +247,28 @@ class Encoded:
     codec: str
     chunks: list[Buffer]
     note: str = ""
+    #: Paths of the files that it holds, in the order of their numbers.
+    files: tuple[str, ...] = ()
 
 
 def encode_result(name: str, value: Any, *, step: str) -> Encoded:
-    """The result of a step as bytes; by cloudpickle where its own codec cannot.
+    """The result of a step as bytes; by cloudpickle where its own codec cannot. Files in it become numbers.
 
     Raises:
         CodecError: neither can; the text says which value is to blame and what to do (message 4).
     """
+    with returning() as files:
+        encoded = _encoded(name, value, step)
+    return Encoded(codec="file", chunks=encoded.chunks, files=tuple(files)) if files else encoded
+
+
+def decode_result(codec: str, data: Buffer, files: Iterable[str] = ()) -> Any:
+    """The value of a result, with its files at these paths."""
+    with placed(files):
+        return get(codec).decode(data)
+
+
+def _encoded(name: str, value: Any, step: str) -> Encoded:
     codec = get(name)
     try:
         return Encoded(codec=codec.name, chunks=codec.encode(value))

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 from ezpyp import codecs
 from ezpyp.arguments import Deferred, freeze, shorten
 from ezpyp.errors import InitializationError
+from ezpyp.inputs import Input, inputs_of
+from ezpyp.outputs import Outputs
 from ezpyp.policy import Allowance, Retry
 from ezpyp.resources import Request
 from ezpyp.steps import Group, Home, Options, Step, Steps, callable_name
@@ -40,6 +42,8 @@ class Wishes:
     depends_on: tuple[Step | str, ...] = ()
     name: str | None = None
     allowance: Allowance = Allowance()
+    #: What the steps read besides their arguments.
+    inputs: tuple[Input, ...] = ()
 
     def with_(self, **more: Any) -> Wishes:
         """The wishes after more of them, as the user writes them.
@@ -53,20 +57,16 @@ class Wishes:
                 wishes = replace(wishes, name=_checked_name(value))
             elif key == "depends_on":
                 wishes = replace(wishes, depends_on=_dependencies(value))
+            elif key == "inputs":
+                wishes = replace(wishes, inputs=inputs_of(value))
             elif key == "allow_failure":
                 wishes = replace(wishes, allowance=Allowance.of(value))
             elif key in ("cpus", "gpus", "memory"):
                 request = replace(request, **{key: value})
-            elif key == "retry":
-                options = replace(options, retry=Retry.of(value))
-            elif key == "codec":
-                options = replace(options, codec=codecs.get(value).name)
-            elif key == "uses":
-                options = replace(options, uses=tuple(value) if isinstance(value, (list, tuple)) else (value,))
-            elif key == "version":
-                options = replace(options, version=None if value is None else str(value))
             elif key == "max_age":
                 options = replace(options, max_age=seconds_of(value))
+            elif key in _OPTIONS:
+                options = replace(options, **{key: _OPTIONS[key](value)})
             elif key in ("always", "copy", "keep", "seed", "timeout"):
                 options = replace(options, **{key: value})
             else:
@@ -74,9 +74,18 @@ class Wishes:
         return replace(wishes, options=replace(options, request=_checked(request)))
 
 
+#: What becomes of options as the user writes them.
+_OPTIONS: dict[str, Callable[[Any], Any]] = {
+    "codec": lambda value: codecs.get(value).name,
+    "outputs": Outputs.of,
+    "retry": Retry.of,
+    "uses": lambda value: tuple(value) if isinstance(value, (list, tuple)) else (value,),
+    "version": lambda value: None if value is None else str(value),
+}
+
 OPTIONS = (
-    *("allow_failure", "always", "codec", "copy", "cpus", "depends_on", "gpus", "keep", "max_age", "memory", "name"),
-    *("retry", "seed", "timeout", "uses", "version"),
+    *("allow_failure", "always", "codec", "copy", "cpus", "depends_on", "gpus", "inputs", "keep", "max_age", "memory"),
+    *("name", "outputs", "retry", "seed", "timeout", "uses", "version"),
 )
 
 
@@ -201,7 +210,7 @@ class StepFunction:
         step = Step(
             name=name,
             function=self.function,
-            arguments=freeze(args, kwargs, of=name, names=names),
+            arguments=freeze(args, kwargs, of=name, names=names, inputs=wishes.inputs),
             after=wishes.depends_on,
             options=wishes.options,
             group=group,

@@ -44,6 +44,8 @@ class Order:
     store: str
     #: 16 bytes a step, in plan order.
     fingerprints: bytes
+    #: See `Worker.inputs`.
+    inputs: Mapping[int, bytes]
     rank: int
     host: str
     #: Variables to set before the first step: its GPUs, its thread limits.
@@ -88,6 +90,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     worker = Worker(
         plan=plan,
         fingerprints=Fingerprints(order.fingerprints),
+        inputs=order.inputs,
         store=open_store(order.store, order.folder),
         folder=order.folder,
         rank=order.rank,

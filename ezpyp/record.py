@@ -37,6 +37,8 @@ _LASTING: dict[str, tuple[type, ...]] = {
     "log": (list, NoneType),
     "missing": (list,),
 }
+#: Files of the step: few steps have any.
+_FILES: dict[str, tuple[type, ...]] = {"files": (str, int, str), "outputs": (str, str, int, int, int, str)}
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -51,6 +53,9 @@ def to_json(record: Record, outcome: Outcome) -> bytes:
     }
     for key in _LASTING:
         content[key] = getattr(outcome, key)
+    for key in _FILES:
+        if each := getattr(outcome, key):
+            content[key] = each
     # File names that are no UTF-8 turn up in messages; json.loads takes them back.
     return _encode(content).encode("utf-8", "surrogatepass")
 
@@ -86,6 +91,12 @@ def _record(content: Mapping[str, Any]) -> Record:
         lasting[key] = value = content[key]
         if type(value) not in kinds:
             raise TypeError(f"{key} is {value!r}")
+    for key, kinds in _FILES.items():
+        lasting[key] = tuple(map(tuple, content.get(key, ())))
+        if any(tuple(map(type, each)) != kinds for each in lasting[key]):
+            raise TypeError(f"{key} is {content[key]!r}")
+    if any(not place.startswith("files/") or ".." in place.split("/") for place, *_ in lasting["files"]):
+        raise ValueError("it names files elsewhere")
     lasting["status"] = Status(lasting["status"])
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
     lasting["missing"] = tuple(lasting["missing"])

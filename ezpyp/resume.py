@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ezpyp import outputs
 from ezpyp import plan as plans
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.helper import pack
+from ezpyp.inputs import Memory
 from ezpyp.plan import Differences, Identity, Plan
 from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import SHELF, Record, Scan, Store, write_whole
@@ -33,6 +35,8 @@ class Standing:
     statuses: bytes
     #: Done steps that were given Failed values, with the indices of those inputs.
     missing: Mapping[int, tuple[int, ...]]
+    #: Digests of the files that steps read, by their indices.
+    inputs: Mapping[int, bytes] = field(default_factory=dict)
     #: Files that were found torn or foreign, with what is wrong: their steps run again.
     problems: tuple[str, ...] = ()
     #: Code that could not be followed by its source, and values without identity: said once.
@@ -62,6 +66,8 @@ class Survey:
 
     plan: Plan
     identity: Identity
+    #: What the files were that steps read.
+    memory: Memory
     #: The schema that the plan wants, and the one that the folder has.
     wanted: Mapping[str, Any]
     before: Mapping[str, Any] | None
@@ -80,7 +86,8 @@ def survey(
     Raises:
         StoreError: the folder or its schema cannot be read.
     """
-    identity = plans.identify(plan)
+    memory = Memory(folder)
+    identity = plans.identify(plan, memory)
     scan = store.records()
     wanted = plans.schema(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = plans.read_schema(folder)
@@ -88,15 +95,18 @@ def survey(
     return Survey(
         plan=plan,
         identity=identity,
+        memory=memory,
         wanted=wanted,
         before=before,
         differences=found,
         scan=scan,
-        decisions=tuple(_decide(plan, identity, scan, found, time.time() if now is None else now)),
+        decisions=tuple(_decide(plan, identity, scan, found, memory, time.time() if now is None else now)),
     )
 
 
-def _decide(plan: Plan, identity: Identity, scan: Scan, found: Differences, now: float) -> Iterator[Decision]:
+def _decide(
+    plan: Plan, identity: Identity, scan: Scan, found: Differences, memory: Memory, now: float
+) -> Iterator[Decision]:
     places = _places(plan, identity, scan)
     torn = {problem.path.rpartition("/")[2].partition(".step")[0]: problem.what for problem in scan.problems}
     renewed: set[int] = set()
@@ -104,6 +114,7 @@ def _decide(plan: Plan, identity: Identity, scan: Scan, found: Differences, now:
         stem = places.get(identity.fingerprints[k])
         record = scan.records[stem] if stem is not None else None
         decision = _judge(step, record, stem or "", found, now) or _follow_parents(plan, k, renewed)
+        decision = decision or _check_outputs(step, record, memory)
         if decision is None:
             assert record is not None
             yield Decision(record=record, stem=stem or "")
@@ -133,6 +144,11 @@ def _judge(step: Step, record: Record | None, stem: str, found: Differences, now
     if step.options.max_age is not None and age > step.options.max_age:
         return Decision(reason=f"older than {_duration(step.options.max_age)} ({_duration(age)})")
     return None
+
+
+def _check_outputs(step: Step, record: Record | None, memory: Memory) -> Decision | None:
+    lost = outputs.lost(step.options.outputs, record.outcome.outputs, memory) if record is not None else ""
+    return Decision(reason=lost) if lost else None
 
 
 def _follow_parents(plan: Plan, k: int, renewed: set[int]) -> Decision | None:
@@ -168,6 +184,7 @@ def settle_in(
     found = survey(plan, folder, store, kind=kind, script=script)
     admit(found, folder, on_change)
     rearrange(found, store, keep_old)
+    found.memory.contents.save()
     rewritten = found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
     if rewritten:
         write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
@@ -195,6 +212,7 @@ def _standing(found: Survey) -> Standing:
         fingerprints=pack(found.identity.fingerprints),
         statuses=bytes(statuses),
         missing=missing,
+        inputs={k: b"".join(seen.digest for seen in each) for k, each in found.identity.inputs.items()},
         problems=tuple(f"{p.path}: {p.what}" for p in found.scan.problems),
         remarks=tuple(_remarks(plan, found.identity)),
     )

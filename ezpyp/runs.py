@@ -7,11 +7,11 @@ import re
 import sys
 import time
 from dataclasses import dataclass, fields, is_dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ezpyp import codecs, plan, scripts
+from ezpyp import codecs, outputs, plan, scripts
 from ezpyp.arguments import plain_value
 from ezpyp.errors import EzpypError, NotExecuted, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
@@ -20,7 +20,7 @@ from ezpyp.store import open_store
 from ezpyp.summary import Row, Rows, Summary, row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import pandas
 
@@ -236,14 +236,15 @@ class Run:
             yield record.outcome if record is not None and record.fingerprint == entry.fingerprint else None
 
     def _value(self, record: Record) -> Any:
-        data = self._store.get(record)
-        codec = codecs.get(record.outcome.codec)
+        outcome = record.outcome
+        data, files = self._store.get(record), outputs.places(self.folder, outcome.files)
+        decode = partial(codecs.decode_result, outcome.codec, data, files)
         try:
-            return codec.decode(data)
+            return decode()
         except Exception as error:
             if not self._is_elsewhere(error):
                 raise
-        return self._value_by_script(record, codec, data)
+        return self._value_by_script(record, decode)
 
     def _is_elsewhere(self, error: BaseException) -> bool:
         """Whether what is missing may be found by running the script: a class of its own or of a module beside it."""
@@ -257,7 +258,7 @@ class Run:
             cause = cause.__cause__ or cause.__context__
         return False
 
-    def _value_by_script(self, record: Record, codec: Any, data: Any) -> Any:
+    def _value_by_script(self, record: Record, decode: Callable[[], Any]) -> Any:
         try:
             module = self._loaded.module
         except Exception as error:
@@ -266,7 +267,7 @@ class Run:
                 f"{type(error).__name__}: {error}. Mend the script, or read the result in it."
             ) from error
         with scripts.standing_in(module):
-            return codec.decode(data)
+            return decode()
 
     def _unavailable(self, entry: Entry, outcome: Outcome | None) -> EzpypError:
         again = f"run {os.path.basename(self.script) or 'its script'} again"

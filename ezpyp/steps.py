@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Protocol, TypeVar, overload
 
 from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
+from ezpyp.outputs import Kept, Left, Outputs
 from ezpyp.policy import Allowance, Retry
 from ezpyp.resources import Request
 
@@ -56,6 +57,8 @@ class Options:
     max_age: float | None = None
     #: False: the result is dropped when the last step that needs it is done.
     keep: bool = True
+    #: Files that it has to leave where they are.
+    outputs: Outputs = Outputs()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -240,8 +243,8 @@ class Outcome:
     kwargs: str = "{}"
     #: One line: the reason of a failure, whom a skip is to blame on, or something worth knowing.
     note: str = ""
-    #: "exception", "exit", "signal", "oom", "timeout", "encode", "input", "lost", "interrupted", "blamed"; "" when
-    #: done.
+    #: "exception", "exit", "signal", "oom", "timeout", "encode", "input", "output", "lost", "interrupted", "blamed"; ""
+    #: when done.
     cause: str = ""
     #: The user's frames.
     traceback: str = ""
@@ -256,6 +259,9 @@ class Outcome:
     codec: str = ""
     bytes: int = 0
     checksum: str = ""
+    #: Returned files, in the order in which the result numbers them.
+    files: tuple[Kept, ...] = ()
+    outputs: tuple[Left, ...] = ()
 
 
 def callable_name(function: Callable[..., Any]) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from ezpyp import codecs
+from ezpyp import codecs, outputs
 from ezpyp.errors import StoreError
 from ezpyp.files import (
     Buffer,
@@ -183,7 +183,10 @@ class FileStore:
         for _ in self._tries(self._patience if outcome.host != self._host else 0):
             try:
                 # A map of a file that another host replaces ends this process: read it.
-                return _verified(_read(path, 0 if self._shared else outcome.bytes), record, path)
+                data = _verified(_read(path, 0 if self._shared else outcome.bytes), record, path)
+                if wrong := outputs.misfit(self._folder, outcome.files):
+                    raise StoreError(f"The result of '{record.name}' is not whole: {wrong}. Run again to remake it.")
+                return data
             except (OSError, StoreError) as now:
                 error = now
                 if not _may_be_late(now):
@@ -244,6 +247,7 @@ class FileStore:
             remove(f"{self._folder}/{stem}.status")
         if record is not None and record.outcome.location:
             remove(f"{self._folder}/{record.outcome.location}")
+            outputs.discard(self._folder, record.outcome.files)
 
     def sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, set()
@@ -273,7 +277,7 @@ class FileStore:
             return f"the result of '{record.name}' is gone ({error.strerror})"
         if size != record.outcome.bytes:
             return f"torn: {size:,} bytes where '{record.name}' wrote {record.outcome.bytes:,}"
-        return ""
+        return outputs.misfit(self._folder, record.outcome.files)
 
     def _tries(self, patience: float) -> Iterator[None]:
         """Once; then again and again, at growing intervals, until patience runs out."""

@@ -11,10 +11,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from ezpyp import codecs, salvage, seeding
+from ezpyp import codecs, outputs, salvage, seeding
 from ezpyp.arguments import Deferred, describe
 from ezpyp.capture import Capture, tail
 from ezpyp.errors import CodecError, EzpypError, StoreError
@@ -43,6 +43,8 @@ class Worker:
     host: str = ""
     #: What the step prints; None where it goes to this process's own output.
     capture: Capture | None = None
+    #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
+    inputs: Mapping[int, bytes] = field(default_factory=dict)
 
     def run(self, index: int, attempt: int = 1, absent: Sequence[int] = ()) -> Outcome:
         """Run the step and store its result.
@@ -79,7 +81,7 @@ class Worker:
         outcome = record.outcome
         if outcome.status is not Status.DONE:
             return Failed(name=source.name, arguments=f"{outcome.args} {outcome.kwargs}", reason=outcome.note)
-        return codecs.get(outcome.codec).decode(self.store.get(record))
+        return codecs.decode_result(outcome.codec, self.store.get(record), outputs.places(self.folder, outcome.files))
 
 
 class _Call:
@@ -121,9 +123,13 @@ class _Call:
             return self._unstorable(value, str(error))
         except Exception as error:
             return self._failed("encode", _one_line(error), _frames(error))
-        outcome = self._outcome(Status.DONE, note=encoded.note, codec=encoded.codec)
         try:
-            return worker.keep(outcome, encoded.chunks)
+            files = self._files(encoded.files)
+        except (EzpypError, OSError) as error:
+            return self._failed("output", str(error))
+        outcome = self._outcome(Status.DONE, note=encoded.note, codec=encoded.codec, **files)
+        try:
+            return self._replace(outcome, encoded.chunks)
         except (EzpypError, OSError) as error:
             return self._failed("store", str(error))
         except Exception as error:
@@ -138,6 +144,26 @@ class _Call:
             if os.getpid() != here:
                 _end_child()
 
+    def _files(self, returned: Sequence[str]) -> dict[str, Any]:
+        """What it leaves beside its result, now at its place."""
+        step, worker = self.step, self.worker
+        if not returned and not step.options.outputs.patterns:
+            return {}
+        left = outputs.left(step.options.outputs)
+        began = time.time() - (time.perf_counter() - self.began)
+        stem = worker.plan.stems[self.index]
+        kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began)
+        return {"files": kept, "outputs": left}
+
+    def _replace(self, outcome: Outcome, chunks: Sequence[Any]) -> Outcome:
+        """Store a result; the files of the one that it replaces go when nothing names them any more."""
+        worker = self.worker
+        former = worker.store.read(worker.plan.stems[self.index]) if outcome.files else None
+        kept = worker.keep(outcome, chunks)
+        if former is not None:
+            outputs.discard(worker.folder, former.outcome.files)
+        return kept
+
     def _resolve(self, deferred: Deferred) -> Any:
         values = [self.worker.value(source) for source in deferred.sources()]
         return values[0] if deferred.one else values
@@ -147,7 +173,8 @@ class _Call:
         if step.options.seed != "auto":
             return step.options.seed  # type: ignore[return-value]
         name = step.name if step.named else None
-        return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, step.arguments.digest, name)
+        arguments = step.arguments.identity + self.worker.inputs.get(self.index, b"")
+        return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, arguments, name)
 
     def _outcome(self, status: Status, **more: Any) -> Outcome:
         log = self.worker.capture.end() if self.worker.capture is not None else None

@@ -48,7 +48,7 @@ def peak_of(work: Callable[[], Any]) -> int:
 def test_an_unknown_codec_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(CodecError) as caught:
         codecs.get("marshal")
-    assert str(caught.value) == "There is no codec 'marshal'. Known: cloudpickle, json, numpy, parquet, pickle."
+    assert str(caught.value) == "There is no codec 'marshal'. Known: cloudpickle, file, json, numpy, parquet, pickle."
 
 
 def test_dill_is_cloudpickle() -> None:
