@@ -50,6 +50,7 @@ class Order:
     host: str
     #: Variables to set before the first step: its GPUs, its thread limits.
     environment: Mapping[str, str]
+    #: The cores of this helper: no step gets more threads.
     cores: int
     #: The file that gets what steps print, relative to the folder; None leaves the streams alone.
     log: str | None
@@ -85,7 +86,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
     seeding.watch_imports()
-    resources.limit_threads(order.cores)
+    threads = _Threads(order)
     capture = Capture(order.folder, order.log)
     worker = Worker(
         plan=plan,
@@ -97,16 +98,35 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         host=order.host,
         capture=capture,
     )
+    threads.give(1)
     home = os.open(".", os.O_PATH)
     connection = Connection(own.detach())
     most = _most_files()
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(connection.recv, None):
-            for outcomes, finished in _run(lot, worker, capture, position, slot, home):
+            for outcomes, finished in _run(lot, worker, capture, threads, position, slot, home):
                 connection.send((outcomes, finished))
                 if _lowest_free() > most:
                     raise EOFError  # the agent forks another, which begins where this one ends
     worker.store.sync()
+
+
+class _Threads:
+    """Gives libraries as many threads as the step at hand asked cores for: one, so that sums are added in the same
+    order wherever a step runs, unless it says `cpus=`.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._variables = resources.thread_variables(order.environment)
+        self._cores, self._now = order.cores, 0
+
+    def give(self, cpus: int) -> None:
+        """Costs a comparison where nothing changes."""
+        wanted = min(cpus, self._cores)
+        if wanted != self._now:
+            self._now = wanted
+            os.environ.update(dict.fromkeys(self._variables, str(wanted)))
+            resources.limit_threads(wanted)
 
 
 def _most_files() -> int:
@@ -126,11 +146,12 @@ def _lowest_free() -> int:
 
 
 def _run(
-    lot: Lot, worker: Worker, capture: Capture, position: Position, slot: int, home: int
+    lot: Lot, worker: Worker, capture: Capture, threads: _Threads, position: Position, slot: int, home: int
 ) -> Iterator[tuple[list[Outcome], bool]]:
     done: list[Outcome] = []
     reported = time.monotonic()
     for index, attempt, absent in lot:
+        threads.give(worker.plan.steps[index].options.request.cpus)
         position.set(slot, index, capture.begin())
         os.fchdir(home)  # a step may have gone elsewhere
         done.append(worker.run(index, attempt, absent))

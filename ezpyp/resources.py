@@ -202,6 +202,11 @@ def environments(
     ]
 
 
+def thread_variables(bound: Mapping[str, str]) -> tuple[str, ...]:
+    """Of what `bind` gave, the variables that limit threads."""
+    return tuple(name for name in _THREADS if name in bound)
+
+
 def _is_bound_by_slurm(have: Sequence[str], environ: Mapping[str, str]) -> bool:
     """Whether this task already sees just its own: `--gpus-per-task=[type:]n`, and n are visible."""
     return environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(len(have))
