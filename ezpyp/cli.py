@@ -7,42 +7,24 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 import ezpyp
 from ezpyp import cleaning, drawing, launch, lock, runs, scripts
+from ezpyp.console import FOLDER, STEP, TAKE_OVER, WHERE, few, jsonable, output_option, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
 from ezpyp.files import write_whole
 from ezpyp.steps import Status
 from ezpyp.summary import COLUMNS, duration, values
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ezpyp.drawing import Node
     from ezpyp.runs import Progress, Run
     from ezpyp.summary import Row, Summary
-
-_Verb = TypeVar("_Verb", bound="Callable[..., Any]")
-
-_FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False))
-_STEP = click.argument("step")
-_WHERE = click.option(
-    "--where", multiple=True, metavar="ARGUMENT=VALUE", help="Only steps with this argument; may be repeated."
-)
-_TAKE_OVER = click.option(
-    "--take-over", is_flag=True, help="Even if another run holds the cache; that one stops when it notices."
-)
-
-
-def _output(*formats: str) -> Callable[[_Verb], _Verb]:
-    return click.option(
-        "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="How it is written."
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -79,7 +61,7 @@ def ezpyp_command() -> None:
 @ezpyp_command.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 @click.option("-n", "ranks", type=click.IntRange(1), metavar="RANKS", help="MPI ranks. Without it no MPI is used.")
 @click.option("--all-output", is_flag=True, help="Show what the script prints on every rank, not only on rank 0.")
-@_TAKE_OVER
+@TAKE_OVER
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args: tuple[str, ...]) -> int:
@@ -129,8 +111,8 @@ def _rank_count(text: str) -> int:
 
 
 @ezpyp_command.command()
-@_FOLDER
-@_output("text", "json")
+@FOLDER
+@output_option("text", "json")
 def status(folder: str, output: str) -> None:
     """What is done, what runs, what failed.
 
@@ -144,9 +126,9 @@ def status(folder: str, output: str) -> None:
     run = runs.open(folder)
     now = run.status
     if output == "json":
-        _say_json(_status_values(run, now))
+        say_json(_status_values(run, now))
     else:
-        _say(_status_lines(run, now, time.time()))
+        say(_status_lines(run, now, time.time()))
 
 
 def _status_values(run: Run, now: Progress) -> dict[str, Any]:
@@ -178,8 +160,8 @@ def _status_lines(run: Run, now: Progress, when: float) -> Iterator[str]:
     counts += [f"{count:,} {what}" for count, what in pairs if count]
     yield f"Pipeline '{run.pipeline_id}' @ {run.folder}: {', '.join(counts)}\n"
     yield from _run_lines(now, when)
-    yield from _few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
-    yield from _few("wrong", now.problems)
+    yield from few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
+    yield from few("wrong", now.problems)
 
 
 def _run_lines(now: Progress, when: float) -> Iterator[str]:
@@ -193,23 +175,16 @@ def _run_lines(now: Progress, when: float) -> Iterator[str]:
         yield f"Last run: {begun}, {where}, {duration(ended.seconds)}, exit code {ended.exit_code}{why}\n"
         return
     yield f"Running since {begun}, {where}; last sign {duration(max(0.0, when - now.run.last_sign))} ago\n"
-    yield from _few("running", (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in now.run.running))
+    yield from few("running", (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in now.run.running))
 
 
 def _named(hosts: Sequence[str]) -> str:
     return ", ".join(hosts[:3]) + (f" and {len(hosts) - 3} more" if len(hosts) > 3 else "")
 
 
-def _few(what: str, texts: Iterable[str], most: int = 10) -> Iterator[str]:
-    listed = list(texts)
-    yield from (f"  {what}: {text}\n" for text in listed[:most])
-    if len(listed) > most:
-        yield f"  and {len(listed) - most:,} more {what}\n"
-
-
 @ezpyp_command.command()
-@_FOLDER
-@_output("table", "csv", "json")
+@FOLDER
+@output_option("table", "csv", "json")
 def summary(folder: str, output: str) -> None:
     """The table of all steps.
 
@@ -221,11 +196,11 @@ def summary(folder: str, output: str) -> None:
     """
     found = runs.open(folder).summary()
     if output == "csv":
-        _say(_csv_lines(found.rows))
+        say(_csv_lines(found.rows))
     elif output == "json":
-        _say_json(_summary_values(found))
+        say_json(_summary_values(found))
     else:
-        _say(found.text())
+        say(found.text())
 
 
 def _summary_values(found: Summary) -> dict[str, Any]:
@@ -246,10 +221,10 @@ def _summary_values(found: Summary) -> dict[str, Any]:
 
 
 @ezpyp_command.command()
-@_FOLDER
-@_STEP
-@_WHERE
-@_output("text", "json")
+@FOLDER
+@STEP
+@WHERE
+@output_option("text", "json")
 def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
     """Print the results of steps.
 
@@ -263,11 +238,11 @@ def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
     run = runs.open(folder)
     if step in run.index and not where:
         value = run[step]
-        _say_json(value) if output == "json" else _say([f"{value}\n"])
+        say_json(value) if output == "json" else say([f"{value}\n"])
         return
     names = run.names(step, **_wanted(where))
     found = run.select(step, **_wanted(where))
-    _say_json(found) if output == "json" else _say(f"{name}: {value}\n" for name, value in found.items())
+    say_json(found) if output == "json" else say(f"{name}: {value}\n" for name, value in found.items())
     if missing := len(names) - len(found):
         print(f"ezpyp: {missing:,} of {len(names):,} steps have no result (ezpyp status {folder})", file=sys.stderr)
     if not found:
@@ -275,9 +250,9 @@ def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
 
 
 @ezpyp_command.command()
-@_FOLDER
-@_STEP
-@_WHERE
+@FOLDER
+@STEP
+@WHERE
 def log(folder: str, step: str, where: tuple[str, ...]) -> None:
     """What steps printed, and how they failed.
 
@@ -289,8 +264,8 @@ def log(folder: str, step: str, where: tuple[str, ...]) -> None:
     names = [step] if step in run.index and not where else run.names(step, **_wanted(where))
     for name in names:
         if len(names) > 1:
-            _say([f"==> {name} <==\n"])
-        _say(_log_lines(run, name, alone=len(names) == 1))
+            say([f"==> {name} <==\n"])
+        say(_log_lines(run, name, alone=len(names) == 1))
 
 
 def _log_lines(run: Run, name: str, *, alone: bool) -> Iterator[str]:
@@ -305,9 +280,9 @@ def _log_lines(run: Run, name: str, *, alone: bool) -> Iterator[str]:
 
 
 @ezpyp_command.command()
-@_FOLDER
-@_STEP
-@_WHERE
+@FOLDER
+@STEP
+@WHERE
 @click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="A file .csv, .json or .parquet.")
 def export(folder: str, step: str, where: tuple[str, ...], out: str) -> None:
     """Write results as a table.
@@ -348,7 +323,7 @@ _WRITERS = {".csv": _csv, ".json": _json, ".parquet": _parquet}
 @ezpyp_command.command()
 @click.argument("source", metavar="FOLDER|SCRIPT", type=click.Path(exists=True))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-@_output(*drawing.FORMATS)
+@output_option(*drawing.FORMATS)
 def graph(source: str, args: tuple[str, ...], output: str) -> None:
     """The graph, for Mermaid or Graphviz.
 
@@ -360,7 +335,7 @@ def graph(source: str, args: tuple[str, ...], output: str) -> None:
     ezpyp graph study.py --output dot | dot -Tsvg > graph.svg
     """
     nodes = _nodes_of_folder(source) if os.path.isdir(source) else _nodes_of_script(source, args)
-    _say([drawing.FORMATS[output](nodes)])
+    say([drawing.FORMATS[output](nodes)])
 
 
 def _nodes_of_folder(folder: str) -> list[Node]:
@@ -396,9 +371,9 @@ def _load(path: str, args: Sequence[str]) -> scripts.Loaded:
 
 
 @ezpyp_command.command()
-@_FOLDER
+@FOLDER
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@_TAKE_OVER
+@TAKE_OVER
 def clean(folder: str, yes: bool, take_over: bool) -> None:
     """Remove a cache folder.
 
@@ -420,7 +395,7 @@ def clean(folder: str, yes: bool, take_over: bool) -> None:
 
 
 @ezpyp_command.command()
-@_output("text", "json")
+@output_option("text", "json")
 def version(output: str) -> None:
     """What is installed, for bug reports."""
     from importlib.metadata import PackageNotFoundError
@@ -433,9 +408,9 @@ def version(output: str) -> None:
         except PackageNotFoundError:
             found[package] = "not installed"
     if output == "json":
-        _say_json(found)
+        say_json(found)
     else:
-        _say(f"{name} {number}\n" for name, number in found.items())
+        say(f"{name} {number}\n" for name, number in found.items())
 
 
 def _wanted(where: tuple[str, ...]) -> dict[str, str]:
@@ -444,40 +419,6 @@ def _wanted(where: tuple[str, ...]) -> dict[str, str]:
     if bad := next((f"{key}{sign}{value}" for key, sign, value in pairs if not sign or not key), None):
         raise click.UsageError(f"--where {bad}: write ARGUMENT=VALUE, such as --where x=0.3.")
     return {key: value for key, _, value in pairs}
-
-
-def _say(pieces: Iterable[str]) -> None:
-    """Write to standard output whatever it can encode. A reader that leaves early (`| head`) ends the command."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        for piece in pieces:
-            sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # What is left in the buffer has no reader either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
-
-
-def _say_json(value: Any) -> None:
-    _say([json.dumps(_jsonable(value), ensure_ascii=False, indent=2), "\n"])
-
-
-def _jsonable(value: Any) -> Any:
-    """The value as JSON can hold it: arrays and tables as lists, dataclasses as objects, the unknown as its repr."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return int(value) if isinstance(value, Status) else value
-    if isinstance(value, Mapping):
-        return {str(key): _jsonable(each) for key, each in value.items()}
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: _jsonable(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_jsonable(each) for each in value]
-    if type(value).__name__ == "DataFrame" and hasattr(value, "to_json"):
-        return json.loads(value.to_json(orient="records", default_handler=str))
-    if hasattr(value, "tolist"):
-        return _jsonable(value.tolist())
-    return repr(value)
 
 
 def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
@@ -491,7 +432,7 @@ def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
 
 
 def _values(row: Row) -> list[Any]:
-    return [_jsonable(value) for value in values(row)]
+    return [jsonable(value) for value in values(row)]
 
 
 if __name__ == "__main__":

@@ -1,0 +1,75 @@
+"""What verbs of the command line share: arguments, and how answers are written."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from ezpyp.steps import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+_Verb = TypeVar("_Verb", bound="Callable[..., Any]")
+
+FOLDER = click.argument("folder", type=click.Path(exists=True, file_okay=False))
+STEP = click.argument("step")
+WHERE = click.option(
+    "--where", multiple=True, metavar="ARGUMENT=VALUE", help="Only steps with this argument; may be repeated."
+)
+TAKE_OVER = click.option(
+    "--take-over", is_flag=True, help="Even if another run holds the cache; that one stops when it notices."
+)
+
+
+def output_option(*formats: str) -> Callable[[_Verb], _Verb]:
+    return click.option(
+        "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="How it is written."
+    )
+
+
+def say(pieces: Iterable[str]) -> None:
+    """Write to standard output whatever it can encode. A reader that leaves early (`| head`) ends the command."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        for piece in pieces:
+            sys.stdout.write(piece.encode(encoding, "backslashreplace").decode(encoding))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # What is left in the buffer has no reader either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+
+
+def say_json(value: Any) -> None:
+    say([json.dumps(jsonable(value), ensure_ascii=False, indent=2), "\n"])
+
+
+def jsonable(value: Any) -> Any:
+    """The value as JSON can hold it: arrays and tables as lists, dataclasses as objects, the unknown as its repr."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return int(value) if isinstance(value, Status) else value
+    if isinstance(value, Mapping):
+        return {str(key): jsonable(each) for key, each in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [jsonable(each) for each in value]
+    if type(value).__name__ == "DataFrame" and hasattr(value, "to_json"):
+        return json.loads(value.to_json(orient="records", default_handler=str))
+    if hasattr(value, "tolist"):
+        return jsonable(value.tolist())
+    return repr(value)
+
+
+def few(what: str, texts: Iterable[str], most: int = 10) -> Iterator[str]:
+    listed = list(texts)
+    yield from (f"  {what}: {text}\n" for text in listed[:most])
+    if len(listed) > most:
+        yield f"  and {len(listed) - most:,} more {what}\n"
