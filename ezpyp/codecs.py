@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pickle
 import warnings
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -262,9 +262,9 @@ def encode_result(name: str, value: Any, *, step: str) -> Encoded:
     return Encoded(codec="file", chunks=encoded.chunks, files=tuple(files)) if files else encoded
 
 
-def decode_result(codec: str, data: Buffer, files: Iterable[str] = ()) -> Any:
-    """The value of a result, with its files at these paths."""
-    with placed(files):
+def decode_result(codec: str, data: Buffer, folder: str, files: Sequence[tuple[str, int, str]]) -> Any:
+    """The value of a result, with its files where they are in the cache folder."""
+    with placed(folder, [place for place, *_ in files]):
         return get(codec).decode(data)
 
 

@@ -322,8 +322,8 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 #: Paths of returned files to their numbers, while a result is encoded.
 _returned: ContextVar[dict[str, int] | None] = ContextVar("ezpyp_returned", default=None)
-#: Where the returned files are, by number, while a result is decoded.
-_places: ContextVar[Sequence[str]] = ContextVar("ezpyp_places", default=())
+#: Where the returned files are while a result is decoded: a folder, and places in it by number.
+_places: ContextVar[tuple[str, Sequence[str]]] = ContextVar("ezpyp_places", default=("", ()))
 
 
 @contextmanager
@@ -338,9 +338,9 @@ def returning() -> Iterator[dict[str, int]]:
 
 
 @contextmanager
-def placed(paths: Iterable[str]) -> Iterator[None]:
-    """Meanwhile numbers that are unpickled become files at these paths."""
-    token = _places.set([*paths])
+def placed(folder: str, places: Sequence[str]) -> Iterator[None]:
+    """Meanwhile numbers that are unpickled become files at these places in a folder."""
+    token = _places.set((folder, places))
     try:
         yield
     finally:
@@ -349,8 +349,9 @@ def placed(paths: Iterable[str]) -> Iterator[None]:
 
 def returned_file(number: int) -> File:
     """What a returned file is in the pickle of a result. Only ezpyp knows where the file is."""
-    places = _places.get()
-    return File(places[number]) if number < len(places) else File(f"returned-file-{number}")
+    folder, places = _places.get()
+    place = places[number] if number < len(places) else f"returned-file-{number}"
+    return _file(os.path.join(folder, place), place, "changed")
 
 
 # ----- making values

@@ -142,11 +142,6 @@ def keep(
     return tuple(found)
 
 
-def places(folder: str, kept: Iterable[Kept]) -> list[str]:
-    """Where returned files are now."""
-    return [f"{folder}/{place}" for place, *_ in kept]
-
-
 def misfit(folder: str, kept: Iterable[Kept]) -> str:
     """Which returned file is gone or torn, or ""."""
     for place, size, _ in kept:
@@ -167,12 +162,6 @@ def discard(folder: str, kept: Iterable[Kept]) -> None:
         with suppress(OSError):
             while (place := os.path.dirname(place)) not in ("", FOLDER):
                 os.rmdir(f"{folder}/{place}")
-
-
-def all_kept(folder: str) -> Iterator[str]:
-    """The places of every file that lies where returned files do."""
-    for path, _, names in os.walk(f"{folder}/{FOLDER}"):
-        yield from (os.path.relpath(f"{path}/{name}", folder) for name in names)
 
 
 def _check(path: str) -> None:

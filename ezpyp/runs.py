@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ezpyp import codecs, outputs, plan, scripts
+from ezpyp import codecs, plan, scripts
 from ezpyp.arguments import plain_value
 from ezpyp.errors import EzpypError, NotExecuted, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
@@ -237,8 +237,7 @@ class Run:
 
     def _value(self, record: Record) -> Any:
         outcome = record.outcome
-        data, files = self._store.get(record), outputs.places(self.folder, outcome.files)
-        decode = partial(codecs.decode_result, outcome.codec, data, files)
+        decode = partial(codecs.decode_result, outcome.codec, self._store.get(record), self.folder, outcome.files)
         try:
             return decode()
         except Exception as error:

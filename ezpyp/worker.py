@@ -81,7 +81,7 @@ class Worker:
         outcome = record.outcome
         if outcome.status is not Status.DONE:
             return Failed(name=source.name, arguments=f"{outcome.args} {outcome.kwargs}", reason=outcome.note)
-        return codecs.decode_result(outcome.codec, self.store.get(record), outputs.places(self.folder, outcome.files))
+        return codecs.decode_result(outcome.codec, self.store.get(record), self.folder, outcome.files)
 
 
 class _Call:
