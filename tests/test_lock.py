@@ -405,8 +405,12 @@ class Actor:
 class Play:
     """Processes that look at and change one folder in an order drawn from a seed; some are killed on the way."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch, seed: int, actors: int = 3) -> None:
-        self._folder, self._draw = str(folder), random.Random(seed)
+    def __init__(
+        self, folder: Path, patch: pytest.MonkeyPatch, seed: int, actors: int = 3, kills: float = 0.02
+    ) -> None:
+        self._folder, self._draw, self._kills = str(folder), random.Random(seed), kills
+        #: The one that takes over by force and stays.
+        self.forced = -1
         self._actors = [Actor(number=k) for k in range(actors)]
         self._here = threading.local()
         self.inside: set[int] = set()
@@ -421,7 +425,7 @@ class Play:
         ):
             patch.setattr(owner, name, self._in_turn(getattr(owner, name)))
         patch.setattr(lock, "present", lambda: replace(present({}), pid=1000 + self._here.actor.number))
-        patch.setattr(lock, "is_gone", lambda holder, us: holder.pid == 999 or self._actors[holder.pid - 1000].ended)
+        patch.setattr(lock, "is_gone", lambda holder, us: holder.pid == 999 or self._is_gone(holder.pid - 1000))
 
     def run(self) -> None:
         threads = [threading.Thread(target=self._play, args=(actor,)) for actor in self._actors]
@@ -431,13 +435,16 @@ class Play:
             actor.waits.acquire()
         while left := [actor for actor in self._actors if not actor.ended]:
             actor = self._draw.choice(left)
-            actor.killed = actor.killed or self._draw.random() < 0.02
+            actor.killed = actor.killed or self._draw.random() < self._kills
             actor.go.release()
             actor.waits.acquire()
         for thread in threads:
             thread.join()
         for actor in self._actors:
             assert actor.error is None or isinstance(actor.error, (CacheInUse, Killed)), actor.error
+
+    def _is_gone(self, number: int) -> bool:
+        return self._actors[number].ended and number != self.forced
 
     def _in_turn(self, act: Callable[..., Any]) -> Callable[..., Any]:
         def acted(*args: Any) -> Any:
@@ -458,9 +465,10 @@ class Play:
         self._here.actor = actor
         try:
             self._turn()
-            token = lock._win(self._folder, False)
+            token = lock._win(self._folder, actor.number == self.forced)
             self._work(actor)
-            lock._let_go(self._folder, token)
+            if actor.number != self.forced:
+                lock._let_go(self._folder, token)
         except BaseException as error:
             actor.error = error
         self.inside.discard(actor.number)
@@ -496,6 +504,23 @@ def test_never_two_holders_in_whatever_order(tmp_path: Path, before: str) -> Non
             assert locks(folder) == [], f"seed {seed}"
     assert won > 250
     assert contested > 5, "some came one after the other"
+
+
+def test_letting_go_never_removes_the_lock_of_one_that_took_over(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = 0
+    for seed in range(200):
+        folder = tmp_path / str(seed)
+        folder.mkdir()
+        with pytest.MonkeyPatch.context() as patch:
+            play = Play(folder, patch, seed, actors=2, kills=0)
+            play.forced = 1
+            play.run()
+        assert locks(folder) == [".lock"], f"seed {seed}"
+        assert holder_of(folder).pid == 1001, f"seed {seed}"
+        taken += "taken over from process 1000" in capsys.readouterr().err
+    assert taken > 20
 
 
 def start(folder: Path, number: int, barrier: Any, said: Any) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import CacheInUse, Pipeline, SchemaConflictError, as_pickle_step, cli, lock
+from ezpyp import CacheInUse, CacheTakenOver, Pipeline, SchemaConflictError, as_pickle_step, cli, lock
+from ezpyp.executors import Processes
 from tests.conftest import Launcher, interpreter
 from tests.test_lock import FAR, hold, locks, marks, nowhere
 
@@ -69,8 +70,9 @@ def test_after_an_error_the_folder_is_looked_at_again(tmp_path: Path) -> None:
         made.execute(schedule="no such")
     assert locks(tmp_path / "c") == []
     hold(tmp_path / "c", **FAR)
-    with pytest.raises(CacheInUse):
+    with pytest.raises(CacheInUse, match="in use by") as error:
         made.execute()
+    assert error.value.exit_code == 3, "refused, not stopped"
 
 
 def test_reading_needs_no_lock(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -206,6 +208,29 @@ def stopped_at_once(launcher: Launcher, ranks: int, env: dict[str, str] | None =
     assert process.returncode == 4, said
     assert not list((launcher.folder / "cache").glob("*.step"))
     assert locks(launcher.folder / "cache") == []
+
+
+def test_nothing_runs_any_more_when_a_run_stops_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+    close = Processes.close
+
+    def closed(self: Processes) -> None:
+        held.append(self.lots)
+        close(self)
+
+    def give_away() -> None:
+        (tmp_path / "c" / ".lock").unlink()
+        hold(tmp_path / "c", **FAR)
+        time.sleep(60)
+
+    monkeypatch.setattr(Processes, "close", closed)
+    monkeypatch.setattr(lock, "EVERY", 0.01)
+    made = Pipeline(tmp_path / "c", "p")
+    as_pickle_step(made)(give_away)()
+    with pytest.raises(CacheTakenOver, match="n017"):
+        made.execute()
+    assert held == [0]
+    assert locks(tmp_path / "c") == [".lock"]
 
 
 def test_a_suspended_run_that_was_taken_over_stops_itself(tmp_path: Path) -> None:
