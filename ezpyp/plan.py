@@ -460,10 +460,18 @@ def _reasons(
     if sorted(old["upstream"]) != sorted(then):
         yield f"depends on {_some(now['upstream'])}, before on {_some(old['upstream'])}"
     elif moved := [u for u, t in zip(now["upstream"], then, strict=True) if _prints(olds, t) != _prints(nows, u)]:
-        yield f"upstream {_some(moved)} changed"
+        yield f"{_UPSTREAM}{_some(moved)} changed"
     if old["arguments_digest"] != now["arguments_digest"]:
         yield from _argument_reasons(old["arguments"], now["arguments"])
     yield from _input_reasons(pair)
+
+
+_UPSTREAM = "upstream "
+
+
+def own_reasons(reasons: Iterable[str]) -> list[str]:
+    """Of the reasons why a step changed those that are not with a step before it."""
+    return [reason for reason in reasons if not reason.startswith(f"{_UPSTREAM}'")]
 
 
 def _input_reasons(pair: Pair) -> Iterator[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import SHELF, Record, Scan, Store, write_whole
 
 ON_CHANGE = ("refuse", "extend", "rerun")
+#: Ends the fingerprint of a result that is not to be used, so that it fits no step.
+VOID = " void"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,11 @@ class Decision:
     def runs(self) -> bool:
         return self.record is None
 
+    @property
+    def renewed(self) -> bool:
+        """It is made anew although it is the same; what depends on it follows."""
+        return self.reason.startswith(("always", "older than", "made anew"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Survey:
@@ -77,17 +84,25 @@ class Survey:
 
 
 def survey(
-    plan: Plan, folder: str, store: Store, *, kind: str = "files", script: str = "", now: float | None = None
+    plan: Plan,
+    folder: str,
+    store: Store,
+    *,
+    kind: str = "files",
+    script: str = "",
+    identity: Identity | None = None,
+    now: float | None = None,
 ) -> Survey:
     """Hold a plan against a folder: for every step whether it runs, and why.
 
-    A result is found by its fingerprint, under whatever name it was made. Reads each status once and no result.
+    A result is found by its fingerprint, under whatever name it was made. Reads each status once and no result. The
+    identity is found out where it is not given.
 
     Raises:
         StoreError: the folder or its schema cannot be read.
     """
     memory = Memory(folder)
-    identity = plans.identify(plan, memory)
+    identity = identity or plans.identify(plan, memory)
     scan = store.records()
     wanted = plans.schema(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = plans.read_schema(folder)
@@ -109,30 +124,33 @@ def _decide(
 ) -> Iterator[Decision]:
     places = _places(plan, identity, scan)
     torn = {problem.path.rpartition("/")[2].partition(".step")[0]: problem.what for problem in scan.problems}
+    voided = {r.fingerprint: r.outcome.note for r in scan.records.values() if r.fingerprint.endswith(VOID)}
     renewed: set[int] = set()
     for k, step in enumerate(plan.steps):
         stem = places.get(identity.fingerprints[k])
         record = scan.records[stem] if stem is not None else None
-        decision = _judge(step, record, stem or "", found, now) or _follow_parents(plan, k, renewed)
+        decision = _judge(step, record, found, now) or _follow_parents(plan, k, renewed)
         decision = decision or _check_outputs(step, record, memory)
         if decision is None:
             assert record is not None
             yield Decision(record=record, stem=stem or "")
             continue
-        if decision.reason.startswith(_RENEWED):
+        if decision.renewed:
             renewed.add(k)
         why = torn.get(plan.stems[k])
-        yield Decision(reason=f"its result is not usable: {why}") if record is None and why else decision
+        if record is None and why:
+            yield Decision(reason=f"its result is not usable: {why}")
+        elif record is None and (note := voided.get(identity.fingerprints[k] + VOID)):
+            yield Decision(reason=note)
+        else:
+            yield decision
 
 
-#: How the reasons begin for which a step is made anew although it is the same; what depends on it follows.
-_RENEWED = ("always", "older than", "made anew")
-
-
-def _judge(step: Step, record: Record | None, stem: str, found: Differences, now: float) -> Decision | None:
+def _judge(step: Step, record: Record | None, found: Differences, now: float) -> Decision | None:
     """Why a step runs for reasons of its own, or None."""
     if record is None:
-        return Decision(reason="; ".join(found.changed.get(step.name, ())) or "new")
+        unknown = "has not run" if step.name in found.former else "new"
+        return Decision(reason="; ".join(found.changed.get(step.name, ())) or unknown)
     outcome = record.outcome
     if outcome.status is Status.FAILED:
         return Decision(reason=f"failed before: {outcome.note}")
@@ -185,10 +203,15 @@ def settle_in(
     admit(found, folder, on_change)
     rearrange(found, store, keep_old)
     found.memory.contents.save()
-    rewritten = found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
+    rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
     return replace(_standing(found), rewritten=rewritten)
+
+
+def outdated(found: Survey) -> bool:
+    """Whether the schema of the folder, if there is one, is not that of the plan."""
+    return found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
 
 
 def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -243,11 +266,29 @@ def rearrange(found: Survey, store: Store, keep_old: int) -> None:
         for stem, fingerprint in zip(plan.stems, found.identity.fingerprints, strict=True)
         if stem in records and records[stem].fingerprint != fingerprint and stem not in moves
     ]
-    aside = {stem: _on_shelf(stem, records[stem]) for stem in replaced if records[stem].outcome.status is Status.DONE}
+    shelve(
+        [stem for stem in replaced if records[stem].outcome.status is Status.DONE],
+        {stem: record for stem, record in records.items() if stem not in moves},
+        store,
+        keep_old,
+        then=lambda: _move_all(moves, records, store),
+    )
+
+
+def shelve(
+    stems: Sequence[str],
+    records: Mapping[str, Record],
+    store: Store,
+    keep_old: int,
+    *,
+    then: Callable[[], None] = lambda: None,
+) -> None:
+    """Put results on the shelf, and of each keep so many former ones there, once `then` is done."""
+    aside = {stem: _on_shelf(stem, records[stem]) for stem in stems}
     for stem, place in aside.items():
         store.move(stem, place)
-    _move_all(moves, records, store)
-    shelf = [stem for stem in (*records, *aside.values()) if stem.startswith(SHELF) and stem not in moves]
+    then()
+    shelf = [stem for stem in (*records, *aside.values()) if stem.startswith(SHELF)]
     for stem in aside:
         former = sorted(each for each in shelf if each.startswith(f"{SHELF}{stem}@"))
         for each in former[: max(0, len(former) - keep_old)]:
@@ -275,37 +316,58 @@ def _on_shelf(stem: str, record: Record) -> str:
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:
-    """Refuse another plan, but take changed steps that have no result to lose: fixing a failed step is the commonest
-    edit.
+    """Refuse another plan.
 
     Raises:
         SchemaConflictError: with what is new, gone or changed, what about it changed, and what to do.
     """
+    if text := objection(found, folder, on_change):
+        raise SchemaConflictError(text)
+
+
+def objection(found: Survey, folder: str, on_change: str = "refuse") -> str:
+    """Why a run would be refused, and what to do; "" where it would not.
+
+    Changed steps that have no result to lose are taken: fixing a failed step is the commonest edit.
+    """
     if found.before is None:
-        return
+        return ""
     theirs = found.before["ezpyp"]["pipeline_id"]
     if theirs != found.plan.pipeline_id:
-        raise SchemaConflictError(
+        return (
             f"{folder} belongs to pipeline '{theirs}', not to '{found.plan.pipeline_id}'. "
             "Use another cache folder. Nothing was run."
         )
-    change = found.differences
-    if not change.former:
-        raise SchemaConflictError(
+    if not found.differences.former:
+        return (
             f"{folder} holds another pipeline called '{theirs}': no step is in common. "
             "Use another cache folder. Nothing was run."
         )
-    valuable = _valuable(found)
-    joined_or_left = bool(change.new or change.gone) and on_change == "refuse"
-    if joined_or_left or (valuable and on_change != "rerun"):
-        raise SchemaConflictError(_refusal(found, valuable, on_change))
+    valuable = _valuable(found) if on_change != "rerun" else {}
+    if valuable or (on_change == "refuse" and (found.differences.new or found.differences.gone)):
+        return _refusal(found, valuable, on_change)
+    return ""
+
+
+def contested(found: Survey, on_change: str = "refuse") -> frozenset[str]:
+    """The steps for which a run would be refused. It may be refused for others too, which are gone."""
+    if found.before is None:
+        return frozenset()
+    if not found.differences.former or found.before["ezpyp"]["pipeline_id"] != found.plan.pipeline_id:
+        return frozenset(found.plan.index)
+    new = found.differences.new if on_change == "refuse" else ()
+    return frozenset((*new, *(_valuable(found) if on_change != "rerun" else ())))
 
 
 def _valuable(found: Survey) -> dict[str, Outcome]:
     """Changed steps whose former results are there, with the outcomes that would be replaced."""
-    assert found.before is not None
-    old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(found.before)}
-    done = {r.fingerprint: r.outcome for r in found.scan.records.values() if r.outcome.status is Status.DONE}
+    return {name: found.scan.records[stem].outcome for name, stem in former_results(found).items()}
+
+
+def former_results(found: Survey) -> dict[str, str]:
+    """Changed steps whose former results are there, with the stems that these lie under."""
+    old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(found.before or {})}
+    done = {r.fingerprint: stem for stem, r in found.scan.records.items() if r.outcome.status is Status.DONE}
     former = found.differences.former
     return {n: done[old[former[n]]] for n in found.differences.changed if old[former[n]] in done}
 
@@ -316,10 +378,9 @@ def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> 
     parts = []
     if valuable:
         since = min(outcome.when for outcome in valuable.values())
-        spent = sum(outcome.seconds for outcome in valuable.values())
         reasons = {name: change.changed[name] for name in valuable}
         parts.append(
-            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_duration(spent)} of results): "
+            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_spent(found, valuable)} of results): "
             f"{_why(reasons)}"
         )
     if on_change == "refuse":
@@ -331,7 +392,7 @@ def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> 
     if valuable:
         remedies = (
             "Run them again: --on-change rerun. "
-            f"Keep their results: ezpyp accept {script} '{_pattern(valuable)}'. Start apart: another cache folder."
+            f"Keep their results: ezpyp accept {script} '{_pattern(reasons)}'. Start apart: another cache folder."
         )
     else:
         remedies = "Let steps join and leave: --on-change extend. Start apart: another cache folder."
@@ -352,10 +413,18 @@ def _few(names: list[str] | tuple[str, ...]) -> str:
     return text if len(text) <= 200 else f"{plans.compact(names[:5])}, …"
 
 
-def _pattern(names: Mapping[str, Any]) -> str:
-    """A pattern for `ezpyp accept` that means these names, if they are of one family."""
-    bases = {name.partition("[")[0] for name in names}
+def _pattern(changed: Mapping[str, tuple[str, ...]]) -> str:
+    """A pattern for `ezpyp accept` that means these steps; those that only follow others come along by themselves."""
+    bases = {name.partition("[")[0] for name, reasons in changed.items() if plans.own_reasons(reasons)}
     return f"{bases.pop()}*" if len(bases) == 1 else "*"
+
+
+def _spent(found: Survey, outcomes: Mapping[str, Outcome]) -> str:
+    """What results have cost: `3.1 GPU-hours` where they took GPUs."""
+    gpus = {name: found.plan.steps[found.plan.index[name]].options.request.gpus for name in outcomes}
+    if any(gpus.values()):
+        return f"{sum(each.seconds * gpus[name] for name, each in outcomes.items()) / 3600:.1f} GPU-hours"
+    return _duration(sum(each.seconds for each in outcomes.values()))
 
 
 def _minute(when: float) -> str:
