@@ -68,8 +68,12 @@ def child(body: Callable[[], None]) -> Iterator[int]:
 
 
 @pytest.fixture(autouse=True)
-def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Outside of any job, without Slurm, and without an order to take over."""
+def nowhere(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Outside of any job, with a Slurm that does not answer, and without an order to take over."""
+    squeue = tmp_path_factory.mktemp("bin") / "squeue"
+    squeue.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{squeue.parent}{os.pathsep}{os.environ['PATH']}")
     for name in ("SLURM_JOB_ID", "SLURM_CLUSTER_NAME", "SLURM_RESTART_COUNT", lock.TAKE_OVER):
         monkeypatch.delenv(name, raising=False)
 
