@@ -1,5 +1,7 @@
 """ezpyp: decorated Python functions as steps, in phases, across MPI ranks, with every result kept on disk."""
 
+from typing import TYPE_CHECKING
+
 from ezpyp.errors import (
     ArgumentChanged,
     CacheInUse,
@@ -40,10 +42,12 @@ from ezpyp.pipeline import (
     as_pickle_step,
 )
 from ezpyp.policy import Retry
-from ezpyp.runs import Run, open
 from ezpyp.seeding import current as seed
 from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
-from ezpyp.summary import Summary
+
+if TYPE_CHECKING:
+    from ezpyp.runs import Run, open
+    from ezpyp.summary import Summary
 
 __version__ = "0.1.0"
 
@@ -98,3 +102,16 @@ __all__ = [
     "seed",
     "succeeded",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """What reads a folder enters when it is first named: ten thousand ranks import ezpyp and none of them asks."""
+    if name in ("Run", "open"):
+        from ezpyp import runs
+
+        return getattr(runs, name)
+    if name == "Summary":
+        from ezpyp.summary import Summary
+
+        return Summary
+    raise AttributeError(f"module 'ezpyp' has no attribute '{name}'")

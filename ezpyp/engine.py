@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from ezpyp import executors, lock, mpi, resources
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
@@ -27,26 +27,11 @@ from ezpyp.plan import Plan
 from ezpyp.report import SMALL_RUN
 from ezpyp.resume import Standing
 from ezpyp.selection import with_needs
+from ezpyp.settings import Settings
 from ezpyp.steps import Outcome, Status
 from ezpyp.stopping import Stop, listening
 from ezpyp.store import Store
 from ezpyp.worker import Worker
-
-#: Seconds that running steps are given after a stop was asked for.
-GRACE = 10.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """How a run is carried out. None of it changes a result."""
-
-    executor: str = "processes"
-    #: Helpers of this rank.
-    helpers: int = 1
-    schedule: Literal["ready", "phase"] = "ready"
-    #: "file", "tee" or "off".
-    capture: str = "file"
-    grace: float = GRACE
 
 
 @dataclass(frozen=True, kw_only=True)

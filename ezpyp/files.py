@@ -304,3 +304,17 @@ def _kind(folder: str, device: str, table: Iterable[str]) -> str:
         if len(point) >= len(nearest) and f"{folder}/".startswith(f"{point}/"):
             nearest, kind = point, right.split(" ")[0]
     return kind
+
+
+def make_folder(path: str | os.PathLike[str]) -> str:
+    """The absolute path of a cache folder, made if it is not there.
+
+    Raises:
+        StoreError: it cannot be made, or is a file.
+    """
+    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"The cache folder {folder} cannot be made: {error.strerror or error}.") from error
+    return folder

@@ -14,14 +14,16 @@ import socket
 import sys
 import time
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
-from ezpyp.helper import Lot
-from ezpyp.steps import Outcome
+
+if TYPE_CHECKING:
+    from ezpyp.helper import Lot
+    from ezpyp.steps import Outcome
 
 T = TypeVar("T")
 
@@ -131,8 +133,10 @@ class Link:
             RankMismatch: some rank is leaving, or came for something else. False is left for unequal digests, which the
             caller can explain.
         """
-        if self.broken:
-            raise RankMismatch("An earlier meeting of the ranks failed; this run cannot go on.")
+        if self.over:
+            raise RankMismatch(
+                "An earlier meeting of the ranks failed, or the script ended MPI (MPI.Finalize); this run cannot go on."
+            )
         value = int.from_bytes(digest[:7], "big")
         ours = array("q", [mark, -mark, value, -value])
         theirs = array("q", [0] * 4)
@@ -200,6 +204,11 @@ class Link:
         self._comm.Abort(code)
         os._exit(code)
 
+    @property
+    def over(self) -> bool:
+        """No meeting can succeed any more: one failed, or the script ended MPI itself."""
+        return self.broken or bool(self._mpi.Is_finalized())
+
     def finalize(self) -> None:
         """Leave MPI in good order, for a process that will end before mpi4py would do it."""
         self.broken = True
@@ -266,17 +275,45 @@ def connect() -> Link | None:
         return None
     from mpi4py import MPI
 
-    if not MPI.Is_initialized():
-        MPI.Init_thread(MPI.THREAD_MULTIPLE)
-    if MPI.COMM_WORLD.Get_size() == 1:
-        raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
-    comm, request = MPI.COMM_WORLD.Idup()
-    pause = 50e-6
-    while not request.Test():
-        time.sleep(pause)
-        pause = min(0.005, 1.5 * pause)
+    if MPI.Is_finalized():
+        raise LauncherError(
+            "The script ended MPI (MPI.Finalize) before execute(). Take that line away: Python does it."
+        )
+    with _patience(told):
+        if not MPI.Is_initialized():
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+        if MPI.COMM_WORLD.Get_size() == 1:
+            raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
+        comm, request = MPI.COMM_WORLD.Idup()
+        pause = 50e-6
+        while not request.Test():
+            time.sleep(pause)
+            pause = min(0.005, 1.5 * pause)
     _link = Link(comm, MPI)
     return _link
+
+
+@contextlib.contextmanager
+def _patience(told: Launch) -> Iterator[None]:
+    """Say for what this rank waits, if it waits for long. By a thread: MPI_Init may wait inside the library."""
+    import threading
+
+    def say() -> None:
+        print(
+            f"ezpyp: rank {told.rank} ({socket.gethostname()}) has waited {PATIENCE:.0f} s for all {told.size} ranks "
+            "to come to initialize_schema(). Does each of them make a Pipeline?",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    timer = threading.Timer(PATIENCE, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
 
 
 def connected() -> Link | None:

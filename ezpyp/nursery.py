@@ -21,12 +21,15 @@ import warnings
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NoReturn
+
+from ezpyp.errors import EzpypError
+from ezpyp.settings import MOST_HELPERS
 
 PR_SET_PDEATHSIG = 1
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _POSITION = struct.Struct("qdq")
-MOST_SLOTS = 1024
 
 #: The signals that were held before a step began to fork.
 _held_before: set[int] = set()
@@ -43,13 +46,19 @@ class Ending:
     peak: int
 
 
+class NurseryGone(EzpypError, ConnectionError):
+    """The process that forks helpers was ended by someone else."""
+
+    exit_code = 4
+
+
 class Position:
     """What each helper is at, in memory that it shares with the agent: the one thing known of a helper that dies."""
 
     __slots__ = ("_shared",)
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, _POSITION.size * MOST_SLOTS)
+        self._shared = mmap.mmap(-1, _POSITION.size * MOST_HELPERS)
 
     def set(self, slot: int, index: int, offset: int = 0) -> None:
         """The helper of this slot begins a step now, its output at this offset of its log; -1 for no step."""
@@ -70,7 +79,7 @@ class Nursery:
     """The agent's end. Every call blocks for the few milliseconds that the process needs to answer.
 
     Raises:
-        ConnectionError: from any method, when the process itself is gone.
+        NurseryGone: from any method, when the process itself is gone.
     """
 
     def __init__(self, body: Body) -> None:
@@ -113,10 +122,16 @@ class Nursery:
             _send(self._socket, pickle.dumps(question))
             message, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 1)
         except OSError as error:
-            raise ConnectionError(f"the process that forks helpers is gone ({error})") from None
+            raise self._gone(str(error)) from None
         if not message:
-            raise ConnectionError("the process that forks helpers is gone")
+            raise self._gone("it closed its socket")
         return pickle.loads(message), descriptors
+
+    def _gone(self, why: str) -> NurseryGone:
+        return NurseryGone(
+            f"Process {self.pid} on {os.uname().nodename}, which forks those that run steps, is gone ({why}). Was it "
+            "killed, or memory short? What was done is kept: run again to go on."
+        )
 
 
 _PACKET = 60_000
@@ -164,7 +179,7 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
             print(f"ezpyp: the process that forks helpers failed: {error!r}", file=sys.stderr, flush=True)
     finally:
         for pid in children:
-            _kill_group(pid)
+            kill_group(pid)
         os._exit(0)
 
 
@@ -194,6 +209,8 @@ def _become_helper(
         # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
         # the fork, or one that comes before they are restored would be lost.
         os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
+        # And not the socket, whose end must be seen when this process ends, whatever it leaves behind.
+        os.register_at_fork(after_in_child=partial(_forget, theirs.fileno()))
         body(theirs, slot, order)
         code = 0
     except BaseException:
@@ -208,9 +225,9 @@ def _become_helper(
 def _end(children: set[int], pid: int, kill: bool) -> tuple[int, int]:
     """(exit code, peak bytes) of a helper. A helper cannot be waited for twice: then the code is 0."""
     if kill:
-        _kill_group(pid)
+        kill_group(pid)
     code, peak = _wait(pid, 5.0) or (None, 0)
-    _kill_group(pid)  # what the step left behind
+    kill_group(pid)  # what the step left behind
     if code is None:
         code, peak = _wait(pid, 5.0) or (-signal.SIGKILL, 0)
     children.discard(pid)
@@ -233,7 +250,8 @@ def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
         pause = min(0.05, 2 * pause)
 
 
-def _kill_group(pid: int) -> None:
+def kill_group(pid: int) -> None:
+    """End a helper and all that its step started and left in its process group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, signal.SIGKILL)
 
@@ -254,6 +272,13 @@ def _hold_signals() -> None:
 
 def _release_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _held_before)
+
+
+def _forget(descriptor: int) -> None:
+    """Close it, but keep its number taken: an object that still believes in it must not close another file."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
 
 
 def _restore_signals() -> None:

@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import os
-import sys
-import threading
-import time
 import warnings
-import weakref
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ezpyp import engine, executors, exits, launch, lock, mpi, nursery, plan, resume, runs, scripts
-from ezpyp.arguments import check_unchanged
-from ezpyp.engine import Finished, Job, Settings
+from ezpyp import exits, files, mpi, plan, scripts
 from ezpyp.errors import (
     FailedStepWarning,
     InitializationError,
     NotExecutedStepWarning,
-    PipelineFailed,
-    RankMismatch,
     RepeatedStepError,
     ResultUnavailable,
-    SchemaConflictError,
     SkippedStepWarning,
     UnknownStep,
     UnrecognizedStepWarning,
 )
-from ezpyp.events import Bus, Journal, Listener
 from ezpyp.functions import StepFunction, Wishes
-from ezpyp.nursery import Nursery, Position
+from ezpyp.naming import stems
 from ezpyp.plan import Plan
-from ezpyp.report import Lines
-from ezpyp.resume import Standing
 from ezpyp.selection import Selection
+from ezpyp.settings import Choices
 from ezpyp.steps import Status, Step
-from ezpyp.store import Store, open_store, stems
-from ezpyp.summary import Summary
 
-#: Folders that pipelines of this process were initialized in, with the digests of their plans.
-_folders: dict[str, bytes] = {}
-
-_EXECUTORS = ("processes", "inline")
-_SCHEDULES = ("ready", "phase")
-_CAPTURES = ("file", "tee", "off")
+if TYPE_CHECKING:
+    from ezpyp.session import Session
+    from ezpyp.summary import Summary
 
 
 class Pipeline:
@@ -79,30 +63,24 @@ class Pipeline:
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
-        self._folder = resume.make_folder(cache_location) if not scripts.loading() else os.path.abspath(cache_location)
-        self._given = {
-            "workers": workers,
-            "helpers": helpers,
-            "executor": executor,
-            "schedule": schedule,
-            "capture": capture,
-            "on_change": on_change,
-        }
-        self._keep_old = keep_old
+        self._folder = files.make_folder(cache_location) if not scripts.loading() else os.path.abspath(cache_location)
+        self._choices = Choices(
+            {
+                "workers": workers,
+                "helpers": helpers,
+                "executor": executor,
+                "schedule": schedule,
+                "capture": capture,
+                "on_change": on_change,
+                "keep_old": keep_old,
+            }
+        )
         self._steps: dict[str, Step] = {}
         self._calls: dict[Any, str] = {}
         self._numbers: dict[str, int] = {}
         self._plan: Plan | None = None
         self._kind = "files"
-        self._store: Store | None = None
-        self._standing: Standing | None = None
-        self._statuses: bytes = b""
-        self._nest: tuple[Nursery, Position] | None = None
-        self._lock: lock.Lock | None = None
-        #: Lets go of it, at the latest when this pipeline or the process is gone.
-        self._release: weakref.finalize[..., Any] | None = None
-        #: The standing is that of the folder now: nobody else has held it since.
-        self._fresh = False
+        self._session: Session | None = None
 
     def __repr__(self) -> str:
         return f"<Pipeline '{self.pipeline_id}' of {len(self._steps)} steps in {self._folder}>"
@@ -149,7 +127,7 @@ class Pipeline:
         Raises:
             InitializationError: the pipeline was initialized; RepeatedStepError: its name or its very call is taken.
         """
-        if self._standing is not None or self._store is not None:
+        if self._session is not None:
             raise InitializationError(
                 f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, "
                 "or to a new Pipeline with a folder of its own."
@@ -196,7 +174,7 @@ class Pipeline:
             InitializationError: the steps are not organised yet.
         """
         organised = self._organised("get_schema()")
-        content = plan.read_schema(self._folder) if self._standing is not None else None
+        content = plan.read_schema(self._folder) if self._session is not None else None
         content = content or plan.schema(organised, cache_location=self._folder, store=self._kind)
         return {phase: entries for phase, entries in content.items() if phase != "ezpyp"}
 
@@ -211,33 +189,23 @@ class Pipeline:
             SchemaConflictError: the folder holds another plan. Nothing was run or changed.
             RankMismatch: the ranks did not build the same plan.
         """
-        if self._standing is not None:
-            return
         self.organize_steps()
-        if scripts.loading():
-            return
-        organised = self._organised("initialize_schema()")
-        known = _folders.get(self._folder)
-        if known is not None and known != organised.digest:
-            raise SchemaConflictError(
-                f"Another pipeline of this process uses {self._folder}. Give each its own cache folder. "
-                "Nothing was run."
-            )
-        if mpi.launch() is not None and not mpi.started():
-            position = Position()
-            self._nest = executors.nursery(organised, position), position
-        link = mpi.connect()
-        if link is not None and not link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
-            _explain_mismatch(link, organised)
-        self._store = open_store(self._kind, self._folder)
-        self._take_standing(organised, link)
-        _folders[self._folder] = organised.digest
+        if not scripts.loading():
+            self._initialized(self._choices)
+
+    def _initialized(self, choices: Choices) -> Session:
+        if self._session is None:
+            from ezpyp.session import Session
+
+            self.organize_steps()
+            self._session = Session(self._organised("initialize_schema()"), self._folder, self._kind, choices)
+        return self._session
 
     def barrier(self) -> None:
         """Wait until every rank is here. Without MPI it does nothing."""
         link = mpi.connect()
         if link is not None:
-            link.meet(mpi.Mark.BARRIER, b"", self._whereabouts)
+            link.meet(mpi.Mark.BARRIER, b"", lambda: f"is in pipeline '{self.pipeline_id}'")
 
     # ----- running
 
@@ -272,92 +240,21 @@ class Pipeline:
             ResourceError: a step asks for what this run does not have.
         """
         scripts.reached(self)
-        if on_change is not None:
-            self._given["on_change"] = on_change
-        self.initialize_schema()
-        organised = self._organised("execute()")
         given = {"workers": workers, "helpers": helpers, "executor": executor, "schedule": schedule, "capture": capture}
-        try:
-            settings = self._settings(given)
-            selection = _selection(only=only, until=until, from_=from_)
-            check_unchanged(organised.steps)
-            link = mpi.connected()
-            if link is not None:
-                link.meet(mpi.Mark.EXECUTE, organised.digest, self._whereabouts)
-            if not self._fresh:
-                self._take_standing(organised, link)
-            finished = self._carry_out(organised, settings, link, selection.of(organised) if selection else None)
-            self._statuses = finished.statuses
-            summary = self._conclude(finished)
-        finally:
-            self._let_go()
-        self._judge(summary, finished, raise_on_failure)
-        return summary
-
-    def _carry_out(
-        self, organised: Plan, settings: Settings, link: mpi.Link | None, wanted: frozenset[int] | None
-    ) -> Finished:
-        assert self._store is not None
-        assert self._standing is not None
-        _warn_of_threads()
-        nest, self._nest = self._nest, None
-        run = _run_id() if link is None else link.once(_run_id)
-        job = Job(
-            run=run,
-            plan=organised,
-            folder=self._folder,
-            kind=self._kind,
-            store=self._store,
-            standing=self._standing,
-            settings=settings,
-            link=link,
-            nest=nest,
-            wanted=wanted,
-            sign=self._lock.sign if self._lock is not None else None,
-        )
-        listeners: list[Listener] = []
-        if self.is_root:
-            listeners = [Journal(self._folder, run), Lines()] if job.todo or job.standing.missing else [Lines()]
-        bus = Bus(listeners)
-        try:
-            return engine.carry_out(job, bus, mpi_library=link.library if link is not None else "")
-        finally:
-            bus.close()
-
-    def _conclude(self, finished: Finished) -> Summary:
-        """The summary; rank 0 also writes it if anything is new."""
-        assert self._standing is not None
-        summary = runs.open(self._folder).summary(finished)
-        is_known = finished.idle and not self._standing.rewritten and os.path.exists(self.summary_path)
-        if self.is_root and not is_known:
-            summary.write()
-        return summary
-
-    def _judge(self, summary: Summary, finished: Finished, raise_on_failure: bool | None) -> None:
-        code = finished.ended.exit_code
-        earned = code if code in (85, 130) or raise_on_failure is None else 0
-        if self.is_root:
-            launch.tell_outcome(earned, self._folder)
-        if code in (85, 130):
-            if exits.from_script():
-                raise SystemExit(code)
-            if code == 130:
-                raise KeyboardInterrupt
-        elif code and raise_on_failure:
-            error = PipelineFailed(_failures(summary), summary.failures)
-            error.quiet = not self.is_root
-            raise error
-        elif code and raise_on_failure is None and exits.from_script():
-            exits.earn(code)
+        choices = self._choices.over({**given, "on_change": on_change})
+        session = self._initialized(choices)
+        return session.execute(choices, _selection(only=only, until=until, from_=from_), raise_on_failure)
 
     # ----- results
 
     def get_status(self, step: Step | str) -> Status:
         """What came of a step: -1 not run, 0 done, 1 failed, 2 skipped."""
         name = step if isinstance(step, str) else step.name
-        if self._statuses:
-            k = self._organised("get_status()").index[name]
-            return Status(int.from_bytes(self._statuses[k : k + 1], "big", signed=True))
+        if self._session is not None:
+            k = self._session.plan.index[name]
+            return Status(int.from_bytes(self._session.statuses[k : k + 1], "big", signed=True))
+        from ezpyp import runs
+
         return runs.status_of(self._folder, name)
 
     def get_result(self, name: str) -> Any:
@@ -379,6 +276,8 @@ class Pipeline:
         Raises:
             ResultUnavailable: there is none; the text says which step, since when, and what to do.
         """
+        from ezpyp import runs
+
         if name not in self._steps:
             raise UnknownStep(runs.unknown(name, self._steps))
         return runs.result_of(self._folder, name, self.get_status(name))
@@ -390,68 +289,6 @@ class Pipeline:
             raise InitializationError(f"{what} needs the phases: call organize_steps() or initialize_schema() first.")
         return self._plan
 
-    def _whereabouts(self) -> str:
-        return f"is in pipeline '{self.pipeline_id}'"
-
-    def _take_standing(self, organised: Plan, link: mpi.Link | None) -> None:
-        """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
-        try:
-            verdict = (
-                self._look_at_folder(organised) if link is None else link.once(lambda: self._look_at_folder(organised))
-            )
-        except BaseException:
-            self._store = None
-            self._close_nest()
-            self._let_go()
-            raise
-        self._standing = verdict
-        self._fresh = True
-        self._statuses = verdict.statuses
-        if self.is_root:
-            for text in (*verdict.problems, *verdict.remarks):
-                print(f"ezpyp: {text}", file=sys.stderr)
-
-    def _look_at_folder(self, organised: Plan) -> Standing:
-        assert self._store is not None
-        self._lock = lock.acquire(self._folder)
-        self._release = weakref.finalize(self, self._lock.release)
-        return resume.settle_in(
-            organised,
-            self._folder,
-            self._store,
-            kind=self._kind,
-            script=_script(),
-            on_change=_one_of("on_change", self._chosen("on_change") or "refuse", resume.ON_CHANGE),
-            keep_old=self._keep_old,
-        )
-
-    def _chosen(self, key: str, given: Any = None) -> Any:
-        """A setting from the call, from Pipeline, or from the environment; None if nobody chose."""
-        environ = os.environ.get(f"EZPYP_{key.upper()}")
-        return next((value for value in (given, self._given[key], environ) if value is not None), None)
-
-    def _let_go(self) -> None:
-        """Let others have the folder; what stands in it must be looked at again."""
-        self._fresh = False
-        if self._release is not None:
-            self._release()
-
-    def _close_nest(self) -> None:
-        if self._nest is not None:
-            self._nest[0].close()
-            self._nest = None
-
-    def _settings(self, given: dict[str, Any]) -> Settings:
-        """Arguments of execute(), then of Pipeline, then EZPYP_ variables, then defaults."""
-        chosen = {key: self._chosen(key, value) for key, value in given.items()}
-        under_mpi = mpi.launch() is not None
-        return Settings(
-            executor=_one_of("executor", chosen["executor"] or "processes", _EXECUTORS),
-            helpers=_count("helpers", chosen["helpers"]) if under_mpi else _count("workers", chosen["workers"]),
-            schedule="phase" if _one_of("schedule", chosen["schedule"] or "ready", _SCHEDULES) == "phase" else "ready",
-            capture=_one_of("capture", chosen["capture"] or "file", _CAPTURES),
-        )
-
 
 def _selection(**given: str | Sequence[str]) -> Selection:
     """What a run is asked for: as arguments, or else in the environment."""
@@ -460,79 +297,6 @@ def _selection(**given: str | Sequence[str]) -> Selection:
         chosen = value or os.environ.get(f"EZPYP_{key.strip('_').upper()}", "")
         found[key] = tuple(chosen.split()) if isinstance(chosen, str) else tuple(chosen)
     return Selection(**found)
-
-
-def _one_of(key: str, value: Any, known: Sequence[str]) -> str:
-    if value not in known:
-        raise InitializationError(f"{key}={value!r}: choose one of {', '.join(map(repr, known))}.")
-    return str(value)
-
-
-def _count(key: str, value: Any) -> int:
-    if value is None:
-        return 1
-    try:
-        count = int(value)
-    except (TypeError, ValueError):
-        count = 0
-    if not 1 <= count <= nursery.MOST_SLOTS:
-        raise InitializationError(f"{key}={value!r}: give a number from 1 to {nursery.MOST_SLOTS}.")
-    return count
-
-
-def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
-    """Find the first step that two ranks built differently, and raise the same error on all (message 2)."""
-    digests = link.gather([(d, organised.steps[k].label) for k, d in enumerate(organised.digests)])
-    hosts = link.gather(link.host)
-    ids = link.gather(organised.pipeline_id)
-    base = digests[0]
-    other = next(
-        r for r, each in enumerate(digests) if [d for d, _ in each] != [d for d, _ in base] or ids[r] != ids[0]
-    )
-    theirs = digests[other]
-    place = next(
-        (k for k, (a, b) in enumerate(zip(base, theirs, strict=False)) if a[0] != b[0]), min(len(base), len(theirs))
-    )
-    if ids[other] != ids[0]:
-        what = f"pipeline '{ids[other]}' there, '{ids[0]}' here"
-    else:
-        there = theirs[place][1] if place < len(theirs) else "missing"
-        here = base[place][1] if place < len(base) else "missing"
-        what = f"step {place} is {there} there, {here if here != there else 'another ' + here} here"
-    error = RankMismatch(
-        f"Rank {other} ({hosts[other]}) built another plan than rank 0: {what}. Usual causes: a set, os.listdir or "
-        "glob without sorted(), random numbers or the time used to build steps. Nothing was run."
-    )
-    error.exit_code = 3
-    error.quiet = link.rank != 0
-    raise error
-
-
-def _failures(summary: Summary) -> str:
-    listed = [f"'{name}': {reason}" for name, reason in list(summary.failures.items())[:10]]
-    more = f" (and {len(summary.failures) - 10} more)" if len(summary.failures) > 10 else ""
-    return f"{len(summary.failures)} steps failed: {'; '.join(listed)}{more}. See {summary.folder}/{plan.SUMMARY_FILE}."
-
-
-def _warn_of_threads() -> None:
-    """A fork copies only the thread that forks: locks that others hold stay locked in every helper."""
-    own = {threading.current_thread(), threading.main_thread()}
-    others = sorted(t.name for t in threading.enumerate() if t not in own and t.is_alive())
-    if others:
-        print(
-            f"ezpyp: threads run beside execute() ({', '.join(others)}); steps are forked without them. "
-            "Start them inside steps, or after execute().",
-            file=sys.stderr,
-        )
-
-
-def _run_id() -> str:
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
-
-
-def _script() -> str:
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.abspath(path) if path else ""
 
 
 def as_pickle_step(

@@ -15,7 +15,7 @@ from typing import Any
 
 from ezpyp import outputs
 from ezpyp import plan as plans
-from ezpyp.errors import SchemaConflictError, StoreError
+from ezpyp.errors import SchemaConflictError
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
 from ezpyp.plan import Differences, Identity, Plan
@@ -440,17 +440,3 @@ def _duration(seconds: float) -> str:
 
 def _now() -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-
-
-def make_folder(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a cache folder, made if it is not there.
-
-    Raises:
-        StoreError: it cannot be made, or is a file.
-    """
-    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"The cache folder {folder} cannot be made: {error.strerror or error}.") from error
-    return folder

@@ -275,21 +275,21 @@ def test_it_failed_i_fixed_it_i_run_again(tmp_path: Path) -> None:
         as_pickle_step(pipeline, name="third")(square)(second)
         return pipeline.execute(raise_on_failure=False)
 
-    from ezpyp import pipeline as face
+    from ezpyp import session
 
     assert attempt(fail).skipped == 1
-    face._folders.clear()  # as a new process would
+    session._folders.clear()  # as a new process would
     summary = attempt(cube)
     assert (summary.done, summary.cached) == (3, 1)
 
 
 def test_another_plan_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    from ezpyp import pipeline as face
+    from ezpyp import session
 
     pipeline, *_ = quick_start(tmp_path)
     pipeline.execute()
     before = {p.name: p.read_bytes() for p in (tmp_path / "cache").iterdir() if p.is_file()}
-    face._folders.clear()
+    session._folders.clear()
     other = build(tmp_path)
     as_pickle_step(other, name="alpha")(square)(4)
     as_pickle_step(other, name="delta")(square)(5)
@@ -305,10 +305,10 @@ def test_another_plan_is_refused_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_another_pipeline_id_is_refused(tmp_path: Path) -> None:
-    from ezpyp import pipeline as face
+    from ezpyp import session
 
     quick_start(tmp_path)[0].initialize_schema()
-    face._folders.clear()
+    session._folders.clear()
     other = build(tmp_path, "another")
     as_pickle_step(other)(square)(1)
     with pytest.raises(ezpyp.SchemaConflictError, match="'my_pipeline', not to 'another'"):

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import Pipeline, SchemaConflictError, Status, as_pickle_step
-from ezpyp import pipeline as face
+from ezpyp import Pipeline, SchemaConflictError, Status, as_pickle_step, session
 from ezpyp.functions import StepFunction
 from tests.conftest import Launcher
 
@@ -45,7 +44,7 @@ def mark(book: str, what: str, *inputs: Any) -> str:
 
 def start(folder: Path, **options: Any) -> tuple[Pipeline, StepFunction]:
     """A new pipeline on the folder, as a new process would make it."""
-    face._folders.clear()
+    session._folders.clear()
     pipeline = Pipeline(folder / "cache", "reuse", executor="inline", **options)
     return pipeline, as_pickle_step(pipeline)(mark)
 
@@ -262,7 +261,7 @@ def test_an_unknown_part_is_refused(tmp_path: Path, book: Book) -> None:
 
 def test_a_version_stands_for_the_code(tmp_path: Path, book: Book) -> None:
     def run(version: str, factor: int) -> list[str]:
-        face._folders.clear()
+        session._folders.clear()
         pipeline = Pipeline(tmp_path / "cache", "version", executor="inline", on_change="rerun")
 
         def times(path: str, x: int) -> int:

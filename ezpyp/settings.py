@@ -1,0 +1,87 @@
+"""How a run is to be carried out: what the user chose in calls, on the pipeline or in the environment, checked."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ezpyp.errors import InitializationError
+
+ON_CHANGE = ("refuse", "extend", "rerun")
+_EXECUTORS = ("processes", "inline")
+_SCHEDULES = ("ready", "phase")
+_CAPTURES = ("file", "tee", "off")
+#: More helpers than this no agent has.
+MOST_HELPERS = 1024
+#: Seconds that running steps are given after a stop was asked for.
+GRACE = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a run is carried out. None of it changes a result."""
+
+    executor: str = "processes"
+    #: Helpers of this rank.
+    helpers: int = 1
+    schedule: Literal["ready", "phase"] = "ready"
+    #: "file", "tee" or "off".
+    capture: str = "file"
+    grace: float = GRACE
+
+
+class Choices:
+    """What the user chose, most particular first: in the call, on the pipeline, in EZPYP_ variables."""
+
+    def __init__(self, *given: Mapping[str, Any]) -> None:
+        self._given = given
+
+    def over(self, given: Mapping[str, Any]) -> Choices:
+        """These choices, with those of a call before them."""
+        return Choices(given, *self._given)
+
+    def of(self, key: str) -> Any:
+        """The value of a setting; None if nobody chose."""
+        everywhere = [given.get(key) for given in self._given] + [os.environ.get(f"EZPYP_{key.upper()}")]
+        return next((value for value in everywhere if value is not None), None)
+
+    def settings(self, *, under_mpi: bool) -> Settings:
+        """The settings of a run.
+
+        Raises:
+            InitializationError: a value that is none of those there are.
+        """
+        return Settings(
+            executor=_one_of("executor", self.of("executor") or "processes", _EXECUTORS),
+            helpers=_count("helpers", self.of("helpers")) if under_mpi else _count("workers", self.of("workers")),
+            schedule="phase" if _one_of("schedule", self.of("schedule") or "ready", _SCHEDULES) == "phase" else "ready",
+            capture=_one_of("capture", self.of("capture") or "file", _CAPTURES),
+        )
+
+    def on_change(self) -> str:
+        """What to do when the folder holds another plan.
+
+        Raises:
+            InitializationError: a value that is none of those there are.
+        """
+        return _one_of("on_change", self.of("on_change") or "refuse", ON_CHANGE)
+
+
+def _one_of(key: str, value: Any, known: Sequence[str]) -> str:
+    if value not in known:
+        raise InitializationError(f"{key}={value!r}: choose one of {', '.join(map(repr, known))}.")
+    return str(value)
+
+
+def _count(key: str, value: Any) -> int:
+    if value is None:
+        return 1
+    try:
+        count = int(value)
+    except (TypeError, ValueError):
+        count = 0
+    if not 1 <= count <= MOST_HELPERS:
+        raise InitializationError(f"{key}={value!r}: give a number from 1 to {MOST_HELPERS}.")
+    return count
