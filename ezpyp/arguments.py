@@ -27,6 +27,8 @@ from ezpyp.inputs import File, Input, Tree
 if TYPE_CHECKING:
     from ezpyp.steps import Step
 
+_NONE: Mapping[str, Any] = {}
+
 #: Arrays above this many bytes are shared between steps instead of copied into each.
 SHARED_BYTES = 1 << 20
 
@@ -43,6 +45,21 @@ class Deferred:
     def sources(self) -> tuple[Step, ...]:
         """The steps whose values it stands for, in order."""
         raise NotImplementedError
+
+
+class Handed(Deferred):
+    """A value that reaches the step as it is, not as a copy: in a call it counts by what `identity=` makes of it."""
+
+    __slots__ = ("stands", "value")
+
+    def __init__(self, value: Any, stands: Any) -> None:
+        self.value, self.stands = value, stands
+
+    def __repr__(self) -> str:
+        return shorten(self.stands)
+
+    def sources(self) -> tuple[Step, ...]:
+        return ()
 
 
 #: Gives the value for a deferred argument when the step runs.
@@ -127,34 +144,67 @@ def freeze(
     of: str,
     names: Sequence[str] = (),
     inputs: tuple[Input, ...] = (),
+    identity: Mapping[str, Callable[[Any], Any]] = _NONE,
 ) -> Arguments:
     """Take the arguments of a call by value.
 
     Args:
         of: the function's name, for messages. names: its parameters, so that a message can name the argument.
         inputs: what the call reads besides its arguments.
+        identity: for parameters whose values are handed over as they are, what makes of them something to count by.
 
     Raises:
         IdentityError: an argument that cannot be taken by value or has no lasting identity (message 7).
     """
+    if identity:
+        args, kwargs = _hand_over(args, kwargs, of, names, identity)
     deferred: list[Deferred] = []
     if all(type(a) in _IMMUTABLE or _defer(a, deferred) for a in (*args, *kwargs.values())):
-        digest, identity, read = _digests((args, kwargs), deferred, inputs)
-        return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest, identity, read)
+        digest, lasting, read = _digests((args, kwargs), deferred, inputs)
+        return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest, lasting, read)
     deferred.clear()
     labelled = _labelled(args, kwargs, names)
     arrays: list[tuple[Any, bytes]] = []
     met: list[object] = []
     try:
         pickled = _pickled((args, kwargs), deferred, arrays)
-        digest, identity, read = _digests((args, kwargs), deferred, inputs, met)
+        digest, lasting, read = _digests((args, kwargs), deferred, inputs, met)
     except Exception as error:
         # An open connection fails to pickle too, but what is wrong with it is that it has no identity.
         raise _without_identity(labelled, of) or IdentityError(
             f"Argument '{_unpicklable(labelled)}' of '{of}' cannot be taken by value "
             f"({type(error).__name__}: {error}). Pass what it is made from (a path), or make it inside the step."
         ) from error
-    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, identity, read, tuple(met))
+    return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, lasting, read, tuple(met))
+
+
+def _hand_over(
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    of: str,
+    names: Sequence[str],
+    identity: Mapping[str, Callable[[Any], Any]],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, those that `identity` is for within `Handed`. What other steps will make stays as it is."""
+
+    def handed(label: str, value: Any) -> Any:
+        if label not in identity or isinstance(value, Deferred):
+            return value
+        try:
+            stands = identity[label](value)
+            fingerprint.digest_value(stands, reference=_placeholder, met=[])
+        except IdentityError as error:
+            raise IdentityError(f"What identity= makes of argument '{label}' of '{of}' {error}") from None
+        except Exception as error:
+            raise IdentityError(
+                f"identity= for argument '{label}' of '{of}' failed: {type(error).__name__}: {error}. "
+                "Give a function of the argument that returns what it is made from."
+            ) from error
+        return Handed(value, stands)
+
+    labelled = _labelled(args, kwargs, names)
+    values = [handed(label, value) for label, value in labelled]
+    return tuple(values[: len(args)]), dict(zip(kwargs, values[len(args) :], strict=True))
 
 
 def _labelled(args: tuple[Any, ...], kwargs: dict[str, Any], names: Sequence[str]) -> list[tuple[str, Any]]:
@@ -264,6 +314,8 @@ def _by_path(deferred: list[Deferred], found: list[Input]) -> Callable[[Any], by
     places = {id(each): k for k, each in enumerate(deferred)}
 
     def reference(value: Any) -> bytes | None:
+        if isinstance(value, Handed):
+            return b"handed " + fingerprint.digest_value(value.stands, reference=reference, met=[])
         if isinstance(value, Deferred):
             return b"deferred %d %d" % (places.get(id(value), -1), len(value.sources()))
         if isinstance(value, Input):
@@ -376,6 +428,8 @@ def plain_value(value: Any) -> Any:
         return value if not isinstance(value, str) or len(value) <= 200 else shorten(value)
     if isinstance(value, Input):
         return printable(value.given)
+    if isinstance(value, Handed):
+        return plain_value(value.stands)
     if isinstance(value, partial):
         return f"partial({getattr(value.func, '__name__', value.func)})"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

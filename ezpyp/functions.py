@@ -7,7 +7,7 @@ import inspect
 import itertools
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ezpyp import codecs
@@ -44,6 +44,8 @@ class Wishes:
     allowance: Allowance = Allowance()
     #: What the steps read besides their arguments.
     inputs: tuple[Input, ...] = ()
+    #: Parameters whose values are handed over as they are, with what makes of them something to count by.
+    identity: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     def with_(self, **more: Any) -> Wishes:
         """The wishes after more of them, as the user writes them.
@@ -59,6 +61,8 @@ class Wishes:
                 wishes = replace(wishes, depends_on=_dependencies(value))
             elif key == "inputs":
                 wishes = replace(wishes, inputs=inputs_of(value))
+            elif key == "identity":
+                wishes = replace(wishes, identity=_identities(value))
             elif key == "allow_failure":
                 wishes = replace(wishes, allowance=Allowance.of(value))
             elif key in ("cpus", "gpus", "memory"):
@@ -84,7 +88,20 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
 }
 
 OPTIONS = (
-    *("allow_failure", "always", "codec", "copy", "cpus", "depends_on", "gpus", "inputs", "keep", "max_age", "memory"),
+    *(
+        "allow_failure",
+        "always",
+        "codec",
+        "copy",
+        "cpus",
+        "depends_on",
+        "gpus",
+        "identity",
+        "inputs",
+        "keep",
+        "max_age",
+        "memory",
+    ),
     *("name", "outputs", "retry", "seed", "timeout", "uses", "version"),
 )
 
@@ -207,10 +224,14 @@ class StepFunction:
             except TypeError as error:
                 raise TypeError(f"{callable_name(self.function)}() for step '{name}': {error}") from None
         names = tuple(self._signature.parameters) if self._signature is not None else ()
+        if strange := next((each for each in wishes.identity if not self._accepts(each)), None):
+            raise TypeError(
+                f"identity= of '{name}' has '{strange}': {callable_name(self.function)}() has no such parameter."
+            )
         step = Step(
             name=name,
             function=self.function,
-            arguments=freeze(args, kwargs, of=name, names=names, inputs=wishes.inputs),
+            arguments=freeze(args, kwargs, of=name, names=names, inputs=wishes.inputs, identity=wishes.identity),
             after=wishes.depends_on,
             options=wishes.options,
             group=group,
@@ -257,6 +278,14 @@ def _dependencies(value: Any) -> tuple[Step | str, ...]:
                 f"depends_on holds {shorten(each)}: give steps (what a decorated function returned) or names of steps."
             )
     return tuple(found)
+
+
+def _identities(value: Any) -> dict[str, Callable[[Any], Any]]:
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) and callable(v) for k, v in value.items()):
+        raise TypeError(
+            f"identity={shorten(value)}: give functions by parameter, such as identity={{'conn': get_path}}"
+        )
+    return dict(value)
 
 
 def seconds_of(value: Any) -> float | None:

@@ -44,6 +44,7 @@ class Pipeline:
         on_change: what to do when the folder holds another plan: "refuse"; "extend": steps may join and leave; "rerun":
             changed steps and what depends on them run again (else EZPYP_ON_CHANGE, else "refuse").
         keep_old: how many former versions of a replaced result are kept, in `old/`.
+        strict: refuse code that uses a global or closure value without lasting identity, which is else said once.
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
@@ -60,6 +61,7 @@ class Pipeline:
         capture: str | None = None,
         on_change: str | None = None,
         keep_old: int = 1,
+        strict: bool = False,
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
@@ -73,6 +75,7 @@ class Pipeline:
                 "capture": capture,
                 "on_change": on_change,
                 "keep_old": keep_old,
+                "strict": strict,
             }
         )
         self._steps: dict[str, Step] = {}
@@ -309,7 +312,9 @@ def as_pickle_step(
             by themselves.
         **options: name (what its steps are called; part of their identity), allow_failure (True, a share or a count),
             retry (further attempts, or a Retry), timeout (seconds), cpus, gpus, memory (bytes), copy (private copies of
-            large arrays), seed (a number, or None to leave the random generators alone).
+            large arrays), identity (parameter names to functions: such an argument is handed over as it is, and counts
+            by what its function returns), keep (False: the result is dropped when the last step that needs it is done),
+            seed (a number, or None to leave the random generators alone).
     """
     return pipeline.step("pickle", depends_on=depends_on, **options)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ezpyp import outputs
 from ezpyp import plan as plans
-from ezpyp.errors import SchemaConflictError
+from ezpyp.errors import IdentityError, SchemaConflictError
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
 from ezpyp.plan import Differences, Identity, Plan
@@ -191,15 +191,26 @@ def _places(plan: Plan, identity: Identity, scan: Scan) -> dict[str, str]:
 
 
 def settle_in(
-    plan: Plan, folder: str, store: Store, *, kind: str, script: str, on_change: str = "refuse", keep_old: int = 1
+    plan: Plan,
+    folder: str,
+    store: Store,
+    *,
+    kind: str,
+    script: str,
+    on_change: str = "refuse",
+    keep_old: int = 1,
+    strict: bool = False,
 ) -> Standing:
     """Compare the plan with the folder; refuse, or put results where their steps are now and write the schema.
 
     Raises:
         SchemaConflictError: the folder holds another plan, and `on_change` does not allow that. Nothing was changed.
+        IdentityError: with `strict`, where code uses a value without lasting identity. Nothing was changed.
         StoreError: the folder cannot be read or written.
     """
     found = survey(plan, folder, store, kind=kind, script=script)
+    if strict:
+        _insist(plan, found.identity)
     admit(found, folder, on_change)
     rearrange(found, store, keep_old)
     found.memory.contents.save()
@@ -239,6 +250,18 @@ def _standing(found: Survey) -> Standing:
         problems=tuple(f"{p.path}: {p.what}" for p in found.scan.problems),
         remarks=tuple(_remarks(plan, found.identity)),
     )
+
+
+def _insist(plan: Plan, identity: Identity) -> None:
+    """Refuse values without lasting identity that code uses: no change in them would be noticed."""
+    named = dict(zip(identity.codes, (step.function_name for step in plan.steps), strict=True))
+    for key, code in identity.functions.items():
+        if code.not_followed:
+            raise IdentityError(
+                f"'{named[key]}' uses {', '.join(code.not_followed)}, without lasting identity, in a strict pipeline. "
+                "Pass what it is made from as an argument, or register_identity(its class, ...), or leave out "
+                "strict=True. Nothing was run."
+            )
 
 
 def _remarks(plan: Plan, identity: Identity) -> list[str]:

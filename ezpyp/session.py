@@ -102,6 +102,7 @@ class Session:
                 script=_script(),
                 on_change=choices.on_change(),
                 keep_old=choices.of("keep_old"),
+                strict=choices.of("strict"),
             )
 
         try:

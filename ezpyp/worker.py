@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from ezpyp import codecs, outputs, salvage, seeding
-from ezpyp.arguments import Deferred, describe
+from ezpyp.arguments import Deferred, Handed, describe
 from ezpyp.capture import Capture, tail
 from ezpyp.errors import CodecError, EzpypError, StoreError
 from ezpyp.plan import Plan
@@ -98,7 +98,9 @@ class _Call:
         step, worker = self.step, self.worker
         try:
             args, kwargs = step.arguments.thaw(self._resolve, copy=step.options.copy)
-            self.args, self.kwargs = describe(args, kwargs)
+            # What is handed over is shown by what it counts by: its repr may be an address.
+            handed = any(isinstance(each, Handed) for each in step.arguments.deferred)
+            self.args, self.kwargs = step.texts() if handed else describe(args, kwargs)
         except (EzpypError, OSError) as error:
             return self._failed("input", f"{type(error).__name__}: {error}")
         except Exception as error:
@@ -165,6 +167,8 @@ class _Call:
         return kept
 
     def _resolve(self, deferred: Deferred) -> Any:
+        if isinstance(deferred, Handed):
+            return deferred.value
         values = [self.worker.value(source) for source in deferred.sources()]
         return values[0] if deferred.one else values
 
