@@ -9,11 +9,13 @@ import dis
 from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.atoms import group, octets, text
 from ezpyp.identity import encode
-from ezpyp.syntax import Reads
+
+if TYPE_CHECKING:
+    from ezpyp.syntax import Reads
 
 _LOADS = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_FROM_DICT_OR_DEREF"})
 _ATTRIBUTES = frozenset({"LOAD_ATTR", "LOAD_METHOD"})
@@ -55,6 +57,8 @@ def code_reads(code: CodeType) -> Reads:
             path = (value,) if starts else ()
             if what == "IMPORT_NAME":
                 imports.add((0, value, ()))
+    from ezpyp.syntax import Reads
+
     return Reads(names=frozenset(names - {()}), hints=frozenset(), imports=frozenset(imports))
 
 

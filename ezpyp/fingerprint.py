@@ -9,20 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import FunctionType, MethodType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.atoms import combine, digest, group, octets, text
 from ezpyp.bytecode import code_bytes, text_of_class
-from ezpyp.code import Follower
-from ezpyp.graph import Code, Part
 from ezpyp.identity import NoIdentityError, Walker, encode, library_name, register_identity, type_name
 from ezpyp.modules import UserModules, name_of, top, unwrapped
-from ezpyp.syntax import differences
+
+if TYPE_CHECKING:
+    from ezpyp.graph import Code, Part
 
 __all__ = [
-    "Code",
-    "Follower",
-    "Part",
     "UserModules",
     "code_digest",
     "combine",
@@ -62,6 +59,8 @@ def follow(function: object, *, uses: Sequence[object] = (), user_modules: UserM
         uses: what it uses besides what its source shows.
         user_modules: whose code is followed; by default all that is not installed.
     """
+    from ezpyp.code import Follower
+
     return Follower(user_modules).follow(function, uses=uses)
 
 
@@ -90,6 +89,8 @@ def _changes(key: str, old: Part, new: Part) -> list[str]:
     if old["kind"] != new["kind"]:
         return [f"{key}: is a {new['kind']}, was a {old['kind']}"]
     if new["kind"] in ("function", "class", "module"):
+        from ezpyp.syntax import differences
+
         return [f"{key}: {each}" for each in differences(old["shown"], new["shown"])]
     if old["shown"] == new["shown"]:
         return [f"{_subject(key, new)} content changed ({new['shown']})"]

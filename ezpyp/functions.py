@@ -16,9 +16,8 @@ from ezpyp.errors import InitializationError
 from ezpyp.inputs import Input, inputs_of
 from ezpyp.outputs import Outputs
 from ezpyp.policy import Allowance, Retry
-from ezpyp.resources import Request
-from ezpyp.steps import Group, Home, Options, Step, Steps, callable_name
-from ezpyp.worker import inside_step
+from ezpyp.running import inside_step
+from ezpyp.steps import Group, Home, Options, Request, Step, Steps, callable_name
 
 #: Options that a call or `map` takes as keywords, unless the function has a parameter of that name.
 _CALL_WORDS = ("name", "allow_failure", "depends_on")

@@ -14,18 +14,21 @@ is in the "inputs" of "ezpyp", by digest), named, stem (of its files), title, up
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency, StoreError
 from ezpyp.inputs import Memory, Seen
 from ezpyp.policy import Retry
 from ezpyp.steps import Group, Step
+
+if TYPE_CHECKING:
+    from ezpyp.graph import Code
 
 FORMAT = 1
 SCHEMA_FILE = "pipeline.schema"
@@ -182,7 +185,7 @@ class Identity:
     fingerprints: tuple[str, ...]
     #: For each step, the key of its function in `functions`.
     codes: tuple[str, ...]
-    functions: Mapping[str, fingerprint.Code]
+    functions: Mapping[str, Code]
     #: What steps read, by their indices, in the order of their arguments.
     inputs: Mapping[int, tuple[Seen, ...]]
 
@@ -197,9 +200,11 @@ def identify(plan: Plan, memory: Memory | None = None) -> Identity:
         InitializationError: an input is not there or cannot be read; the text names the step and the argument.
     """
     memory = memory or Memory()
-    functions: dict[str, fingerprint.Code] = {}
+    functions: dict[str, Code] = {}
     known: dict[tuple[int, ...], str] = {}
-    follower = fingerprint.Follower()
+    from ezpyp.code import Follower  # enters here: only the rank that reads sources needs it
+
+    follower = Follower()
     prints: list[str] = []
     codes: list[str] = []
     inputs: dict[int, tuple[Seen, ...]] = {}
@@ -330,7 +335,7 @@ def _inputs_entry(inputs: Sequence[Seen]) -> dict[str, str]:
     return found
 
 
-def _code_entry(code: fingerprint.Code) -> dict[str, Any]:
+def _code_entry(code: Code) -> dict[str, Any]:
     return {
         "parts": dict(code.parts),
         "packages": dict(code.packages),
@@ -350,15 +355,16 @@ def encode_schema(content: Mapping[str, Any]) -> bytes:
     return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_schema(folder: str | Path) -> dict[str, Any] | None:
+def read_schema(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     """The schema of a folder, None where there is none.
 
     Raises:
         StoreError: the file is torn, foreign, or of a newer format.
     """
-    path = Path(folder) / SCHEMA_FILE
+    path = os.path.join(folder, SCHEMA_FILE)
     try:
-        content = json.loads(path.read_bytes())
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
         written = content["ezpyp"]["format"]
     except FileNotFoundError:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,15 +18,6 @@ _LAUNCHER = ("PMI", "PRTE", "HYD", "MPI_LOCAL", "OMPI_COMM_WORLD_")
 _LAUNCHED = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_STEP_ID")
 #: Libraries fall back from their own variable to the first.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a step needs while it runs. `gpus` may be a fraction; `memory` is in bytes, 0 for unsaid."""
-
-    cpus: int = 1
-    gpus: float = 0
-    memory: int = 0
 
 
 # ----- cores

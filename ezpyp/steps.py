@@ -11,9 +11,20 @@ from typing import Any, Protocol, TypeVar, overload
 from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
 from ezpyp.outputs import Kept, Left, Outputs
 from ezpyp.policy import Allowance, Retry
-from ezpyp.resources import Request
 
-__all__ = ["Failed", "Group", "Home", "Options", "Outcome", "PlaceHolder", "Status", "Step", "Steps", "succeeded"]
+__all__ = [
+    "Failed",
+    "Group",
+    "Home",
+    "Options",
+    "Outcome",
+    "PlaceHolder",
+    "Request",
+    "Status",
+    "Step",
+    "Steps",
+    "succeeded",
+]
 
 T = TypeVar("T")
 
@@ -33,6 +44,15 @@ class Home(Protocol):
     def get_status(self, step: Step, /) -> Status: ...
     def get_result(self, name: str, /) -> Any: ...
     def result(self, name: str, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a step needs while it runs. `gpus` may be a fraction; `memory` is in bytes, 0 for unsaid."""
+
+    cpus: int = 1
+    gpus: float = 0
+    memory: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ezpyp.worker import inside_step
+from ezpyp.running import inside_step
 
 
 class Stop:

@@ -14,21 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from ezpyp import codecs, outputs, salvage, seeding
+from ezpyp import codecs, outputs, running, salvage, seeding
 from ezpyp.arguments import Deferred, Handed, describe
 from ezpyp.capture import Capture, tail
 from ezpyp.errors import CodecError, EzpypError, StoreError
 from ezpyp.plan import Plan
 from ezpyp.steps import Failed, Outcome, Status, Step
 from ezpyp.store import Record, Store, write_whole
-
-#: How many calls of `run` are under way in this process: inside a step a decorated function is the plain function.
-_running = 0
-
-
-def inside_step() -> bool:
-    """True while a step runs in this process."""
-    return _running > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +47,14 @@ class Worker:
         Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
         passes. Every outcome but a retried failure is on disk, whole, when this returns.
         """
-        global _running
         step = self.plan.steps[index]
         missing = tuple(self.plan.steps[k].name for k in absent)
         call = _Call(worker=self, step=step, index=index, attempt=attempt, missing=missing)
-        _running += 1
-        try:
-            return call.run()
-        finally:
-            _running -= 1
-            seeding.clear()
+        with running.step():
+            try:
+                return call.run()
+            finally:
+                seeding.clear()
 
     def keep(self, outcome: Outcome, chunks: Sequence[Any] | None = None) -> Outcome:
         """Store an outcome under its step's fingerprint."""

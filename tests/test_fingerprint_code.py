@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ezpyp.code import Follower
 from ezpyp.fingerprint import (
-    Code,
-    Follower,
     UserModules,
     code_digest,
     digest_value,
     explain,
     follow,
 )
+from ezpyp.graph import Code
 
 #: Makes a module of the given name from source and loads it, as import would.
 Write = Callable[[str, str], ModuleType]
