@@ -1,6 +1,6 @@
 """ezpyp: decorated Python functions as steps, in phases, across MPI ranks, with every result kept on disk."""
 
-from typing import TYPE_CHECKING
+import typing
 
 from ezpyp.errors import (
     ArgumentChanged,
@@ -45,7 +45,7 @@ from ezpyp.policy import Retry
 from ezpyp.seeding import current as seed
 from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from ezpyp.runs import Run, open
     from ezpyp.summary import Summary
 

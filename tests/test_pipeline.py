@@ -342,7 +342,7 @@ def test_cycles_unknown_and_foreign_dependencies_are_refused(tmp_path: Path) -> 
     pipeline = build(tmp_path)
     as_pickle_step(pipeline, depends_on="b", name="a")(square)(1)
     as_pickle_step(pipeline, depends_on="a", name="b")(square)(2)
-    with pytest.raises(ezpyp.CyclicDependency, match="'a' → 'b' → 'a'|'b' → 'a' → 'b'"):
+    with pytest.raises(ezpyp.CyclicDependency, match=r"'a' → 'b' → 'a'|'b' → 'a' → 'b'"):
         pipeline.initialize_schema()
     lone = Pipeline(tmp_path / "lone", "lone")
     as_pickle_step(lone, depends_on="ghost")(square)(1)

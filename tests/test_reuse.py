@@ -1,4 +1,4 @@
-"""Nothing stale is reused, nothing valid is recomputed: what runs again after which change, told apart by executions."""
+"""Nothing stale is reused, nothing valid is recomputed: what runs again after which change."""
 
 from __future__ import annotations
 
