@@ -23,7 +23,7 @@ from ezpyp import helper, resources, seeding
 from ezpyp.capture import tail
 from ezpyp.errors import EzpypError
 from ezpyp.helper import Lot, Order, Task
-from ezpyp.nursery import Ending, Nursery, Position
+from ezpyp.nursery import Ending, Nursery, NurseryGone, Position, kill_group
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome, Status
 from ezpyp.worker import Worker
@@ -195,12 +195,14 @@ class Processes:
 
     def close(self) -> None:
         for slot in self._slots:
-            with contextlib.suppress(OSError, ConnectionError):
-                assert slot.connection is not None
-                slot.connection.send(None)
+            if slot.connection is not None:
+                with contextlib.suppress(OSError):
+                    slot.connection.send(None)
         for slot in self._slots:
-            with contextlib.suppress(ConnectionError):
+            try:
                 self._nest.reap(slot.pid, kill=False)
+            except NurseryGone:
+                kill_group(slot.pid)  # the kernel ended the helper, but not what its step had started
             self._shut(slot)
             if self._setup.tee:
                 self._copy_output(slot)

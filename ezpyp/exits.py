@@ -157,7 +157,7 @@ def _leave() -> None:
         return
     with contextlib.suppress(EzpypError):
         link = mpi.connect()
-        if link is not None and not link.broken:
+        if link is not None and not link.over:
             link.meet(mpi.Mark.LEAVING, b"", lambda: _reason or "left its script")
         if link is not None and earned():
             link.finalize()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import socket
+import signal
 import sys
 import time
+import warnings
 from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
+from ezpyp.nursery import die_with_parent
 
 if TYPE_CHECKING:
     from ezpyp.helper import Lot
@@ -118,7 +120,7 @@ class Link:
         self._comm = comm
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
-        self.host = socket.gethostname()
+        self.host = os.uname().nodename
         #: Set when a rank left or died: no further meeting can succeed.
         self.broken = False
         self.library = str(module.Get_library_version()).splitlines()[0].strip("\0 ")[:80]
@@ -216,18 +218,8 @@ class Link:
             self._mpi.Finalize()
 
     def _await(self, request: Any, what: str) -> None:
-        """Sleep until a request is complete: an MPI wait would spin on the core that a helper computes on."""
-        pause, began, said = 50e-6, time.monotonic(), False
-        while not request.Test():
-            time.sleep(pause)
-            pause = min(0.005, 1.5 * pause)
-            if not said and time.monotonic() - began > PATIENCE:
-                said = True
-                print(
-                    f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}.",
-                    file=sys.stderr,
-                    flush=True,
-                )
+        text = f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}."
+        _sleep_until(request, self.rank, text)
 
 
 def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) -> None:
@@ -273,52 +265,68 @@ def connect() -> Link | None:
     told = launch()
     if told is None:
         return None
-    from mpi4py import MPI
+    with _watched(told):
+        from mpi4py import MPI
 
-    if MPI.Is_finalized():
-        raise LauncherError(
-            "The script ended MPI (MPI.Finalize) before execute(). Take that line away: Python does it."
-        )
-    with _patience(told):
+        if MPI.Is_finalized():
+            raise LauncherError("The script ended MPI (MPI.Finalize) before execute(). Leave that to mpi4py.")
         if not MPI.Is_initialized():
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
-        if MPI.COMM_WORLD.Get_size() == 1:
-            raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
-        comm, request = MPI.COMM_WORLD.Idup()
-        pause = 50e-6
-        while not request.Test():
-            time.sleep(pause)
-            pause = min(0.005, 1.5 * pause)
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
+    comm, request = MPI.COMM_WORLD.Idup()
+    _sleep_until(request, told.rank, _waits_for_all(told))
     _link = Link(comm, MPI)
     return _link
-
-
-@contextlib.contextmanager
-def _patience(told: Launch) -> Iterator[None]:
-    """Say for what this rank waits, if it waits for long. By a thread: MPI_Init may wait inside the library."""
-    import threading
-
-    def say() -> None:
-        print(
-            f"ezpyp: rank {told.rank} ({socket.gethostname()}) has waited {PATIENCE:.0f} s for all {told.size} ranks "
-            "to come to initialize_schema(). Does each of them make a Pipeline?",
-            file=sys.stderr,
-            flush=True,
-        )
-
-    timer = threading.Timer(PATIENCE, say)
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
 
 
 def connected() -> Link | None:
     """The link, if `connect()` made one."""
     return _link
+
+
+def _sleep_until(request: Any, rank: int, text: str) -> None:
+    """Wait until a request is complete: an MPI wait would spin on the core that a helper computes on."""
+    pause, began, said = 50e-6, time.monotonic(), rank > 1  # two speak for all: one of them may be the late one
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(0.005, 1.5 * pause)
+        if not said and time.monotonic() - began > PATIENCE:
+            said = True
+            print(text, file=sys.stderr, flush=True)
+
+
+def _waits_for_all(told: Launch) -> str:
+    return (
+        f"ezpyp: rank {told.rank} ({os.uname().nodename}) has waited {PATIENCE:.0f} s for all {told.size} ranks "
+        "to come to initialize_schema(). Does each of them make a Pipeline?"
+    )
+
+
+@contextlib.contextmanager
+def _watched(told: Launch) -> Iterator[None]:
+    """Say for what this rank waits, while MPI_Init waits for the others inside the library.
+
+    By a process: mpi4py holds Python's lock meanwhile, which stops threads and signal handlers.
+    """
+    if started() or told.rank > 1:
+        yield
+        return
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which the child does not need
+        watcher = os.fork()
+    if watcher == 0:
+        with contextlib.suppress(BaseException):
+            die_with_parent(parent)
+            time.sleep(PATIENCE)
+            os.write(2, f"{_waits_for_all(told)}\n".encode(errors="backslashreplace"))
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(watcher, signal.SIGKILL)
+        os.waitpid(watcher, 0)
 
 
 def _wrong_launcher(told: Launch, version: str) -> str:

@@ -1,0 +1,75 @@
+"""What goes wrong beside the steps: processes that are killed, ranks that do not come, scripts that end MPI."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.conftest import Launcher
+
+FAULT = """
+import os, signal, time
+import ezpyp.mpi
+from ezpyp import Pipeline, as_pickle_step
+
+# Not a constant that steps use: ranks would build different plans.
+os.environ["THIS_RANK"] = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+rank = int(os.environ["THIS_RANK"])
+pipeline = Pipeline("cache", "fault")
+
+@as_pickle_step(pipeline)
+def work(k):
+    time.sleep(0.02)
+    {step}
+    return k
+
+work.map(range(12))
+{before}
+summary = pipeline.execute(raise_on_failure=False)
+{after}
+os.write(1, b"END %d %d\\n" % (summary.done, summary.failed))
+"""
+
+
+def script(*, step: str = "", before: str = "", after: str = "") -> str:
+    return FAULT.format(step=step, before=before, after=after)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_job_ends_when_what_forks_helpers_is_killed(mpirun: Launcher, rank: int) -> None:
+    act = f"if os.environ['THIS_RANK'] == '{rank}': os.kill(os.getppid(), signal.SIGKILL); time.sleep(9)"
+    began = time.monotonic()
+    done = mpirun.run(2, script(step=act), timeout=30)
+    assert time.monotonic() - began < 20
+    assert done.returncode != 0
+    assert "which forks those that run steps, is gone" in done.stderr
+    assert "run again to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_helper_that_is_killed_is_missed_though_its_step_left_a_child(mpirun: Launcher) -> None:
+    act = "if k == 5 and os.fork() != 0: os.kill(os.getpid(), signal.SIGKILL)\n    if k == 5: time.sleep(30)"
+    began = time.monotonic()
+    done = mpirun.run(2, script(step=act))
+    assert time.monotonic() - began < 15
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("END 11 1") == 2
+
+
+def test_a_script_may_end_mpi_itself(mpirun: Launcher) -> None:
+    done = mpirun.run(2, script(after="from mpi4py import MPI; MPI.COMM_WORLD.Barrier(); MPI.Finalize()"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("END 12 0") == 2
+    done = mpirun.run(2, script(before="from mpi4py import MPI; MPI.Finalize()"))
+    assert done.returncode != 0
+    assert "The script ended MPI (MPI.Finalize) before execute()" in done.stderr
+
+
+@pytest.mark.parametrize("late", [0, 1])
+@pytest.mark.parametrize("first", ["", "from mpi4py import MPI; "])
+def test_a_rank_says_that_it_waits_for_others(mpirun: Launcher, late: int, first: str) -> None:
+    done = mpirun.run(2, script(before=f"{first}ezpyp.mpi.PATIENCE = 0.2; rank == {late} and time.sleep(1)"))
+    assert done.returncode == 0, done.stderr
+    assert f"ezpyp: rank {1 - late} (" in done.stderr
+    assert "has waited 0 s for all 2 ranks to come to initialize_schema()" in done.stderr
