@@ -100,6 +100,9 @@ class File(Input, os.PathLike[str]):
     def __str__(self) -> str:
         return self.path
 
+    def __lt__(self, other: File) -> bool:
+        return self.path < other.path
+
     def __hash__(self) -> int:
         return crc32(self.text)  # the same in every process: so is the order of a set
 
@@ -177,6 +180,7 @@ class Files(Input, Sequence[File]):
         return crc32(self.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        _check_not_returned()
         return _unpickled, (Files, self.given, self.verify, {"folder": self.folder, "pattern": self.pattern})
 
 
@@ -217,7 +221,7 @@ class Tree(Input, os.PathLike[str]):
         waiting = [""]
         while waiting:
             folder = waiting.pop()
-            for entry in _entries(os.path.join(self.path, folder)):
+            for entry in _entries(os.path.join(self.path, folder) if folder else self.path):
                 name = os.path.join(folder, entry.name)
                 if entry.is_symlink():
                     yield "link", name, os.readlink(entry.path)
@@ -237,6 +241,7 @@ class Tree(Input, os.PathLike[str]):
         return crc32(self.text)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        _check_not_returned()
         return _unpickled, (Tree, self.given, self.verify, {"path": self.path})
 
 
@@ -345,6 +350,11 @@ def placed(folder: str, places: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         _places.reset(token)
+
+
+def _check_not_returned() -> None:
+    if _returned.get() is not None:
+        raise TypeError("only single files are moved into the cache: return File(path), or several in a list")
 
 
 def returned_file(number: int) -> File:

@@ -137,7 +137,9 @@ def keep(
     for path in listed:
         place = _free(folder, stem, os.path.basename(path))
         target = f"{folder}/{place}"
-        _take(path, target, folder, mine=not _is_older(path, since) and not _is_input(path, inputs))
+        # A link is only a name: what it points to may be anybody's.
+        mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
+        _take(path, target, folder, mine=mine)
         found.append((place, os.stat(target).st_size, content_of(target)))
     return tuple(found)
 
@@ -205,8 +207,7 @@ def _take(path: str, target: str, folder: str, *, mine: bool) -> None:
         if _done(os.link, os.path.realpath(path), target):
             return
         mine = False
-    # A link is only a name: what it points to may be anybody's.
-    elif mine and not os.path.islink(path) and _done(os.rename, path, target):
+    elif mine and _done(os.rename, path, target):
         _open_up(target)
         sync_files([target], os.path.dirname(target))
         return

@@ -153,7 +153,8 @@ class _Call:
         former = worker.store.read(worker.plan.stems[self.index]) if outcome.files else None
         kept = worker.keep(outcome, chunks)
         if former is not None:
-            outputs.discard(worker.folder, former.outcome.files)
+            now = {place for place, *_ in kept.files}
+            outputs.discard(worker.folder, [each for each in former.outcome.files if each[0] not in now])
         return kept
 
     def _resolve(self, deferred: Deferred) -> Any:
