@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from functools import cache
+from itertools import count
 
 from ezpyp.errors import StoreError
 
@@ -31,9 +32,9 @@ _SHARED = frozenset(
 )
 
 
-def size_of(chunks: Iterable[Buffer]) -> int:
-    """The length of the chunks together, in bytes."""
-    return sum(chunk.nbytes if isinstance(chunk, memoryview) else len(chunk) for chunk in chunks)
+def size_of(chunk: Buffer) -> int:
+    """The length in bytes, which a memoryview's `len` need not be."""
+    return chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
 
 
 def write_whole(path: str | os.PathLike[str], chunks: Iterable[Buffer], *, sync: bool = False) -> None:
@@ -91,14 +92,21 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
     return temporary
 
 
+#: Tells processes of one number apart: those of other containers, and those before a restart.
+_SALT = os.urandom(4).hex()
+_HOST = os.uname().nodename
+_serial = count()
+
+
 def _temporary() -> str:
-    return f"{_MARK}{os.getpid()}-{os.urandom(4).hex()}-{os.uname().nodename}"
+    """A name that no other process uses, nor this one again."""
+    return f"{_MARK}{os.getpid()}-{_SALT}{next(_serial):x}-{_HOST}"
 
 
 def _write_all(descriptor: int, chunk: Buffer) -> None:
     """write(2) takes 2 GiB at most, and less on a whim."""
     written = os.write(descriptor, chunk)
-    if written < size_of([chunk]):
+    if written < size_of(chunk):
         rest = memoryview(chunk).cast("B")
         while written < len(rest):
             written += os.write(descriptor, rest[written:])
@@ -109,8 +117,7 @@ def _place(drafts: Mapping[str, str], sync: bool, void: str = "") -> None:
     target = void
     try:
         if void:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(void)
+            _unlink(void)
         for temporary, target in drafts.items():
             os.replace(temporary, target)
     except OSError as error:
@@ -153,11 +160,17 @@ def remove(path: str) -> None:
         StoreError: its folder cannot be written.
     """
     try:
+        _unlink(path)
+    except OSError as error:
+        raise _refusal(path, error) from error
+
+
+def _unlink(path: str) -> None:
+    # contextlib.suppress would cost as much as the call
+    try:
         os.unlink(path)
     except FileNotFoundError:
         return
-    except OSError as error:
-        raise _refusal(path, error) from error
 
 
 def _remove(path: str) -> None:
@@ -248,12 +261,11 @@ def is_temporary(name: str) -> bool:
 
 def sweep(folder: str | os.PathLike[str]) -> int:
     """Remove what writers of this host that are gone left behind; how many files that were."""
-    host = os.uname().nodename
     removed = 0
     with os.scandir(folder) as entries:
         for entry in entries:
             writer = _DRAFT.fullmatch(entry.name)
-            if writer and writer[2] == host and not _lives(int(writer[1])):
+            if writer and writer[2] == _HOST and not _lives(int(writer[1])):
                 _remove(entry.path)
                 removed += 1
     return removed
@@ -306,15 +318,16 @@ def _kind(folder: str, device: str, table: Iterable[str]) -> str:
     return kind
 
 
-def make_folder(path: str | os.PathLike[str]) -> str:
-    """The absolute path of a cache folder, made if it is not there.
+def make_folder(path: str | os.PathLike[str], *, really: bool = True) -> str:
+    """The absolute path of a cache folder, made if it is not there and `really`.
 
     Raises:
         StoreError: it cannot be made, or is a file.
     """
     folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
     try:
-        os.makedirs(folder, exist_ok=True)
+        if really:
+            os.makedirs(folder, exist_ok=True)
     except OSError as error:
         raise StoreError(f"The cache folder {folder} cannot be made: {error.strerror or error}.") from error
     return folder

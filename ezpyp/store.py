@@ -129,7 +129,7 @@ def checksum(chunks: Sequence[Buffer]) -> str:
 
 def _verified(data: Buffer, record: Record, where: str) -> Buffer:
     outcome = record.outcome
-    size = size_of([data])
+    size = size_of(data)
     if size != outcome.bytes:
         raise StoreError(f"{where} is torn: {size:,} bytes where '{record.name}' wrote {outcome.bytes:,}. {_REMAKE}")
     if checksum([data]) != outcome.checksum:
@@ -169,7 +169,7 @@ class FileStore:
             return record.outcome
         name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
         path = f"{self._folder}/{name}"
-        outcome = replace(record.outcome, location=name, bytes=size_of(chunks), checksum=checksum(chunks))
+        outcome = replace(record.outcome, location=name, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
         write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
         self._note(path, witness)
         return outcome
@@ -349,7 +349,7 @@ class MemoryStore:
         outcome = record.outcome
         if chunks is not None:
             self._results[stem] = b"".join(chunks)
-            outcome = replace(outcome, location=stem, bytes=size_of(chunks), checksum=checksum(chunks))
+            outcome = replace(outcome, location=stem, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
         self._records[stem] = replace(record, outcome=replace(outcome, step=-1, tail=""))
         return outcome
 
