@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ezpyp.contents import MEMORY_FILE
 from ezpyp.files import is_temporary
 from ezpyp.plan import SCHEMA_FILE, SUMMARY_FILE
 from ezpyp.store import SHELF, open_store
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from ezpyp.runs import Run
 
 _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
-_OF_RUN = (SUMMARY_FILE, "report.html")
+_OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
 _FOLDERS = ("journal", "logs", SHELF)
@@ -26,8 +27,10 @@ _FOLDERS = ("journal", "logs", SHELF)
 def files(run: Run) -> list[str]:
     """Every file in a cache folder that ezpyp wrote; the schema last, so that what was begun can be done again."""
     # A stem is ours by the plan, or by a record, as those of former plans.
-    stems = {entry.stem for entry in run.entries} | set(open_store("files", run.folder).records().records)
+    records = open_store("files", run.folder).records().records
+    stems = {entry.stem for entry in run.entries} | set(records)
     return [
+        *(f"{run.folder}/{place}" for record in records.values() for place, *_ in record.outcome.files),
         *_of_steps(run.folder, "", stems),
         *_of_steps(run.folder, SHELF, stems),
         *_plain(run.folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
@@ -42,9 +45,13 @@ def remove(folder: str, paths: Sequence[str]) -> None:
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
-    for each in (*_FOLDERS, ""):
+    emptied = {f"{folder}/{each}" for each in ("", *_FOLDERS)}
+    for path in paths:
+        while len(path := os.path.dirname(path)) > len(folder):
+            emptied.add(path)
+    for each in sorted(emptied, key=len, reverse=True):
         with contextlib.suppress(OSError):
-            os.rmdir(f"{folder}/{each}")
+            os.rmdir(each)
 
 
 def _of_steps(folder: str, shelf: str, stems: set[str]) -> Iterator[str]:

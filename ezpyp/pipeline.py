@@ -312,7 +312,8 @@ def as_pickle_step(
             by themselves.
         **options: name (what its steps are called; part of their identity), allow_failure (True, a share or a count),
             retry (further attempts, or a Retry), timeout (seconds), cpus, gpus, memory (bytes), copy (private copies of
-            large arrays), identity (parameter names to functions: such an argument is handed over as it is, and counts
+            large arrays), inputs (files that it reads without being given them: paths, patterns, File, Files, Tree),
+            outputs (paths and patterns that it has to leave where they are), identity (parameter names to functions: such an argument is handed over as it is, and counts
             by what its function returns), keep (False: the result is dropped when the last step that needs it is done),
             seed (a number, or None to leave the random generators alone).
     """

@@ -16,7 +16,20 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import File, Files, Pipeline, Status, Step, Summary, Tree, as_json_step, as_pickle_step, outputs, session
+from ezpyp import (
+    File,
+    Files,
+    Pipeline,
+    Status,
+    Step,
+    Summary,
+    Tree,
+    as_json_step,
+    as_pickle_step,
+    cleaning,
+    outputs,
+    session,
+)
 from ezpyp.contents import content_of
 from ezpyp.inputs import Memory
 from ezpyp.outputs import Outputs
@@ -271,6 +284,14 @@ def test_dropping_a_result_drops_its_files(work: Work) -> None:
     work.run(alpha)
     open_store("files", work.cache).drop("alpha")
     assert not list((work.cache / "files").iterdir())
+
+
+def test_cleaning_takes_returned_files_too(work: Work) -> None:
+    (work.folder / "given").write_text("given")
+    work.run(many, inputs="given")
+    run = ezpyp.open(work.cache)
+    cleaning.remove(run.folder, cleaning.files(run))
+    assert not work.cache.exists()
 
 
 def test_a_record_cannot_name_files_elsewhere(work: Work) -> None:
