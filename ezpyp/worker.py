@@ -62,10 +62,18 @@ class Worker:
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
 
-    def value(self, source: Step) -> Any:
-        """The result of an earlier step, or Failed where its failure was allowed."""
+    def value(self, source: Step, *, absent: bool = False) -> Any:
+        """The result of an earlier step; Failed where it is `absent`, because its failure was allowed.
+
+        Waits for a record that another host wrote to show, and to be no former one.
+        """
         k = self.plan.index[source.name]
-        record = self.store.read(self.plan.stems[k])
+
+        def is_the_one(record: Record) -> bool:
+            done = record.outcome.status is Status.DONE
+            return record.fingerprint == self.fingerprints[k] and done is not absent
+
+        record = self.store.read(self.plan.stems[k], wanted=is_the_one)
         if record is None or record.fingerprint != self.fingerprints[k]:
             raise StoreError(f"The result of '{source.name}' is gone from {self.folder}. Run again to remake it.")
         outcome = record.outcome
@@ -160,7 +168,7 @@ class _Call:
     def _resolve(self, deferred: Deferred) -> Any:
         if isinstance(deferred, Handed):
             return deferred.value
-        values = [self.worker.value(source) for source in deferred.sources()]
+        values = [self.worker.value(each, absent=each.name in self.missing) for each in deferred.sources()]
         return values[0] if deferred.one else values
 
     def _seed(self) -> int | None:
