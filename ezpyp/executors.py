@@ -56,6 +56,9 @@ class Executor(Protocol):
     def interrupt(self) -> None:
         """End what runs and drop what waits; each gives an outcome with status -1 at the next poll."""
 
+    def sync(self) -> None:
+        """Have what was reported survive a power failure, soon: asked for at the border of a phase. Does not block."""
+
     def close(self) -> None:
         """Let go of everything; results are on disk, synced, when it returns. Nothing is running when it is called."""
 
@@ -97,6 +100,9 @@ class Serial:
     def interrupt(self) -> None:
         self._dropped += [_interrupted(task, self._worker) for lot in self._lots for task in lot]
         self._lots.clear()
+
+    def sync(self) -> None:
+        self._worker.store.sync()
 
     def close(self) -> None:
         self._worker.store.sync()
@@ -156,8 +162,12 @@ class Processes:
         self._slots = [_Slot(number=k) for k in range(setup.count)]
         self._looked = 0.0
         self._oom_kills = resources.oom_kills()
-        for slot in self._slots:
-            self._open(slot)
+        try:
+            for slot in self._slots:
+                self._open(slot)
+        except BaseException:
+            nest.close()
+            raise
 
     @property
     def lots(self) -> int:
@@ -192,6 +202,10 @@ class Processes:
             if slot.owed:
                 slot.ending = "interrupted"
                 self._buried(slot)
+
+    def sync(self) -> None:
+        for slot in self._slots:
+            self._send(slot, [])
 
     def close(self) -> None:
         for slot in self._slots:

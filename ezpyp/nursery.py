@@ -12,6 +12,7 @@ import gc
 import mmap
 import os
 import pickle
+import select
 import signal
 import socket
 import struct
@@ -19,7 +20,7 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
@@ -28,6 +29,9 @@ from ezpyp.errors import EzpypError
 from ezpyp.settings import MOST_HELPERS
 
 PR_SET_PDEATHSIG = 1
+PR_SET_CHILD_SUBREAPER = 36
+#: Seconds between two looks for orphans that have ended.
+_BURY_EVERY = 30.0
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 _POSITION = struct.Struct("qdq")
 
@@ -165,10 +169,11 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
         for other in list(_held):
             other.close()
         os.setpgid(0, 0)
+        _adopt_orphans()
         for number in _QUIET_SIGNALS:
             signal.signal(number, _ignore)
         gc.freeze()  # helpers share these pages for as long as nobody counts references in them
-        while question := _receive(own):
+        while question := _next_question(own, children):
             verb, *rest = pickle.loads(question)
             if verb == "spawn":
                 _fork_helper(own, children, body, *rest)
@@ -180,7 +185,43 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
     finally:
         for pid in children:
             kill_group(pid)
+        _end_descendants()
         os._exit(0)
+
+
+def _adopt_orphans() -> None:
+    """Become the parent of what steps leave behind, daemons with sessions of their own included (prctl(2))."""
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _next_question(own: socket.socket, helpers: Container[int]) -> bytes:
+    """Wait for the agent, and meanwhile bury orphans that have ended."""
+    while not select.select([own], [], [], _BURY_EVERY)[0]:
+        for pid in _children():
+            if pid not in helpers:
+                _wait(pid, 0)
+    return _receive(own)
+
+
+def _end_descendants() -> None:
+    """Kill children until there are none: the children of one that was killed come to this process."""
+    until = time.monotonic() + 2.0
+    while (found := _children()) and time.monotonic() < until:
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+            _wait(pid, 0.2)
+
+
+def _children() -> list[int]:
+    """The children of this process; none where the kernel does not list them."""
+    try:
+        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as listed:
+            return [int(each) for each in listed.read().split()]
+    except OSError:
+        return []
 
 
 def _fork_helper(own: socket.socket, children: set[int], body: Body, slot: int, order: Any) -> None:

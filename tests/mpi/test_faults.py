@@ -73,3 +73,29 @@ def test_a_rank_says_that_it_waits_for_others(mpirun: Launcher, late: int, first
     assert done.returncode == 0, done.stderr
     assert f"ezpyp: rank {1 - late} (" in done.stderr
     assert "has waited 0 s for all 2 ranks to come to initialize_schema()" in done.stderr
+
+
+DAEMONS = """
+import subprocess, sys
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "daemons", capture="off")
+
+@as_pickle_step(pipeline)
+def serve(k):
+    program = "import os, time; os.fork() and os._exit(0); os.setsid(); os.fork(); time.sleep(60)"
+    return subprocess.run([sys.executable, "-c", program]).returncode
+
+serve.map(range(2))
+pipeline.execute()
+print("END", flush=True)
+"""
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_daemons_that_steps_start_end_with_the_run(mpirun: Launcher, ranks: int) -> None:
+    """They hold the job's output open, and whoever reads it would wait for them."""
+    began = time.monotonic()
+    done = mpirun.run(ranks, DAEMONS)
+    assert time.monotonic() - began < 15
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("END") == max(1, ranks)
