@@ -12,10 +12,24 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import ezpyp
-from ezpyp import cleaning, drawing, launch, lock, runs, scripts
-from ezpyp.console import FOLDER, STEP, TAKE_OVER, WHERE, few, jsonable, output_option, say, say_json
+from ezpyp import changes, cleaning, drawing, launch, lock, runs
+from ezpyp.console import (
+    FOLDER,
+    STEP,
+    TAKE_OVER,
+    WHERE,
+    environment,
+    few,
+    jsonable,
+    load,
+    output_option,
+    part_options,
+    say,
+    say_json,
+)
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
 from ezpyp.files import write_whole
+from ezpyp.settings import ON_CHANGE
 from ezpyp.steps import Status
 from ezpyp.summary import COLUMNS, duration, values
 
@@ -52,7 +66,9 @@ def ezpyp_command() -> None:
 
     \b
     ezpyp run study.py -n 4            on four MPI ranks
+    ezpyp plan study.py                what a run would do, and why
     ezpyp status study_cache           what is done, what runs, what failed
+    ezpyp why study_cache best         why it is as it is
     ezpyp result study_cache best
     ezpyp log study_cache 'train[3]'
     """
@@ -64,7 +80,8 @@ def ezpyp_command() -> None:
 @TAKE_OVER
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args: tuple[str, ...]) -> int:
+@part_options
+def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args: tuple[str, ...], **part: Any) -> int:
     """Run a script, alone or on MPI ranks.
 
     The mpirun is the one that belongs to the MPI that mpi4py uses.
@@ -75,14 +92,21 @@ def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args:
     ezpyp run study.py
     ezpyp run study.py -n 4 --fast     the script gets --fast
     ezpyp run -n 4 study.py -- -n 10   the script gets -n 10
+    ezpyp run study.py --on-change rerun --only 'train*'
 
     Exit codes: 0 done, 1 a step failed, 3 refused before running, 4 aborted, 85 stopped (the same command goes on),
     130 stopped by the user.
     """
     later, rest = _leading_options(args)
+    wishes = {key: later.get(key) or value for key, value in part.items()}
     if take_over or "take_over" in later:
-        os.environ[lock.TAKE_OVER] = "1"
-    return launch.run(script, rest, ranks=later.get("ranks", ranks), all_output=all_output or "all_output" in later)
+        wishes["take_over"] = "1"
+    with environment(wishes):
+        return launch.run(script, rest, ranks=later.get("ranks", ranks), all_output=all_output or "all_output" in later)
+
+
+_FLAGS = {"--all-output": "all_output", "--take-over": "take_over"}
+_VALUES = {"-n": "ranks", "--on-change": "on_change", "--only": "only", "--until": "until", "--from": "from_"}
 
 
 def _leading_options(args: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -91,17 +115,27 @@ def _leading_options(args: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, 
     rest = list(args)
     while rest:
         word = rest.pop(0)
-        if word == "--all-output":
-            found["all_output"] = True
-        elif word == "--take-over":
-            found["take_over"] = True
-        elif word == "-n" and rest:
-            found["ranks"] = _rank_count(rest.pop(0))
-        elif word.startswith("-n") and word[2:].isdecimal():
-            found["ranks"] = _rank_count(word[2:])
+        option, sign, value = word.partition("=")
+        if word.startswith("-n") and word[2:].isdecimal():
+            option, sign, value = "-n", "=", word[2:]
+        if word in _FLAGS:
+            found[_FLAGS[word]] = True
+        elif option in _VALUES and (sign or rest):
+            _note(found, option, value if sign else rest.pop(0))
         else:
             return found, tuple(rest if word == "--" else [word, *rest])
     return found, ()
+
+
+def _note(found: dict[str, Any], option: str, value: str) -> None:
+    if option == "-n":
+        found["ranks"] = _rank_count(value)
+    elif option == "--on-change":
+        if value not in ON_CHANGE:
+            raise click.UsageError(f"--on-change {value}: choose one of {', '.join(ON_CHANGE)}.")
+        found["on_change"] = value
+    else:
+        found[_VALUES[option]] = (*found.get(_VALUES[option], ()), value)
 
 
 def _rank_count(text: str) -> int:
@@ -348,7 +382,7 @@ def _nodes_of_folder(folder: str) -> list[Node]:
 
 
 def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
-    pipeline = _load(path, args).pipeline
+    pipeline = load(path, args).pipeline
     if pipeline is None:
         raise InitializationError(f"{path} came to its end without execute(). Give the script that runs the pipeline.")
     pipeline.organize_steps()
@@ -357,17 +391,6 @@ def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
         for phase, steps in enumerate(pipeline.phases)
         for step in steps
     ]
-
-
-def _load(path: str, args: Sequence[str]) -> scripts.Loaded:
-    """Look at a script; its errors are shown as Python would show them."""
-    try:
-        return scripts.load(path, args)
-    except EzpypError:
-        raise
-    except Exception as error:
-        print(scripts.traceback_of(error, os.path.abspath(path)), end="", file=sys.stderr)
-        sys.exit(1)
 
 
 @ezpyp_command.command()
@@ -434,6 +457,9 @@ def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
 def _values(row: Row) -> list[Any]:
     return [jsonable(value) for value in values(row)]
 
+
+for verb in (changes.plan, changes.why, changes.diff, changes.accept, changes.invalidate):
+    ezpyp_command.add_command(verb)
 
 if __name__ == "__main__":
     main()

@@ -6,15 +6,19 @@ import json
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from ezpyp import scripts
+from ezpyp.errors import EzpypError
+from ezpyp.settings import ON_CHANGE
 from ezpyp.steps import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _Verb = TypeVar("_Verb", bound="Callable[..., Any]")
 
@@ -32,6 +36,45 @@ def output_option(*formats: str) -> Callable[[_Verb], _Verb]:
     return click.option(
         "--output", type=click.Choice(formats), default=formats[0], show_default=True, help="How it is written."
     )
+
+
+def part_options(verb: _Verb) -> _Verb:
+    """What to do where the plan changed, and which part of it is asked for."""
+    changed = (
+        "What to do where the plan changed: refuse (default), extend: steps may join and leave, rerun what changed."
+    )
+    for option in (
+        click.option("--from", "from_", multiple=True, metavar="STEP", help="Only this step and what comes after it."),
+        click.option("--until", multiple=True, metavar="STEP", help="Only this step and what comes before it."),
+        click.option("--only", multiple=True, metavar="STEP", help="Only this step; may be repeated."),
+        click.option("--on-change", type=click.Choice(ON_CHANGE), help=changed),
+    ):
+        verb = option(verb)
+    return verb
+
+
+@contextmanager
+def environment(wishes: Mapping[str, Any]) -> Iterator[None]:
+    """Tell pipelines of scripts what is wished, in EZPYP_ variables; what is empty is left as it is."""
+    texts = {key: value if isinstance(value, str) else " ".join(value or ()) for key, value in wishes.items()}
+    former = dict(os.environ)
+    os.environ.update({f"EZPYP_{key.strip('_').upper()}": text for key, text in texts.items() if text})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(former)
+
+
+def load(path: str, args: Sequence[str]) -> scripts.Loaded:
+    """Look at a script; its errors are shown as Python would show them."""
+    try:
+        return scripts.load(path, args)
+    except EzpypError:
+        raise
+    except Exception as error:
+        print(scripts.traceback_of(error, os.path.abspath(path)), end="", file=sys.stderr)
+        sys.exit(1)
 
 
 def say(pieces: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ezpyp import exits, files, mpi, plan, scripts
 from ezpyp.errors import (
+    EzpypError,
     FailedStepWarning,
     InitializationError,
     NotExecutedStepWarning,
@@ -26,6 +27,7 @@ from ezpyp.settings import Choices
 from ezpyp.steps import Status, Step
 
 if TYPE_CHECKING:
+    from ezpyp.prospect import Prospect
     from ezpyp.session import Session
     from ezpyp.summary import Summary
 
@@ -65,7 +67,7 @@ class Pipeline:
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
-        self._folder = files.make_folder(cache_location) if not scripts.loading() else os.path.abspath(cache_location)
+        self._folder = files.make_folder(cache_location, really=not scripts.loading())
         self._choices = Choices(
             {
                 "workers": workers,
@@ -84,6 +86,8 @@ class Pipeline:
         self._plan: Plan | None = None
         self._kind = "files"
         self._session: Session | None = None
+        #: What execute() would do, or why that cannot be said, while the script is only looked at.
+        self._ahead: Prospect | EzpypError | None = None
 
     def __repr__(self) -> str:
         return f"<Pipeline '{self.pipeline_id}' of {len(self._steps)} steps in {self._folder}>"
@@ -242,11 +246,26 @@ class Pipeline:
             ArgumentChanged: a large array was changed after the call that took it.
             ResourceError: a step asks for what this run does not have.
         """
-        scripts.reached(self)
         given = {"workers": workers, "helpers": helpers, "executor": executor, "schedule": schedule, "capture": capture}
         choices = self._choices.over({**given, "on_change": on_change})
-        session = self._initialized(choices)
-        return session.execute(choices, _selection(only=only, until=until, from_=from_), raise_on_failure)
+        selection = _selection(only=only, until=until, from_=from_)
+        if scripts.loading():
+            return self._look_ahead(choices, selection)
+        return self._initialized(choices).execute(choices, selection, raise_on_failure)
+
+    def prospect(self) -> Prospect:
+        """What its execute() would do, after the script was looked at by `scripts.load`.
+
+        Raises:
+            InitializationError: the steps make no plan, an input cannot be read, or there was no execute().
+            StoreError: the folder cannot be read.
+            UnknownStep: a step was asked for that is not there.
+        """
+        if isinstance(self._ahead, Exception):
+            raise self._ahead
+        if self._ahead is None:
+            raise InitializationError(f"Pipeline '{self.pipeline_id}' came to no execute() that was only looked at.")
+        return self._ahead
 
     # ----- results
 
@@ -286,6 +305,21 @@ class Pipeline:
         return runs.result_of(self._folder, name, self.get_status(name))
 
     # ----- inside
+
+    def _look_ahead(self, choices: Choices, selection: Selection) -> Summary:
+        """Stands for a run while the script is only looked at: gives what a finished one left, or ends the script."""
+        from ezpyp import prospect, runs
+
+        try:
+            self.organize_steps()
+            self._ahead = ahead = prospect.look(
+                self._organised("execute()"), self._folder, kind=self._kind, choices=choices, selection=selection
+            )
+            finished = ahead.finished
+        except EzpypError as error:
+            self._ahead, finished = error, False
+        scripts.reached(self, finished=finished)
+        return runs.open(self._folder).summary()
 
     def _organised(self, what: str) -> Plan:
         if self._plan is None:

@@ -384,15 +384,15 @@ def contested(found: Survey, on_change: str = "refuse") -> frozenset[str]:
 
 def _valuable(found: Survey) -> dict[str, Outcome]:
     """Changed steps whose former results are there, with the outcomes that would be replaced."""
-    return {name: found.scan.records[stem].outcome for name, stem in former_results(found).items()}
+    former = {name: found.scan.records[stem].outcome for name, stem in former_records(found).items()}
+    return {name: outcome for name, outcome in former.items() if outcome.status is Status.DONE}
 
 
-def former_results(found: Survey) -> dict[str, str]:
-    """Changed steps whose former results are there, with the stems that these lie under."""
+def former_records(found: Survey) -> dict[str, str]:
+    """Changed steps of which there are former records, with the stems that these lie under."""
     old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(found.before or {})}
-    done = {r.fingerprint: stem for stem, r in found.scan.records.items() if r.outcome.status is Status.DONE}
-    former = found.differences.former
-    return {n: done[old[former[n]]] for n in found.differences.changed if old[former[n]] in done}
+    places, former = _places(found.plan, found.identity, found.scan), found.differences.former
+    return {n: places[old[former[n]]] for n in found.differences.changed if old[former[n]] in places}
 
 
 def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:
@@ -423,12 +423,17 @@ def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> 
 
 
 def _why(changed: Mapping[str, tuple[str, ...]]) -> str:
-    """Steps with the same reasons told together."""
+    """Steps with the same reasons told together; those that only follow others by their names."""
     by_reason: dict[tuple[str, ...], list[str]] = {}
+    follow = []
     for name, reasons in changed.items():
-        by_reason.setdefault(reasons, []).append(name)
+        if reasons and not plans.own_reasons(reasons):
+            follow.append(name)
+        else:
+            by_reason.setdefault(reasons, []).append(name)
     texts = [f"{_few(names)}: {'; '.join(reasons) or 'changed'}" for reasons, names in by_reason.items()]
-    return ". ".join(texts[:5]) + (f". And {len(texts) - 5} more" if len(texts) > 5 else "")
+    texts = [*texts[:5], *([f"And {len(texts) - 5} more"] if len(texts) > 5 else [])]
+    return ". ".join([*texts, *([f"After changed ones: {_few(follow)}"] if follow else [])])
 
 
 def _few(names: list[str] | tuple[str, ...]) -> str:

@@ -206,7 +206,7 @@ class Run:
 
     @cached_property
     def _loaded(self) -> Loaded:
-        return scripts.load(self.script, _arguments_of_script(self))
+        return scripts.load(self.script, arguments_of_script(self))
 
     def _known(self, name: str) -> Entry:
         place = self.index.get(name)
@@ -477,7 +477,7 @@ def _fields(value: Any) -> dict[str, Any]:
     return {"result": value}
 
 
-def _arguments_of_script(run: Run) -> tuple[str, ...]:
+def arguments_of_script(run: Run) -> tuple[str, ...]:
     """What the script was given on its command line when it last ran."""
     started = last_run(run.folder).started
     words = started.command if started else ()

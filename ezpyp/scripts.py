@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _loading = False
-_reached: object = None
+_reached: list[Any] = []
 
 
 class _Reached(BaseException):
@@ -31,11 +31,19 @@ class Loaded:
     module: ModuleType
     #: The pipeline that was about to run; where the script came to its end, the last that was finished, or None.
     pipeline: Any
+    #: Every pipeline whose execute() it came to, in that order.
+    pipelines: tuple[Any, ...] = ()
 
     @property
     def namespace(self) -> dict[str, Any]:
         """The script's globals."""
         return vars(self.module)
+
+
+def main_script() -> str:
+    """The absolute path of the script that this process runs, or looks at; "" where there is none."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.abspath(path) if path else ""
 
 
 def loading() -> bool:
@@ -48,10 +56,9 @@ def reached(pipeline: object, *, finished: bool = False) -> None:
 
     A finished one can give its results, from which the script may build the next.
     """
-    global _reached
     if not _loading:
         return
-    _reached = pipeline
+    _reached.append(pipeline)
     if not finished:
         raise _Reached
 
@@ -71,7 +78,7 @@ def load(path: str | os.PathLike[str], argv: Sequence[str] = ()) -> Loaded:
     vars(module).update(__file__=where, __builtins__=__builtins__)
     with _looking(where, argv), standing_in(module), redirect_stdout(sys.stderr):
         _run(where, module)
-        return Loaded(path=where, module=module, pipeline=_reached)
+        return Loaded(path=where, module=module, pipeline=_reached[-1] if _reached else None, pipelines=tuple(_reached))
 
 
 def _run(path: str, module: ModuleType) -> None:
@@ -113,8 +120,8 @@ def _looking(path: str, argv: Sequence[str]) -> Iterator[None]:
         raise InitializationError(f"{path} is asked for by a script that is itself only being looked at.")
     former = sys.argv
     sys.argv = [path, *argv]
-    _loading, _reached = True, None
+    _loading, _reached = True, []
     try:
         yield
     finally:
-        _loading, _reached, sys.argv = False, None, former
+        _loading, _reached, sys.argv = False, [], former

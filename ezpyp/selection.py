@@ -48,7 +48,7 @@ class Selection:
         Raises:
             UnknownStep: a pattern means no step.
         """
-        after = _closure(self._indices(plan, self.from_), _children(plan.graph))
+        after = downstream(plan.graph, self._indices(plan, self.from_))
         before = _closure(self._indices(plan, self.until), plan.graph.parents)
         return frozenset({*self._indices(plan, self.only), *before, *after})
 
@@ -74,6 +74,11 @@ def with_needs(graph: Graph, wanted: Iterable[int], done: Callable[[int], bool])
             if not done(k):
                 todo += graph.parents[k]
     return frozenset(needed)
+
+
+def downstream(graph: Graph, start: Iterable[int]) -> set[int]:
+    """These steps and everything after them."""
+    return _closure(start, _children(graph))
 
 
 def _closure(start: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:

@@ -21,6 +21,7 @@ from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.report import Lines
 from ezpyp.resume import Standing
+from ezpyp.scripts import main_script
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices, Settings
 from ezpyp.store import open_store
@@ -99,7 +100,7 @@ class Session:
                 self._folder,
                 self._store,
                 kind=self._kind,
-                script=_script(),
+                script=main_script(),
                 on_change=choices.on_change(),
                 keep_old=choices.of("keep_old"),
                 strict=choices.of("strict"),
@@ -229,8 +230,3 @@ def _warn_of_threads() -> None:
 
 def _run_id() -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
-
-
-def _script() -> str:
-    path = getattr(sys.modules.get("__main__"), "__file__", None)
-    return os.path.abspath(path) if path else ""

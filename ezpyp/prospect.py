@@ -1,0 +1,107 @@
+"""What a run would do now: a survey with what is asked of the run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from ezpyp import resume
+from ezpyp.plan import Plan, read_schema
+from ezpyp.resume import Survey
+from ezpyp.scripts import main_script
+from ezpyp.selection import Selection, downstream, with_needs
+from ezpyp.settings import Choices
+from ezpyp.store import MemoryStore, open_store
+
+#: What a run would do about a step, in the order in which it is told: make its result; refuse to, for what it would
+#: replace; take what is there; neither, for it is not asked for.
+VERDICTS = ("run", "blocked", "cached", "left out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prospect:
+    """What a run would do now. Nothing was changed to know it."""
+
+    survey: Survey
+    folder: str
+    on_change: str
+    selection: Selection
+    #: Why the run would be refused; "" where it would not.
+    objection: str
+    #: One of VERDICTS for each step, in plan order.
+    verdicts: tuple[str, ...]
+
+    @property
+    def plan(self) -> Plan:
+        return self.survey.plan
+
+    @property
+    def finished(self) -> bool:
+        """A run would do nothing, not even put results in other places: they can be read as they lie."""
+        decisions = self.survey.decisions
+        settled = all(d.runs or d.stem == stem for d, stem in zip(decisions, self.plan.stems, strict=True))
+        return not self.objection and "run" not in self.verdicts and settled and not resume.outdated(self.survey)
+
+    def count(self, verdict: str) -> int:
+        return self.verdicts.count(verdict)
+
+    def reasons(self, k: int) -> tuple[str, ...]:
+        """Why a step runs or is refused; none where it does not run."""
+        decision, changed = self.survey.decisions[k], self.survey.differences.changed
+        own = changed.get(self.plan.steps[k].name, ())
+        return own if own and decision.reason in ("", "; ".join(own)) else (decision.reason,) if decision.reason else ()
+
+
+def foresee(survey: Survey, folder: str, *, on_change: str, selection: Selection) -> Prospect:
+    """What a run would do with what was found.
+
+    Raises:
+        UnknownStep: the selection names a step that is not there.
+    """
+    return Prospect(
+        survey=survey,
+        folder=folder,
+        on_change=on_change,
+        selection=selection,
+        objection=resume.objection(survey, folder, on_change),
+        verdicts=_verdicts(survey, on_change, selection),
+    )
+
+
+def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Selection) -> Prospect:
+    """What a run would do in a folder, which need not be there yet and may be read-only.
+
+    Raises:
+        StoreError: the folder or its schema cannot be read. InitializationError: an input cannot be read.
+        UnknownStep: the selection names a step that is not there.
+    """
+    store = open_store(kind, folder) if os.path.exists(folder) else MemoryStore()
+    found = resume.survey(plan, folder, store, kind=kind, script=main_script())
+    return foresee(found, folder, on_change=choices.on_change(), selection=selection)
+
+
+def against(prospect: Prospect, folder: str) -> Prospect:
+    """The same plan held against another folder, or against the same one anew."""
+    former = prospect.survey
+    content = read_schema(folder)
+    kind = content["ezpyp"]["store"] if content else former.wanted["ezpyp"]["store"]
+    script, store = former.wanted["ezpyp"]["script"], open_store(kind, folder)
+    found = resume.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)
+    return foresee(found, folder, on_change=prospect.on_change, selection=prospect.selection)
+
+
+def _verdicts(survey: Survey, on_change: str, selection: Selection) -> tuple[str, ...]:
+    graph, decisions = survey.plan.graph, survey.decisions
+    asked = selection.of(survey.plan) if selection else range(len(decisions))
+    needed = with_needs(graph, asked, lambda k: not decisions[k].runs)
+    first = {survey.plan.index[name] for name in resume.contested(survey, on_change)}
+    after = downstream(graph, first)
+
+    def verdict(k: int) -> str:
+        if k in first or (k in after and k in needed and decisions[k].runs):
+            return "blocked"
+        if not decisions[k].runs:
+            return "cached"
+        return "run" if k in needed else "left out"
+
+    return tuple(map(verdict, range(len(decisions))))
