@@ -7,6 +7,7 @@ line.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -16,10 +17,11 @@ from functools import cached_property
 from typing import Any
 
 from ezpyp import executors, lock, mpi, resources
-from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
+from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError, StoreError
 from ezpyp.events import Bus, RunEnded, RunStarted, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
 from ezpyp.helper import Fingerprints, Order
+from ezpyp.keeping import Keeping
 from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
 from ezpyp.pace import Pace
@@ -86,6 +88,10 @@ class Conductor:
 
     def __init__(self, job: Job, ledger: Ledger, bus: Bus) -> None:
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
+        self._keeping = Keeping(job.plan)
+        for k, status in enumerate(ledger.statuses()):
+            if status == Status.DONE:
+                self._keeping.finish(k)
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
         self.outcomes: dict[int, Outcome] = {}
@@ -139,11 +145,23 @@ class Conductor:
     def _settle(self, outcome: Outcome) -> None:
         settled = self._ledger.settle(outcome.step, outcome.status, outcome.cause, time.monotonic())
         self._tell(outcome, final=not settled.retry)
+        if outcome.status is Status.DONE:
+            self._drop_unneeded(outcome.step)
         for index, status in settled.changes:
             if status == Status.SKIPPED:
                 self._tell(self._skipped(index), final=True)
         for index in settled.reblamed:
             self.outcomes[index] = self._skipped(index)
+
+    def _drop_unneeded(self, done: int) -> None:
+        """Drop the results that were there for this step alone, or for none that is not done."""
+        if self._ledger.absent(done):
+            return
+        for k in self._keeping.finish(done):
+            with contextlib.suppress(StoreError):  # the next run tries again
+                self._worker.store.drop(self._plan.stems[k], result_only=True)
+                if k in self.outcomes:
+                    self.outcomes[k] = replace(self.outcomes[k], dropped=True)
 
     def _skipped(self, index: int) -> Outcome:
         blamed = self._plan.steps[self._ledger.blame[index]]

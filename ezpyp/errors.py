@@ -16,7 +16,7 @@ EzpypError
 ├── CodecError                  a result that its codec cannot write or read
 ├── StoreError                  something in the cache folder is torn, foreign or gone
 ├── ResultUnavailable           a result was asked for that is not there
-│   ├── NotExecuted · StepFailed · StepSkipped · UnknownStep
+│   ├── NotExecuted · ResultDropped · StepFailed · StepSkipped · UnknownStep
 └── PipelineFailed              steps failed, and the caller asked for an exception
 
 EzpypWarning
@@ -106,6 +106,10 @@ class ResultUnavailable(EzpypError):
 
 class NotExecuted(ResultUnavailable):
     """The step has not run yet."""
+
+
+class ResultDropped(ResultUnavailable):
+    """The step is done, and its result was dropped because nothing needs it any more (`keep=False`)."""
 
 
 class StepFailed(ResultUnavailable):

@@ -53,6 +53,8 @@ def to_json(record: Record, outcome: Outcome) -> bytes:
     }
     for key in _LASTING:
         content[key] = getattr(outcome, key)
+    if outcome.dropped:
+        content["dropped"] = True
     for key in _FILES:
         if each := getattr(outcome, key):
             content[key] = each
@@ -98,6 +100,7 @@ def _record(content: Mapping[str, Any]) -> Record:
     if any(not place.startswith("files/") or ".." in place.split("/") for place, *_ in lasting["files"]):
         raise ValueError("it names files elsewhere")
     lasting["status"] = Status(lasting["status"])
+    lasting["dropped"] = content.get("dropped") is True
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
     lasting["missing"] = tuple(lasting["missing"])
     when = datetime.fromisoformat(content["when"]).timestamp()

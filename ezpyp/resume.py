@@ -18,6 +18,7 @@ from ezpyp import plan as plans
 from ezpyp.errors import IdentityError, SchemaConflictError
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
+from ezpyp.keeping import Keeping
 from ezpyp.plan import Differences, Identity, Plan
 from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import SHELF, Record, Scan, Store, write_whole
@@ -115,7 +116,7 @@ def survey(
         before=before,
         differences=found,
         scan=scan,
-        decisions=tuple(_decide(plan, identity, scan, found, memory, time.time() if now is None else now)),
+        decisions=_remade(plan, [*_decide(plan, identity, scan, found, memory, time.time() if now is None else now)]),
     )
 
 
@@ -158,6 +159,8 @@ def _judge(step: Step, record: Record | None, found: Differences, now: float) ->
         return Decision(reason=f"was skipped {outcome.note}" if outcome.status is Status.SKIPPED else "has not run")
     if step.options.always:
         return Decision(reason="always=True")
+    if outcome.dropped and step.options.keep:
+        return Decision(reason="its result was dropped, and is to be kept now")
     age = now - outcome.when
     if step.options.max_age is not None and age > step.options.max_age:
         return Decision(reason=f"older than {_duration(step.options.max_age)} ({_duration(age)})")
@@ -174,13 +177,24 @@ def _follow_parents(plan: Plan, k: int, renewed: set[int]) -> Decision | None:
     return Decision(reason=f"made anew after '{plan.steps[parent].name}'") if parent is not None else None
 
 
+def _remade(plan: Plan, decisions: list[Decision]) -> tuple[Decision, ...]:
+    """The decisions; results that were dropped are made again where a step that runs needs them."""
+    dropped = {k for k, each in enumerate(decisions) if each.record and each.record.outcome.dropped}
+    for k in reversed(range(len(decisions) if dropped else 0)):
+        if decisions[k].runs:
+            for p in dropped.intersection(plan.index[source.name] for source in plan.steps[k].arguments.sources()):
+                dropped.discard(p)
+                decisions[p] = Decision(reason=f"its result was dropped, and '{plan.steps[k].name}' needs it")
+    return tuple(decisions)
+
+
 def _places(plan: Plan, identity: Identity, scan: Scan) -> dict[str, str]:
     """Fingerprint to the stem of the record to use: a done one first, then the one under the step's own name."""
     own = dict(zip(plan.stems, identity.fingerprints, strict=True))
 
-    def rank(stem: str) -> tuple[bool, bool]:
+    def rank(stem: str) -> tuple[bool, bool, bool]:
         record = scan.records[stem]
-        return record.outcome.status is Status.DONE, own.get(stem) == record.fingerprint
+        return record.outcome.status is Status.DONE, not record.outcome.dropped, own.get(stem) == record.fingerprint
 
     found: dict[str, str] = {}
     for stem, record in scan.records.items():
@@ -212,12 +226,26 @@ def settle_in(
     if strict:
         _insist(plan, found.identity)
     admit(found, folder, on_change)
+    for stem in found.scan.leftovers:
+        store.drop(stem, result_only=True)
     rearrange(found, store, keep_old)
+    _drop_unneeded(found, store)
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
     return replace(_standing(found), rewritten=rewritten)
+
+
+def _drop_unneeded(found: Survey, store: Store) -> None:
+    """Drop what a run that was killed, or one with other wishes, did not."""
+    keeping = Keeping(found.plan)
+    for k, decision in enumerate(found.decisions):
+        if decision.record is not None and not decision.record.outcome.missing:
+            for free in keeping.finish(k):
+                record = found.decisions[free].record
+                if record is not None and not record.outcome.dropped:
+                    store.drop(found.plan.stems[free], result_only=True)
 
 
 def outdated(found: Survey) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ezpyp import codecs, plan, scripts
 from ezpyp.arguments import plain_value
-from ezpyp.errors import EzpypError, NotExecuted, StepFailed, StepSkipped, StoreError, UnknownStep
+from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import open_store
@@ -273,6 +273,11 @@ class Run:
         if outcome is None:
             return NotExecuted(f"Step '{entry.name}' has not run in {self.folder}. To run it, {again}.")
         since = f"on {time.strftime('%Y-%m-%d at %H:%M', time.localtime(outcome.when))}"
+        if outcome.dropped:
+            return ResultDropped(
+                f"The result of '{entry.name}' was dropped when all that needs it was done (keep=False). "
+                f"To remake it, take keep=False from the step and {again}."
+            )
         if outcome.status is Status.SKIPPED:
             return StepSkipped(f"Step '{entry.name}' was skipped {since} {outcome.note}. Mend that, and {again}.")
         if outcome.status is Status.FAILED:
@@ -451,7 +456,8 @@ def _entry(phase: int, content: Mapping[str, Any]) -> Entry:
 
 
 def _done(record: Record | None) -> TypeGuard[Record]:
-    return record is not None and record.outcome.status is Status.DONE
+    """Whether there is a result."""
+    return record is not None and record.outcome.status is Status.DONE and not record.outcome.dropped
 
 
 def _fits(recorded: Any, wanted: Any) -> bool:

@@ -282,6 +282,8 @@ class Outcome:
     #: Returned files, in the order in which the result numbers them.
     files: tuple[Kept, ...] = ()
     outputs: tuple[Left, ...] = ()
+    #: Its result was there and is gone, because nothing needs it any more.
+    dropped: bool = False
 
 
 def callable_name(function: Callable[..., Any]) -> str:

@@ -55,6 +55,8 @@ class Scan:
 
     records: Mapping[str, Record]
     problems: tuple[Problem, ...] = ()
+    #: Stems of dropped results that are still there: who dropped them was killed.
+    leftovers: tuple[str, ...] = ()
 
 
 class Store(Protocol):
@@ -105,7 +107,12 @@ class Store(Protocol):
         """
 
     def drop(self, stem: str, *, result_only: bool = False) -> None:
-        """Forget a step: its record and its result, or its result only. What is not there need not be dropped."""
+        """Forget a step: its record and its result; or its result only, and then the record says so. What is not there
+        need not be dropped.
+
+        Raises:
+            StoreError: the folder cannot be written. With `result_only` the step is as it was.
+        """
 
     def sync(self) -> None:
         """Have what this store wrote since the last call survive a power failure. May block for seconds.
@@ -176,8 +183,9 @@ class FileStore:
 
     def get(self, record: Record) -> Buffer:
         outcome = record.outcome
-        if not outcome.location:
-            raise StoreError(f"'{record.name}' has no result to read: it is {outcome.status.name.lower()}. Run again.")
+        if not outcome.location or outcome.dropped:
+            state = "dropped" if outcome.dropped else outcome.status.name.lower()
+            raise StoreError(f"'{record.name}' has no result to read: it is {state}. Run again.")
         path = f"{self._folder}/{outcome.location}"
         error: Exception | None = None
         for _ in self._tries(self._patience if outcome.host != self._host else 0):
@@ -208,6 +216,7 @@ class FileStore:
     def records(self) -> Scan:
         found: dict[str, Record] = {}
         problems: list[Problem] = []
+        leftovers: list[str] = []
         for stem in self._stems():
             path = f"{self._folder}/{stem}.status"
             try:
@@ -221,7 +230,9 @@ class FileStore:
                 problems.append(Problem(path=f"{self._folder}/{record.outcome.location}", what=wrong))
             else:
                 found[stem] = record
-        return Scan(records=found, problems=tuple(problems))
+                if record.outcome.dropped and os.path.exists(f"{self._folder}/{record.outcome.location}"):
+                    leftovers.append(stem)
+        return Scan(records=found, problems=tuple(problems), leftovers=tuple(leftovers))
 
     def move(self, stem: str, target: str) -> None:
         record = self.read(stem)
@@ -234,7 +245,8 @@ class FileStore:
         if outcome.location:
             source = f"{folder}/{outcome.location}"
             outcome = replace(outcome, location=f"{target}{outcome.location.removeprefix(stem)}")
-            link_whole(source, f"{folder}/{outcome.location}", void=witness)
+            if not outcome.dropped:
+                link_whole(source, f"{folder}/{outcome.location}", void=witness)
         write_whole(witness, [to_json(record, outcome)], sync=self._shared)
         remove(f"{folder}/{stem}.status")
         if source:
@@ -245,6 +257,9 @@ class FileStore:
         record = self.read(stem)
         if not result_only:
             remove(f"{self._folder}/{stem}.status")
+        elif record is not None:
+            # The record first: a kill in between leaves a file too many, not one too few.
+            self.put(stem, replace(record, outcome=replace(record.outcome, dropped=True)), None)
         if record is not None and record.outcome.location:
             remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)
@@ -269,7 +284,7 @@ class FileStore:
 
     def _misfit(self, record: Record) -> str:
         """What is wrong with the result that a record names, or ""."""
-        if record.outcome.status is not Status.DONE:
+        if record.outcome.status is not Status.DONE or record.outcome.dropped:
             return ""
         try:
             size = os.stat(f"{self._folder}/{record.outcome.location}").st_size
@@ -375,8 +390,9 @@ class MemoryStore:
 
     def drop(self, stem: str, *, result_only: bool = False) -> None:
         self._results.pop(stem, None)
-        if not result_only:
-            self._records.pop(stem, None)
+        record = self._records.pop(stem, None)
+        if record is not None and result_only:
+            self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
 
     def sync(self) -> None:
         """Nothing outlives the process."""

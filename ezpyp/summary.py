@@ -53,12 +53,12 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
         kwargs=outcome.kwargs,
         phase=phase,
         status=outcome.status,
-        result=os.path.join(folder, outcome.location) if outcome.status is Status.DONE else "",
+        result=os.path.join(folder, outcome.location) if outcome.status is Status.DONE and not outcome.dropped else "",
         seconds=outcome.seconds,
         rank=outcome.rank if ran else -1,
         host=outcome.host if ran else "",
         attempts=outcome.attempt,
-        note=outcome.note,
+        note="; ".join(filter(None, (outcome.note, "dropped" * outcome.dropped))),
     )
 
 
