@@ -11,9 +11,10 @@ import atexit
 import contextlib
 import os
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import NoReturn
 
@@ -83,7 +84,8 @@ def earned() -> int:
 def from_host() -> bool:
     """True in an interactive prompt or a notebook, whose exit code is not ours."""
     main = sys.modules.get("__main__")
-    return getattr(main, "__file__", None) is None or hasattr(sys, "ps1") or bool(sys.flags.interactive)
+    has_text = getattr(main, "__file__", None) is not None or sys.argv[:1] == ["-c"]
+    return not has_text or hasattr(sys, "ps1") or bool(sys.flags.interactive)
 
 
 def from_script() -> bool:
@@ -92,15 +94,25 @@ def from_script() -> bool:
     """
     if from_host():
         return False
-    frame: FrameType | None = sys._getframe(1)
     ends_in_main = False
-    while frame is not None:
-        name = str(frame.f_globals.get("__name__", ""))
+    for name in _calling():
         if name.partition(".")[0] in _HOSTS:
             return False
-        ends_in_main = name == "__main__"
-        frame = frame.f_back
+        if name != "runpy":  # python -m
+            ends_in_main = name == "__main__"
     return ends_in_main
+
+
+def _calling() -> Iterator[str]:
+    """The names of the modules whose code is running, the innermost first: of this thread, then of the main thread."""
+    threads = [sys._getframe(1)]
+    if threading.current_thread() is not threading.main_thread():
+        threads += [f for k, f in sys._current_frames().items() if k == threading.main_thread().ident]
+    for innermost in threads:
+        frame: FrameType | None = innermost
+        while frame is not None:
+            yield str(frame.f_globals.get("__name__", ""))
+            frame = frame.f_back
 
 
 class _LastWord:
