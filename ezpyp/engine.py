@@ -11,6 +11,7 @@ import contextlib
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,9 @@ from ezpyp.steps import Outcome, Status
 from ezpyp.stopping import Stop, listening
 from ezpyp.store import Store
 from ezpyp.worker import Worker
+
+#: Seconds between two syncs at the borders of phases.
+SYNC_EVERY = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +99,10 @@ class Conductor:
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
         self.outcomes: dict[int, Outcome] = {}
+        self._longest_wait = 0.2 if job.link is None else 0.001
+        #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
+        self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
+        self._at_border, self._synced = False, time.monotonic()
 
     def tell_cached(self, done: Iterable[int]) -> None:
         """Tell of the steps that need not run, where there are few enough to be shown."""
@@ -124,11 +132,21 @@ class Conductor:
                     ended = True
                     for executor in team:
                         executor.interrupt()
-            pause = 50e-6 if moved else min(2 * pause, 0.001 if len(team) > 1 else 0.2)
+            if self._at_border:
+                self._sync(team)
+            pause = 50e-6 if moved else min(2 * pause, self._longest_wait)
             if not moved:
                 self._bus.idle()
                 team[0].wait(pause)
         self._sign()
+
+    def _sync(self, team: Sequence[Executor]) -> None:
+        """At the border of a phase, have all that was reported last; where phases are short, not at every one."""
+        now = time.monotonic()
+        if now - self._synced >= SYNC_EVERY:
+            self._at_border, self._synced = False, now
+            for executor in team:
+                executor.sync()
 
     def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
         """Fill every slot once before any is filled twice."""
@@ -181,6 +199,9 @@ class Conductor:
     def _tell(self, outcome: Outcome, *, final: bool) -> None:
         if final:
             self.outcomes[outcome.step] = outcome
+            phase = self._plan.graph.phases[outcome.step]
+            self._left[phase] -= 1
+            self._at_border = self._at_border or not self._left[phase]
         step = self._plan.steps[outcome.step]
         self._bus.tell(
             StepEnded(
@@ -390,6 +411,8 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                 if kind == "lot":
                     own.start(content)
                     held += 1
+                elif kind == "sync":
+                    own.sync()
                 else:
                     own.interrupt()
                 moved = True

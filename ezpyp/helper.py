@@ -27,6 +27,7 @@ from ezpyp.worker import Worker
 
 #: A step to run: its index in the plan, which attempt this is, and the steps upstream that failed and were allowed to.
 Task = tuple[int, int, tuple[int, ...]]
+#: What travels together; an empty one asks the helper to sync its store.
 Lot = Sequence[Task]
 
 #: Seconds of finished work that a helper may hold back to report it together with what follows.
@@ -104,6 +105,9 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     most = _most_files()
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(connection.recv, None):
+            if not lot:
+                worker.store.sync()
+                continue
             for outcomes, finished in _run(lot, worker, capture, threads, position, slot, home):
                 connection.send((outcomes, finished))
                 if _lowest_free() > most:

@@ -383,6 +383,10 @@ class Ranks:
         for rank in self._of:
             self._link.send(("interrupt", None), rank)
 
+    def sync(self) -> None:
+        for rank in self._of:
+            self._link.send(("sync", None), rank)
+
     def close(self) -> None:
         for rank in self._of:
             self._link.send(("end", None), rank)
