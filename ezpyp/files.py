@@ -318,6 +318,12 @@ def _kind(folder: str, device: str, table: Iterable[str]) -> str:
     return kind
 
 
+def folders_of(value: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> tuple[str, ...]:
+    """What a user may write: a folder or several, relative to the working directory."""
+    listed = [value] if isinstance(value, (str, os.PathLike)) else [*value]
+    return tuple(os.path.abspath(os.path.expanduser(os.fspath(each))) for each in listed)
+
+
 def make_folder(path: str | os.PathLike[str], *, really: bool = True) -> str:
     """The absolute path of a cache folder, made if it is not there and `really`.
 

@@ -135,7 +135,7 @@ def keep(
         _check(path)
     found = []
     for path in listed:
-        place = _free(folder, stem, os.path.basename(path))
+        place = free(folder, stem, os.path.basename(path))
         target = f"{folder}/{place}"
         # A link is only a name: what it points to may be anybody's.
         mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
@@ -175,7 +175,7 @@ def _check(path: str) -> None:
         raise IsADirectoryError(f"it returned File({path!r}), which is no file. Return the files in it, or pack them")
 
 
-def _free(folder: str, stem: str, name: str) -> str:
+def free(folder: str, stem: str, name: str) -> str:
     place, number = f"{FOLDER}/{stem}/{name}", 1
     while os.path.lexists(f"{folder}/{place}"):
         number += 1

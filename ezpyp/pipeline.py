@@ -47,6 +47,7 @@ class Pipeline:
             changed steps and what depends on them run again (else EZPYP_ON_CHANGE, else "refuse").
         keep_old: how many former versions of a replaced result are kept, in `old/`.
         strict: refuse code that uses a global or closure value without lasting identity, which is else said once.
+        reuse_from: folders of this pipeline: results that are wanted here and sound there are taken, not made.
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
@@ -64,6 +65,7 @@ class Pipeline:
         on_change: str | None = None,
         keep_old: int = 1,
         strict: bool = False,
+        reuse_from: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
@@ -78,6 +80,7 @@ class Pipeline:
                 "on_change": on_change,
                 "keep_old": keep_old,
                 "strict": strict,
+                "reuse_from": files.folders_of(reuse_from),
             }
         )
         self._steps: dict[str, Step] = {}
@@ -347,9 +350,10 @@ def as_pickle_step(
         **options: name (what its steps are called; part of their identity), allow_failure (True, a share or a count),
             retry (further attempts, or a Retry), timeout (seconds), cpus, gpus, memory (bytes), copy (private copies of
             large arrays), inputs (files that it reads without being given them: paths, patterns, File, Files, Tree),
-            outputs (paths and patterns that it has to leave where they are), identity (parameter names to functions: such an argument is handed over as it is, and counts
-            by what its function returns), keep (False: the result is dropped when the last step that needs it is done),
-            seed (a number, or None to leave the random generators alone).
+            outputs (paths and patterns that it has to leave where they are), identity (functions by parameter: such an
+            argument is handed over as it is, and counts by what its function returns), keep (False: the result is
+            dropped when the last step that needs it is done), seed (a number, or None to leave the random generators
+            alone).
     """
     return pipeline.step("pickle", depends_on=depends_on, **options)
 

@@ -15,13 +15,14 @@ from typing import Any
 
 from ezpyp import outputs
 from ezpyp import plan as plans
+from ezpyp.borrowing import borrow
 from ezpyp.errors import IdentityError, SchemaConflictError
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
 from ezpyp.keeping import Keeping
 from ezpyp.plan import Differences, Identity, Plan
 from ezpyp.steps import Outcome, Status, Step
-from ezpyp.store import SHELF, Record, Scan, Store, write_whole
+from ezpyp.store import SHELF, Record, Scan, Store, on_shelf, write_whole
 
 ON_CHANGE = ("refuse", "extend", "rerun")
 #: Ends the fingerprint of a result that is not to be used, so that it fits no step.
@@ -116,8 +117,14 @@ def survey(
         before=before,
         differences=found,
         scan=scan,
-        decisions=_remade(plan, [*_decide(plan, identity, scan, found, memory, time.time() if now is None else now)]),
+        decisions=_decisions(plan, identity, scan, found, memory, time.time() if now is None else now),
     )
+
+
+def _decisions(
+    plan: Plan, identity: Identity, scan: Scan, found: Differences, memory: Memory, now: float
+) -> tuple[Decision, ...]:
+    return _remade(plan, [*_decide(plan, identity, scan, found, memory, now)])
 
 
 def _decide(
@@ -214,6 +221,7 @@ def settle_in(
     on_change: str = "refuse",
     keep_old: int = 1,
     strict: bool = False,
+    reuse_from: Sequence[str] = (),
 ) -> Standing:
     """Compare the plan with the folder; refuse, or put results where their steps are now and write the schema.
 
@@ -226,6 +234,8 @@ def settle_in(
     if strict:
         _insist(plan, found.identity)
     admit(found, folder, on_change)
+    if reuse_from:
+        found = _with_borrowed(found, folder, store, reuse_from)
     for stem in found.scan.leftovers:
         store.drop(stem, result_only=True)
     rearrange(found, store, keep_old)
@@ -235,6 +245,26 @@ def settle_in(
     if rewritten:
         write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
     return replace(_standing(found), rewritten=rewritten)
+
+
+def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[str]) -> Survey:
+    """The survey after results of other folders were taken for steps that would run."""
+    prints, records = found.identity.fingerprints, found.scan.records.values()
+    mine = {
+        r.fingerprint.removesuffix(VOID) for r in records if r.outcome.status is Status.DONE and not r.outcome.dropped
+    }
+    wanted = {
+        prints[k]: found.plan.stems[k]
+        for k, decision in enumerate(found.decisions)
+        if decision.runs and prints[k] not in mine and not found.plan.steps[k].options.always
+    }
+    wrong = tuple(borrow(wanted, folders, store, folder, pipeline_id=found.plan.pipeline_id))
+    scan = store.records()
+    return replace(
+        found,
+        scan=replace(scan, problems=(*scan.problems, *wrong)),
+        decisions=_decisions(found.plan, found.identity, scan, found.differences, found.memory, time.time()),
+    )
 
 
 def _drop_unneeded(found: Survey, store: Store) -> None:
@@ -335,7 +365,7 @@ def shelve(
     then: Callable[[], None] = lambda: None,
 ) -> None:
     """Put results on the shelf, and of each keep so many former ones there, once `then` is done."""
-    aside = {stem: _on_shelf(stem, records[stem]) for stem in stems}
+    aside = {stem: on_shelf(stem, records[stem]) for stem in stems}
     for stem, place in aside.items():
         store.move(stem, place)
     then()
@@ -353,17 +383,11 @@ def _move_all(moves: Mapping[str, str], records: Mapping[str, Record], store: St
         source = next((s for s, target in waiting.items() if target not in waiting), None)
         if source is None:
             source = next(iter(waiting))
-            place = _on_shelf(source, records[source])
+            place = on_shelf(source, records[source])
             store.move(source, place)
             waiting[place] = waiting.pop(source)
         else:
             store.move(source, waiting.pop(source))
-
-
-def _on_shelf(stem: str, record: Record) -> str:
-    """The stem of a former result: dated, and different for different results of one second."""
-    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(record.outcome.when))
-    return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:

@@ -104,6 +104,7 @@ class Session:
                 on_change=choices.on_change(),
                 keep_old=choices.of("keep_old"),
                 strict=choices.of("strict"),
+                reuse_from=choices.of("reuse_from"),
             )
 
         try:

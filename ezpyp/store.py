@@ -59,6 +59,12 @@ class Scan:
     leftovers: tuple[str, ...] = ()
 
 
+def on_shelf(stem: str, record: Record) -> str:
+    """The stem of a former result: dated, and different for different results of one second."""
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(record.outcome.when))
+    return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
+
+
 class Store(Protocol):
     """Keeps outcomes and results. Any process that can reach the folder may read while others write.
 

@@ -1,0 +1,67 @@
+"""Take a result of one folder over into another: verified first, by a hard link where that can be, else by a copy."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+from ezpyp import codecs, outputs
+from ezpyp.contents import content_of
+from ezpyp.errors import StoreError
+from ezpyp.files import link_whole
+from ezpyp.outputs import Kept
+from ezpyp.record import Record
+from ezpyp.store import FileStore, Store
+
+
+def take(record: Record, source: Store, there: str, target: Store, here: str, stem: str, *, files: str = "") -> None:
+    """Put a record with its result, if it has one, under a stem of another store.
+
+    Args:
+        there, here: the folders of the two stores.
+        files: the stem that its returned files lie under, where it is another.
+
+    Raises:
+        StoreError: what is there is torn, foreign or gone, or here cannot be written; the text says which.
+    """
+    outcome = record.outcome
+    if not outcome.location or outcome.dropped:
+        target.put(stem, record, None)
+        return
+    data = source.get(record)
+    verify_files(record, there)
+    record = replace(record, outcome=replace(outcome, files=_linked(outcome.files, there, here, files or stem)))
+    if not (isinstance(source, FileStore) and isinstance(target, FileStore)):
+        target.put(stem, record, [data])
+        return
+    name = f"{stem}.step{codecs.get(outcome.codec).suffix}"
+    os.makedirs(os.path.dirname(f"{here}/{name}"), exist_ok=True)
+    link_whole(f"{there}/{outcome.location}", f"{here}/{name}", void=f"{here}/{stem}.status")
+    target.put(stem, replace(record, outcome=replace(record.outcome, location=name)), None)
+
+
+def verify_files(record: Record, folder: str) -> None:
+    """Read the files that a step returned.
+
+    Raises:
+        StoreError: one of them is not what the step returned.
+    """
+    for place, _, content in record.outcome.files:
+        try:
+            found = content_of(f"{folder}/{place}")
+        except OSError as error:
+            raise StoreError(
+                f"{folder}/{place}, which '{record.name}' returned, is gone ({error.strerror})."
+            ) from error
+        if found != content:
+            raise StoreError(f"{folder}/{place} is not what '{record.name}' returned: its checksum differs.")
+
+
+def _linked(kept: tuple[Kept, ...], there: str, here: str, stem: str) -> tuple[Kept, ...]:
+    found = []
+    for place, size, content in kept:
+        new = outputs.free(here, stem, os.path.basename(place))
+        os.makedirs(os.path.dirname(f"{here}/{new}"), exist_ok=True)
+        link_whole(f"{there}/{place}", f"{here}/{new}", void="")
+        found.append((new, size, content))
+    return tuple(found)
