@@ -322,7 +322,7 @@ class Pipeline:
         except EzpypError as error:
             self._ahead, finished = error, False
         scripts.reached(self, finished=finished)
-        return runs.open(self._folder).summary()
+        return runs.open(self._folder).summary_of(self.pipeline_id, ahead.statuses)
 
     def _organised(self, what: str) -> Plan:
         if self._plan is None:

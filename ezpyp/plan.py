@@ -426,9 +426,16 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> Differen
             if candidates := places.get(alike(entry)):
                 former[name] = candidates.pop(0)
                 del lost[former[name]], strange[name]
+    edits: dict[tuple[str, str], list[str]] = {}
     changed = {
         name: tuple(
-            _reasons(Pair(old=old[former[name]], now=entry, before=before, after=after), former, olds=old, nows=now)
+            _reasons(
+                Pair(old=old[former[name]], now=entry, before=before, after=after),
+                former,
+                olds=old,
+                nows=now,
+                edits=edits,
+            )
         )
         for name, entry in now.items()
         if name in former and old[former[name]]["fingerprint"] != entry["fingerprint"]
@@ -451,13 +458,22 @@ class Pair:
 
 
 def _reasons(
-    pair: Pair, former: Mapping[str, str], *, olds: Mapping[str, Any], nows: Mapping[str, Any]
+    pair: Pair,
+    former: Mapping[str, str],
+    *,
+    olds: Mapping[str, Any],
+    nows: Mapping[str, Any],
+    edits: dict[tuple[str, str], list[str]],
 ) -> Iterator[str]:
+    """What changed about a step. `edits` keeps what was found out about code that many steps share."""
     old, now = pair.old, pair.now
     if old.get("version") != now.get("version"):
         yield f"version {old.get('version')} -> {now.get('version')}"
     elif now.get("version") is None and old["code"] != now["code"]:
-        yield from explain_code(pair) or ["code changed"]
+        codes = old["code"], now["code"]
+        if codes not in edits:
+            edits[codes] = explain_code(pair) or ["code changed"]
+        yield from edits[codes]
     if old["codec"] != now["codec"]:
         yield f"codec {old['codec']} -> {now['codec']}"
     if (old["named"] or now["named"]) and old["name"] != now["name"]:

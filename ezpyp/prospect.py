@@ -11,6 +11,7 @@ from ezpyp.resume import Survey
 from ezpyp.scripts import main_script
 from ezpyp.selection import Selection, downstream, with_needs
 from ezpyp.settings import Choices
+from ezpyp.steps import Status
 from ezpyp.store import MemoryStore, open_store
 
 #: What a run would do about a step, in the order in which it is told: make its result; refuse to, for what it would
@@ -41,6 +42,11 @@ class Prospect:
         decisions = self.survey.decisions
         settled = all(d.runs or d.stem == stem for d, stem in zip(decisions, self.plan.stems, strict=True))
         return not self.objection and "run" not in self.verdicts and settled and not resume.outdated(self.survey)
+
+    @property
+    def statuses(self) -> list[int]:
+        """Of a finished one: what came of each step."""
+        return [Status.DONE if verdict == "cached" else Status.NOT_RUN for verdict in self.verdicts]
 
     def count(self, verdict: str) -> int:
         return self.verdicts.count(verdict)
@@ -74,9 +80,12 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
     Raises:
         StoreError: the folder or its schema cannot be read. InitializationError: an input cannot be read.
         UnknownStep: the selection names a step that is not there.
+        IdentityError: code of a strict pipeline uses a value without lasting identity.
     """
     store = open_store(kind, folder) if os.path.exists(folder) else MemoryStore()
     found = resume.survey(plan, folder, store, kind=kind, script=main_script())
+    if choices.of("strict"):
+        resume.insist(plan, found.identity)
     return foresee(found, folder, on_change=choices.on_change(), selection=selection)
 
 

@@ -232,7 +232,7 @@ def settle_in(
     """
     found = survey(plan, folder, store, kind=kind, script=script)
     if strict:
-        _insist(plan, found.identity)
+        insist(plan, found.identity)
     admit(found, folder, on_change)
     if reuse_from:
         found = _with_borrowed(found, folder, store, reuse_from)
@@ -310,7 +310,7 @@ def _standing(found: Survey) -> Standing:
     )
 
 
-def _insist(plan: Plan, identity: Identity) -> None:
+def insist(plan: Plan, identity: Identity) -> None:
     """Refuse values without lasting identity that code uses: no change in them would be noticed."""
     named = dict(zip(identity.codes, (step.function_name for step in plan.steps), strict=True))
     for key, code in identity.functions.items():

@@ -222,7 +222,9 @@ def _state(found: Account, folder: str) -> str:
     where = f"{duration(outcome.seconds)} on rank {outcome.rank} of {outcome.host}"
     if outcome.status is Status.DONE:
         note = f", {outcome.note}" if outcome.note else ""
-        lies = f"{outcome.bytes:,} bytes in {folder}/{outcome.location}"
+        lies = (
+            "its result is not kept" if outcome.dropped else f"{outcome.bytes:,} bytes in {folder}/{outcome.location}"
+        )
         return f"'{found.name}' is done since {day(outcome.when)}: {where}, {lies}{note}"
     if outcome.status is Status.SKIPPED:
         return f"'{found.name}' was skipped on {day(outcome.when)} {outcome.note}."
