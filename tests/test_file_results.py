@@ -297,7 +297,9 @@ def test_cleaning_takes_returned_files_too(work: Work) -> None:
 def test_a_record_cannot_name_files_elsewhere(work: Work) -> None:
     work.run(alpha)
     path = work.cache / "alpha.status"
-    for place in ("../plot.png", "files/../../x", "/etc/passwd"):
+    write("plot.png", "alpha")
+    write("cache/plot.png", "alpha")
+    for place in ("../plot.png", "files/../../plot.png", "plot.png"):
         content = json.loads(path.read_text())
         content["files"][0][0] = place
         path.write_text(json.dumps(content))
