@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from ezpyp import executors, lock, mpi, resources
+from ezpyp import executors, lock, mpi, provenance, resources
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError, StoreError
 from ezpyp.events import Bus, RunEnded, RunStarted, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
@@ -29,6 +29,7 @@ from ezpyp.pace import Pace
 from ezpyp.plan import Plan
 from ezpyp.report import SMALL_RUN
 from ezpyp.resume import Standing
+from ezpyp.scripts import main_script
 from ezpyp.selection import with_needs
 from ezpyp.settings import Settings
 from ezpyp.steps import Outcome, Status
@@ -348,7 +349,8 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done.keys())
     slots = sum(executor.slots for executor in team)
-    started = _started(job, slots, len(done), library, hosts or [job.host])
+    origin = provenance.gather(main_script(), job.standing.packages)
+    started = replace(_started(job, slots, len(done), library, hosts or [job.host]), **origin)
     bus.tell(started)
     conductor = Conductor(job, ledger, bus)
     conductor.tell_cached(done)

@@ -13,7 +13,7 @@ import math
 import os
 import sys
 import time
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,10 +22,12 @@ from ezpyp.errors import StoreError
 from ezpyp.steps import Outcome, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 FORMAT = 1
 FOLDER = "journal"
+#: Among the journals: what is left of older ones.
+ARCHIVE = "archive.jsonl"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +51,18 @@ class RunStarted:
     total: int
     #: Steps that were done before this run.
     done: int
+    #: The script, and where it was started.
+    script: str = ""
+    directory: str = ""
+    #: Of the script's repository, "" without one; and whether tracked files differ from it, None where git did not say.
+    commit: str = ""
+    dirty: bool | None = None
+    #: Versions of the packages that the code uses.
+    packages: Mapping[str, str] = field(default_factory=dict)
+    #: The Slurm job, "" without Slurm.
+    job: str = ""
+    #: Variables that change what a run does.
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,13 +189,13 @@ class Journal:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = Path(folder) / FOLDER / f"{run}.jsonl"
-        self._lines = [_line({"event": "Journal", "format": FORMAT, "run": run})]
+        self._lines = [to_line({"event": "Journal", "format": FORMAT, "run": run})]
         self._every, self._clock = every, clock
         self._file = -1
         self._flushed = -every
 
     def hear(self, event: Event, /) -> None:
-        self._lines.append(_line(_encode(event)))
+        self._lines.append(to_line(encode(event)))
         self.idle()
 
     def idle(self) -> None:
@@ -210,7 +224,12 @@ class Journal:
 
 def journals(folder: str | os.PathLike[str]) -> list[Path]:
     """The journals of a cache folder, of the newest run first. The names of runs begin with their time."""
-    return sorted((Path(folder) / FOLDER).glob("*.jsonl"), reverse=True)
+    return sorted((p for p in (Path(folder) / FOLDER).glob("*.jsonl") if p.name != ARCHIVE), reverse=True)
+
+
+def run_of_log(name: str) -> str:
+    """The run that wrote a log: `logs/RUN.RANK.SLOT.log`."""
+    return name.rpartition("/")[2].partition(".")[0]
 
 
 def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
@@ -223,13 +242,13 @@ def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
         OSError: it cannot be read.
     """
     with open(path, encoding="utf-8", errors="replace") as file:
-        for line in file:
-            content = _parse(line)
+        for text in file:
+            content = parse(text)
             if content.get("event") == "Journal" and content.get("format", FORMAT) > FORMAT:
                 raise StoreError(
                     f"{path} has format {content['format']}; this ezpyp reads up to {FORMAT}. Upgrade ezpyp."
                 )
-            event = _decode(content)
+            event = decode(content)
             if event is not None:
                 yield event
 
@@ -251,8 +270,14 @@ class History:
 def last_run(folder: str | os.PathLike[str]) -> History:
     """The newest run of a cache folder; an empty one where no journal can be read."""
     for path in journals(folder)[:1]:
-        with contextlib.suppress(OSError, StoreError):
-            return _history(replay(path), path.stat().st_mtime)
+        return history_of(path)
+    return History()
+
+
+def history_of(path: Path) -> History:
+    """A run as its journal tells it; an empty one where that cannot be read."""
+    with contextlib.suppress(OSError, StoreError):
+        return _history(replay(path), path.stat().st_mtime)
     return History()
 
 
@@ -283,13 +308,15 @@ def _history(happened: Iterable[Event], last_sign: float) -> History:
 _to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
 
 
-def _line(content: dict[str, Any]) -> str:
+def to_line(content: Mapping[str, Any]) -> str:
+    """A line of a journal."""
     return _to_json(content) + "\n"
 
 
-def _parse(line: str) -> dict[str, Any]:
+def parse(text: str) -> dict[str, Any]:
+    """What a line holds; nothing where it is torn."""
     try:
-        content = json.loads(line)
+        content = json.loads(text)
     except ValueError:
         return {}
     return content if isinstance(content, dict) else {}
@@ -322,14 +349,16 @@ _EVENTS: dict[str, type[Event]] = {
 _SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
 
 
-def _encode(event: Event) -> dict[str, Any]:
+def encode(event: Event) -> dict[str, Any]:
+    """An event as JSON holds it."""
     content = {"event": type(event).__name__, **_SHAPES[type(event)].plain(event)}
     if isinstance(event, StepEnded):
         content["outcome"] = _SHAPES[Outcome].plain(event.outcome)
     return content
 
 
-def _decode(content: dict[str, Any]) -> Event | None:
+def decode(content: dict[str, Any]) -> Event | None:
+    """An event from what JSON holds; None where it is none that this version knows."""
     kind = _EVENTS.get(str(content.get("event")))
     if kind is None:
         return None

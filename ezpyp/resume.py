@@ -17,6 +17,7 @@ from ezpyp import outputs
 from ezpyp import plan as plans
 from ezpyp.borrowing import borrow
 from ezpyp.errors import IdentityError, SchemaConflictError
+from ezpyp.events import run_of_log
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
 from ezpyp.keeping import Keeping
@@ -45,6 +46,10 @@ class Standing:
     problems: tuple[str, ...] = ()
     #: Code that could not be followed by its source, and values without identity: said once.
     remarks: tuple[str, ...] = ()
+    #: Versions of the packages that the code uses.
+    packages: Mapping[str, str] = field(default_factory=dict)
+    #: The runs that made what is there: records refer to their logs.
+    logged: frozenset[str] = frozenset()
     #: The schema was written anew.
     rewritten: bool = False
 
@@ -307,6 +312,8 @@ def _standing(found: Survey) -> Standing:
         inputs={k: b"".join(seen.digest for seen in each) for k, each in found.identity.inputs.items()},
         problems=tuple(f"{p.path}: {p.what}" for p in found.scan.problems),
         remarks=tuple(_remarks(plan, found.identity)),
+        packages={k: v for code in found.identity.functions.values() for k, v in code.packages.items()},
+        logged=frozenset(run_of_log(r.outcome.log[0]) for r in found.scan.records.values() if r.outcome.log),
     )
 
 

@@ -12,10 +12,10 @@ import time
 import weakref
 from typing import Any
 
-from ezpyp import engine, executors, exits, launch, lock, mpi, plan, resume, runs
+from ezpyp import archive, engine, executors, exits, launch, lock, mpi, plan, resume, runs
 from ezpyp.arguments import check_unchanged
 from ezpyp.engine import Finished, Job
-from ezpyp.errors import PipelineFailed, RankMismatch, SchemaConflictError
+from ezpyp.errors import EzpypError, PipelineFailed, RankMismatch, SchemaConflictError
 from ezpyp.events import Bus, Journal, Listener
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
@@ -159,7 +159,16 @@ class Session:
         is_known = finished.idle and not self._standing.rewritten and written
         if self._is_root and not is_known:
             summary.write()
+        if self._is_root and not finished.idle:
+            self._archive(finished.started.run)
         return summary
+
+    def _archive(self, run: str) -> None:
+        """Keep the history short. It is history only: nothing that goes wrong here matters to the run."""
+        try:
+            archive.compact(self._folder, current=run, logged=self._standing.logged)
+        except (EzpypError, OSError) as error:
+            print(f"ezpyp: old journals in {self._folder} are left as they are: {error}", file=sys.stderr)
 
     def _judge(self, summary: Summary, finished: Finished, raise_on_failure: bool | None) -> None:
         """What the end of the run means for the script that asked for it."""
