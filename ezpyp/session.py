@@ -14,9 +14,10 @@ from typing import Any
 
 from ezpyp import archive, engine, executors, exits, launch, lock, mpi, plan, resume, runs
 from ezpyp.arguments import check_unchanged
-from ezpyp.engine import Finished, Job
+from ezpyp.engine import Finished
 from ezpyp.errors import EzpypError, PipelineFailed, RankMismatch, SchemaConflictError
 from ezpyp.events import Bus, Journal, Listener
+from ezpyp.job import Job
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.report import Lines

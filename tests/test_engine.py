@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import Pipeline, as_pickle_step, engine
+from ezpyp import Pipeline, as_pickle_step, conductor
 from ezpyp.store import FileStore
 
 
@@ -23,7 +23,7 @@ def test_results_are_synced_at_the_border_of_each_phase(
         original(store)
 
     monkeypatch.setattr(FileStore, "sync", counted)
-    monkeypatch.setattr(engine, "SYNC_EVERY", 0.0)
+    monkeypatch.setattr(conductor, "SYNC_EVERY", 0.0)
     pipeline = Pipeline(tmp_path / "cache", "sync", executor=executor)
     step = as_pickle_step(pipeline)(abs)
     step(step(step(-1)))
@@ -33,7 +33,11 @@ def test_results_are_synced_at_the_border_of_each_phase(
 
 def test_short_phases_are_not_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[FileStore] = []
-    monkeypatch.setattr(FileStore, "sync", lambda store: calls.append(store))
+
+    def counted(store: FileStore) -> None:
+        calls.append(store)
+
+    monkeypatch.setattr(FileStore, "sync", counted)
     pipeline = Pipeline(tmp_path / "cache", "sync", executor="inline")
     step = as_pickle_step(pipeline)(abs)
     last = step(-1)
