@@ -24,14 +24,15 @@ class Capture:
         self._log, self._start = log, 0
         self._flush_c = ctypes.CDLL(None).fflush
         nothing = os.open(os.devnull, os.O_RDONLY)
-        if log is not None:
-            written = os.open(os.path.join(folder, log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        written = _open_log(folder, log) if log is not None else None
+        if written is not None:
             self._kept = (nothing, written, written)
         else:
+            self._log = None
             self._kept = (nothing, _duplicate(1), _duplicate(2))
         self._restore()
         # New streams: a notebook or a test runner may have put its own in place of those that write to 1 and 2.
-        self._streams = _open_streams() if log is not None else (sys.stdout, sys.stderr)
+        self._streams = _open_streams() if written is not None else (sys.stdout, sys.stderr)
         sys.stdout, sys.stderr = self._streams
 
     def begin(self) -> int:
@@ -58,6 +59,18 @@ class Capture:
     def _restore(self) -> None:
         for descriptor, kept in enumerate(self._kept):
             os.dup2(kept, descriptor)
+
+
+def _open_log(folder: str, log: str) -> int | None:
+    path = os.path.join(folder, log)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            text = f"ezpyp: {path} could not be written ({error.strerror}): what steps print is not kept.\n"
+            os.write(2, text.encode(errors="backslashreplace"))
+        return None
 
 
 def _duplicate(descriptor: int) -> int:
