@@ -101,6 +101,30 @@ pipeline.execute()
     assert {row.rank for row in ezpyp.open(tmp_path / "cache").summary().rows} == {0, 1, 2, 3}
 
 
+@pytest.mark.parametrize(("schedule", "least", "most"), [("ready", 1.2, 1.7), ("phase", 1.8, 9.0)])
+def test_phases_are_no_walls_unless_asked(mpirun: Launcher, schedule: str, least: float, most: float) -> None:
+    """a takes 0.6 s and b after it 0.6 s; c takes 1.2 s beside them."""
+    done = mpirun.run(
+        2,
+        f"""
+import time
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "walls", schedule="{schedule}")
+wait = as_pickle_step(pipeline)(lambda seconds, *after: time.sleep(seconds))
+wait(0.6, wait(0.6, name="a"), name="b")
+wait(1.2, name="c")
+pipeline.initialize_schema()
+began = time.monotonic()
+pipeline.execute()
+if pipeline.is_root:
+    print("SECONDS", time.monotonic() - began, flush=True)
+""",
+    )
+    assert done.returncode == 0, done.stderr
+    seconds = float(next(line for line in done.stdout.splitlines() if line.startswith("SECONDS")).split()[1])
+    assert least <= seconds < most
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_inline_under_mpirun(mpirun: Launcher, tmp_path: Path, ranks: int) -> None:
     line, alone = expected(tmp_path / "alone")
