@@ -219,10 +219,11 @@ def test_nothing_runs_any_more_when_a_run_stops_itself(tmp_path: Path, monkeypat
         close(self)
 
     def give_away() -> None:
-        (tmp_path / "c" / ".lock").unlink()
-        hold(tmp_path / "c", **FAR)
+        hold(tmp_path / "far", **FAR)
+        os.replace(tmp_path / "far" / ".lock", tmp_path / "c" / ".lock")
         time.sleep(60)
 
+    (tmp_path / "far").mkdir()
     monkeypatch.setattr(Processes, "close", closed)
     monkeypatch.setattr(lock, "EVERY", 0.01)
     made = Pipeline(tmp_path / "c", "p")
