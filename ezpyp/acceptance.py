@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ezpyp import fingerprint, resume, runs
-from ezpyp import plan as plans
+from ezpyp import differences, fingerprint, resume, runs
+from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.files import write_whole
 from ezpyp.holder import user_name
@@ -55,7 +55,7 @@ def choose(survey: Survey, asked: Callable[[str], bool] = lambda name: True) -> 
         if reasons is None:
             continue
         before = next((steps[p].name for p in survey.plan.graph.parents[k] if steps[p].name in waiting), None)
-        follows = bool(reasons) and not plans.own_reasons(reasons)
+        follows = bool(reasons) and not differences.own_reasons(reasons)
         if before is not None:
             if asked(step.name):
                 left[step.name] = before
@@ -100,8 +100,8 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
         store.put(stems[name], signed, None)
         kept += done
     store.sync()
-    content = plans.encode_schema(_schema(survey.before, survey, chosen))
-    write_whole(Path(folder) / plans.SCHEMA_FILE, [content], sync=True)
+    content = schemas.encode(_schema(survey.before, survey, chosen))
+    write_whole(Path(folder) / schemas.FILE, [content], sync=True)
     runs.open(folder).summary().write()
     return kept
 
@@ -110,7 +110,7 @@ def _schema(before: Mapping[str, Any], survey: Survey, chosen: Acceptance) -> di
     """The folder's schema with accepted steps as they are now, under their former names: results stay where they are,
     and what is new, gone or changed otherwise remains so.
     """
-    wanted = {entry["name"]: entry for _, entry in plans.entries(survey.wanted)}
+    wanted = {entry["name"]: entry for _, entry in schemas.entries(survey.wanted)}
     former = survey.differences.former
     now = {former[name]: wanted[name] for name in chosen.names}
 
@@ -122,7 +122,7 @@ def _schema(before: Mapping[str, Any], survey: Survey, chosen: Acceptance) -> di
         return {**new, "name": old["name"], "stem": old["stem"], "upstream": upstream}
 
     found: dict[str, Any] = {p: [entry(each) for each in before[p]] for p in before if p != "ezpyp"}
-    entries = [each for _, each in plans.entries(found)]
+    entries = [each for _, each in schemas.entries(found)]
     then, today = before["ezpyp"], survey.wanted["ezpyp"]
     used = {each["code"] for each in entries}
     found["ezpyp"] = {
@@ -184,7 +184,7 @@ def invalidate(folder: str, results: Mapping[str, Record], keep_old: int = 1) ->
 
 
 def _store(folder: str) -> Store:
-    content = plans.read_schema(folder)
+    content = schemas.read(folder)
     if content is None:
         raise runs.not_a_cache(folder)
     return open_store(content["ezpyp"]["store"], folder)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 
-from ezpyp import plan as plans
+from ezpyp import schema as schemas
 from ezpyp import transfer
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.record import Record
@@ -26,19 +26,41 @@ def borrow(
         SchemaConflictError, StoreError: a folder is no cache of this pipeline, or cannot be read.
     """
     left = dict(wanted)
+    for other, source, record in _offered(left, folders, folder, pipeline_id):
+        stem = left[record.fingerprint]
+        try:
+            place = on_shelf(stem, record)
+            transfer.take(_noted(record, other), source, other, store, folder, place, files=stem)
+            del left[record.fingerprint]
+        except StoreError as error:
+            yield Problem(path=other, what=f"a result was not taken. {error}")
+
+
+def offers(wanted: Mapping[str, str], folders: Iterable[str], folder: str, *, pipeline_id: str) -> dict[str, Record]:
+    """What `borrow` would take, by fingerprint, as long as it is sound; nothing is written.
+
+    Raises:
+        As `borrow`.
+    """
+    left = dict(wanted)
+    found = {}
+    for other, _, record in _offered(left, folders, folder, pipeline_id):
+        found[record.fingerprint] = _noted(record, other)
+        del left[record.fingerprint]
+    return found
+
+
+def _offered(
+    left: Mapping[str, str], folders: Iterable[str], folder: str, pipeline_id: str
+) -> Iterator[tuple[str, Store, Record]]:
+    """Results of other folders for what is left; the caller takes from it what it got."""
     for other in folders:
         if os.path.realpath(other) == os.path.realpath(folder):
             continue
         source = _open(other, pipeline_id)
         for record in source.records().records.values():
             if record.fingerprint in left and record.outcome.status is Status.DONE and not record.outcome.dropped:
-                stem = left[record.fingerprint]
-                try:
-                    place = on_shelf(stem, record)
-                    transfer.take(_noted(record, other), source, other, store, folder, place, files=stem)
-                    del left[record.fingerprint]
-                except StoreError as error:
-                    yield Problem(path=other, what=f"a result was not taken. {error}")
+                yield other, source, record
 
 
 def _noted(record: Record, folder: str) -> Record:
@@ -48,10 +70,10 @@ def _noted(record: Record, folder: str) -> Record:
 
 
 def _open(folder: str, pipeline_id: str) -> Store:
-    schema = plans.read_schema(folder)
+    schema = schemas.read(folder)
     if schema is None:
         error = StoreError(
-            f"reuse_from: {folder} has no {plans.SCHEMA_FILE}, so it is no cache folder of ezpyp. Nothing was run."
+            f"reuse_from: {folder} has no {schemas.FILE}, so it is no cache folder of ezpyp. Nothing was run."
         )
         error.exit_code = 3
         raise error

@@ -13,7 +13,7 @@ from ezpyp import acceptance, explain, lock, prospect, runs, scripts
 from ezpyp import why as reasons
 from ezpyp.console import FOLDER, STEP, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
-from ezpyp.plan import compact
+from ezpyp.naming import compact
 from ezpyp.selection import meant
 from ezpyp.store import open_store
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from ezpyp.prospect import Prospect
     from ezpyp.runs import Run
+    from ezpyp.store import Record
 
 _SCRIPT = click.argument("script", type=click.Path(exists=True, dir_okay=False))
 _ARGS = click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -203,18 +204,22 @@ def invalidate(folder: str, step: str, descendants: bool, dry_run: bool) -> None
             results = acceptance.results_of(run.folder, names)
             acceptance.invalidate(run.folder, results)
     say(_invalid_lines(run, results, names, "Would invalidate" if dry_run else "Invalidated"))
-    keep = acceptance.results_of(run.folder, set(later) - set(names))
-    if keep:
-        kept = compact(record.name for record in keep.values())
+    rest = [name for name in later if name not in {*names}]
+    if keep := _with_result(run, rest, acceptance.results_of(run.folder, rest)):
+        kept = compact(keep)
         print(f"ezpyp: steps after them keep their results: {kept}. For them too: --descendants.", file=sys.stderr)
 
 
-def _invalid_lines(run: Run, results: Mapping[str, Any], names: Sequence[str], verb: str) -> Sequence[str]:
-    prints = {record.fingerprint for record in results.values()}
-    found = [name for name in names if run.entries[run.index[name]].fingerprint in prints]
+def _invalid_lines(run: Run, results: Mapping[str, Record], names: Sequence[str], verb: str) -> Sequence[str]:
+    found = _with_result(run, names, results)
     if not found:
         return [f"None of the {len(names):,} steps has a result: a run makes them anyway.\n"]
     return [f"{verb} {len(found):,} results: {compact(found)}\n"]
+
+
+def _with_result(run: Run, names: Sequence[str], results: Mapping[str, Record]) -> list[str]:
+    prints = {record.fingerprint for record in results.values()}
+    return [name for name in names if run.entries[run.index[name]].fingerprint in prints]
 
 
 # ----- scripts and folders

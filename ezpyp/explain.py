@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from ezpyp import plan as plans
+from ezpyp import naming
 from ezpyp.prospect import VERDICTS
 from ezpyp.steps import Status
 
@@ -147,8 +147,8 @@ def _folded(what: str, told: Iterable[tuple[str, str]]) -> Iterator[str]:
 
 
 def _fold(names: Sequence[str]) -> str:
-    text = plans.compact(names)
-    return text if len(text) <= _WIDTH else f"{plans.compact(names[:5])} and {len(names) - 5:,} more"
+    text = naming.compact(names)
+    return text if len(text) <= _WIDTH else f"{naming.compact(names[:5])} and {len(names) - 5:,} more"
 
 
 def grouped(changes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:

@@ -1,11 +1,14 @@
-"""Step names as file names: safe ones stay as they are, others keep a readable part."""
+"""Names: of steps as file names, of steps as people write many of them, of the files of a run."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import count
+
+#: The table that a run leaves behind.
+SUMMARY_FILE = "pipeline.summary"
 
 _SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")
 #: What ezpyp itself puts beside results, and what its file names end in.
@@ -47,3 +50,40 @@ def _digested(name: str, salt: int) -> str:
     readable = re.sub(r"[^A-Za-z0-9_]+", "-", name)[:60].strip("-") or "step"
     content = f"{name}\0{salt}" if salt else name
     return f"{readable}~{blake2b(content.encode('utf-8', 'surrogatepass'), digest_size=5).hexdigest()}"
+
+
+def compact(names: Iterable[str]) -> str:
+    """Names as people write them: `load, train[0..11]`."""
+    runs: dict[str, list[int]] = {}
+    order: list[str] = []
+    for name in names:
+        base, bracket, rest = name.partition("[")
+        numbered = bool(bracket) and rest.endswith("]") and rest[:-1].isdecimal()
+        key = base if numbered else name
+        if key not in runs:
+            runs[key] = []
+            order.append(key)
+        if numbered:
+            runs[key].append(int(rest[:-1]))
+    return ", ".join(_range(key, sorted(runs[key])) for key in order)
+
+
+def _range(base: str, numbers: list[int]) -> str:
+    if not numbers:
+        return base
+    spans: list[list[int]] = []
+    for n in numbers:
+        if spans and spans[-1][1] == n - 1:
+            spans[-1][1] = n
+        else:
+            spans.append([n, n])
+    return f"{base}[{','.join(str(a) if a == b else f'{a}..{b}' for a, b in spans)}]"
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+    listed = list(names)
+    if not listed:
+        return "nothing"
+    return ", ".join(f"'{n}'" for n in listed[:most]) + (
+        f" and {len(listed) - most} more" if len(listed) > most else ""
+    )

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import exits, files, mpi, plan, scripts
+from ezpyp import schema as schemas
 from ezpyp.errors import (
     EzpypError,
     FailedStepWarning,
@@ -20,7 +21,7 @@ from ezpyp.errors import (
     UnrecognizedStepWarning,
 )
 from ezpyp.functions import StepFunction, Wishes
-from ezpyp.naming import stems
+from ezpyp.naming import SUMMARY_FILE, stems
 from ezpyp.plan import Plan
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
@@ -102,11 +103,11 @@ class Pipeline:
 
     @property
     def schema_path(self) -> str:
-        return os.path.join(self._folder, plan.SCHEMA_FILE)
+        return os.path.join(self._folder, schemas.FILE)
 
     @property
     def summary_path(self) -> str:
-        return os.path.join(self._folder, plan.SUMMARY_FILE)
+        return os.path.join(self._folder, SUMMARY_FILE)
 
     @property
     def is_root(self) -> bool:
@@ -184,8 +185,8 @@ class Pipeline:
             InitializationError: the steps are not organised yet.
         """
         organised = self._organised("get_schema()")
-        content = plan.read_schema(self._folder) if self._session is not None else None
-        content = content or plan.schema(organised, cache_location=self._folder, store=self._kind)
+        content = schemas.read(self._folder) if self._session is not None else None
+        content = content or schemas.of(organised, cache_location=self._folder, store=self._kind)
         return {phase: entries for phase, entries in content.items() if phase != "ezpyp"}
 
     def initialize_schema(self) -> None:

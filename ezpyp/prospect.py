@@ -6,7 +6,8 @@ import os
 from dataclasses import dataclass
 
 from ezpyp import resume
-from ezpyp.plan import Plan, read_schema
+from ezpyp import schema as schemas
+from ezpyp.plan import Plan
 from ezpyp.resume import Survey
 from ezpyp.scripts import main_script
 from ezpyp.selection import Selection, downstream, with_needs
@@ -86,13 +87,15 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
     found = resume.survey(plan, folder, store, kind=kind, script=main_script())
     if choices.of("strict"):
         resume.insist(plan, found.identity)
+    if reuse_from := choices.of("reuse_from"):
+        found = resume.with_offers(found, folder, reuse_from)
     return foresee(found, folder, on_change=choices.on_change(), selection=selection)
 
 
 def against(prospect: Prospect, folder: str) -> Prospect:
     """The same plan held against another folder, or against the same one anew."""
     former = prospect.survey
-    content = read_schema(folder)
+    content = schemas.read(folder)
     kind = content["ezpyp"]["store"] if content else former.wanted["ezpyp"]["store"]
     script, store = former.wanted["ezpyp"]["script"], open_store(kind, folder)
     found = resume.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)

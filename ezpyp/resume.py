@@ -13,15 +13,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from ezpyp import outputs
+from ezpyp import differences, naming, outputs
 from ezpyp import plan as plans
-from ezpyp.borrowing import borrow
+from ezpyp import schema as schemas
+from ezpyp.borrowing import borrow, offers
+from ezpyp.differences import Differences
 from ezpyp.errors import IdentityError, SchemaConflictError
 from ezpyp.events import run_of_log
 from ezpyp.helper import pack
 from ezpyp.inputs import Memory
 from ezpyp.keeping import Keeping
-from ezpyp.plan import Differences, Identity, Plan
+from ezpyp.plan import Identity, Plan
 from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import SHELF, Record, Scan, Store, on_shelf, write_whole
 
@@ -111,9 +113,9 @@ def survey(
     memory = Memory(folder)
     identity = identity or plans.identify(plan, memory)
     scan = store.records()
-    wanted = plans.schema(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
-    before = plans.read_schema(folder)
-    found = plans.differences(before, wanted) if before is not None else plans.NO_DIFFERENCES
+    wanted = schemas.of(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
+    before = schemas.read(folder)
+    found = differences.between(before, wanted) if before is not None else differences.NO_DIFFERENCES
     return Survey(
         plan=plan,
         identity=identity,
@@ -248,22 +250,38 @@ def settle_in(
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:
-        write_whole(Path(folder) / plans.SCHEMA_FILE, [plans.encode_schema(found.wanted)], sync=True)
+        write_whole(Path(folder) / schemas.FILE, [schemas.encode(found.wanted)], sync=True)
     return replace(_standing(found), rewritten=rewritten)
 
 
-def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[str]) -> Survey:
-    """The survey after results of other folders were taken for steps that would run."""
+def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
+    """The survey as if results of other folders had been taken for steps that would run. They lie under no stem yet.
+
+    Raises:
+        SchemaConflictError, StoreError: a folder is no cache of this pipeline, or cannot be read.
+    """
+    offered = offers(_wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
+    pairs = zip(found.identity.fingerprints, found.decisions, strict=True)
+    decisions = tuple(Decision(record=offered[each]) if each in offered and d.runs else d for each, d in pairs)
+    return replace(found, decisions=decisions)
+
+
+def _wanting(found: Survey) -> dict[str, str]:
+    """Fingerprints of steps that would run and of which nothing is here, to their stems."""
     prints, records = found.identity.fingerprints, found.scan.records.values()
     mine = {
         r.fingerprint.removesuffix(VOID) for r in records if r.outcome.status is Status.DONE and not r.outcome.dropped
     }
-    wanted = {
+    return {
         prints[k]: found.plan.stems[k]
         for k, decision in enumerate(found.decisions)
         if decision.runs and prints[k] not in mine and not found.plan.steps[k].options.always
     }
-    wrong = tuple(borrow(wanted, folders, store, folder, pipeline_id=found.plan.pipeline_id))
+
+
+def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[str]) -> Survey:
+    """The survey after results of other folders were taken for steps that would run."""
+    wrong = tuple(borrow(_wanting(found), folders, store, folder, pipeline_id=found.plan.pipeline_id))
     scan = store.records()
     return replace(
         found,
@@ -289,7 +307,7 @@ def outdated(found: Survey) -> bool:
 
 
 def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(entry["name"], entry["fingerprint"]) for _, entry in plans.entries(schema)]
+    return [(entry["name"], entry["fingerprint"]) for _, entry in schemas.entries(schema)]
 
 
 def _standing(found: Survey) -> Standing:
@@ -449,7 +467,7 @@ def _valuable(found: Survey) -> dict[str, Outcome]:
 
 def former_records(found: Survey) -> dict[str, str]:
     """Changed steps of which there are former records, with the stems that these lie under."""
-    old = {entry["name"]: entry["fingerprint"] for _, entry in plans.entries(found.before or {})}
+    old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
     places, former = _places(found.plan, found.identity, found.scan), found.differences.former
     return {n: places[old[former[n]]] for n in found.differences.changed if old[former[n]] in places}
 
@@ -486,7 +504,7 @@ def _why(changed: Mapping[str, tuple[str, ...]]) -> str:
     by_reason: dict[tuple[str, ...], list[str]] = {}
     follow = []
     for name, reasons in changed.items():
-        if reasons and not plans.own_reasons(reasons):
+        if reasons and not differences.own_reasons(reasons):
             follow.append(name)
         else:
             by_reason.setdefault(reasons, []).append(name)
@@ -496,13 +514,13 @@ def _why(changed: Mapping[str, tuple[str, ...]]) -> str:
 
 
 def _few(names: list[str] | tuple[str, ...]) -> str:
-    text = plans.compact(names)
-    return text if len(text) <= 200 else f"{plans.compact(names[:5])}, …"
+    text = naming.compact(names)
+    return text if len(text) <= 200 else f"{naming.compact(names[:5])}, …"
 
 
 def _pattern(changed: Mapping[str, tuple[str, ...]]) -> str:
     """A pattern for `ezpyp accept` that means these steps; those that only follow others come along by themselves."""
-    bases = {name.partition("[")[0] for name, reasons in changed.items() if plans.own_reasons(reasons)}
+    bases = {name.partition("[")[0] for name, reasons in changed.items() if differences.own_reasons(reasons)}
     return f"{bases.pop()}*" if len(bases) == 1 else "*"
 
 

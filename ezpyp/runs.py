@@ -11,7 +11,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ezpyp import codecs, plan, scripts
+from ezpyp import codecs, naming, scripts
+from ezpyp import schema as schemas
 from ezpyp.arguments import plain_value
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
@@ -84,7 +85,7 @@ class Run:
     @cached_property
     def entries(self) -> list[Entry]:
         """The steps in the order of the plan."""
-        return [_entry(phase, each) for phase, each in plan.entries(self._schema)]
+        return [_entry(phase, each) for phase, each in schemas.entries(self._schema)]
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -211,7 +212,7 @@ class Run:
 
     @cached_property
     def _schema(self) -> dict[str, Any]:
-        content = plan.read_schema(self.folder)
+        content = schemas.read(self.folder)
         if content is None:
             raise not_a_cache(self.folder)
         return content
@@ -398,7 +399,7 @@ def open(folder: str | os.PathLike[str]) -> Run:  # noqa: A001 (as in `ezpyp.ope
         StoreError: it is no cache folder.
     """
     run = Run(folder)
-    if not os.path.exists(os.path.join(run.folder, plan.SCHEMA_FILE)):
+    if not os.path.exists(os.path.join(run.folder, schemas.FILE)):
         raise not_a_cache(run.folder)
     return run
 
@@ -430,7 +431,7 @@ def unknown(name: str, known: Iterable[str]) -> str:
     close = [each for each in names if each.casefold() == name.casefold()] or _similar(name, names)
     if close:
         return f"No step is called '{name}'. Did you mean '{close[0]}'?"
-    few = plan.compact(names[:20])
+    few = naming.compact(names[:20])
     return f"No step is called '{name}'. There are: {few}{', …' if len(names) > 20 else ''}."
 
 
@@ -442,7 +443,7 @@ def _similar(name: str, names: list[str]) -> list[str]:
 
 def not_a_cache(folder: str) -> StoreError:
     """The error for a folder that ezpyp has not made."""
-    what = f"has no {plan.SCHEMA_FILE}" if os.path.isdir(folder) else "is not there"
+    what = f"has no {schemas.FILE}" if os.path.isdir(folder) else "is not there"
     return StoreError(f"{folder} {what}, so it is no cache folder of ezpyp. Give the folder that the script names.")
 
 
@@ -452,7 +453,7 @@ _runs: dict[str, tuple[tuple[int, int], Run]] = {}
 def _known_run(folder: str) -> Run | None:
     """The Run of a folder, made anew when its schema is; None without a schema."""
     try:
-        status = os.stat(os.path.join(folder, plan.SCHEMA_FILE))
+        status = os.stat(os.path.join(folder, schemas.FILE))
     except FileNotFoundError:
         return None
     signature = (status.st_mtime_ns, status.st_ino)

@@ -12,12 +12,13 @@ import time
 import weakref
 from typing import Any
 
-from ezpyp import archive, engine, executors, exits, launch, lock, mpi, plan, resume, runs
+from ezpyp import archive, engine, executors, exits, launch, lock, mpi, resume, runs
 from ezpyp.arguments import check_unchanged
 from ezpyp.engine import Finished
 from ezpyp.errors import EzpypError, PipelineFailed, RankMismatch, SchemaConflictError
 from ezpyp.events import Bus, Journal, Listener
 from ezpyp.job import Job
+from ezpyp.naming import SUMMARY_FILE
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.report import Lines
@@ -156,7 +157,7 @@ class Session:
     def _conclude(self, finished: Finished) -> Summary:
         """The summary; rank 0 also writes it if anything is new."""
         summary = runs.open(self._folder).summary(finished)
-        written = os.path.exists(os.path.join(self._folder, plan.SUMMARY_FILE))
+        written = os.path.exists(os.path.join(self._folder, SUMMARY_FILE))
         is_known = finished.idle and not self._standing.rewritten and written
         if self._is_root and not is_known:
             summary.write()
@@ -224,7 +225,7 @@ def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
 def _failures(summary: Summary) -> str:
     listed = [f"'{name}': {reason}" for name, reason in list(summary.failures.items())[:10]]
     more = f" (and {len(summary.failures) - 10} more)" if len(summary.failures) > 10 else ""
-    return f"{len(summary.failures)} steps failed: {'; '.join(listed)}{more}. See {summary.folder}/{plan.SUMMARY_FILE}."
+    return f"{len(summary.failures)} steps failed: {'; '.join(listed)}{more}. See {summary.folder}/{SUMMARY_FILE}."
 
 
 def _warn_of_threads() -> None:

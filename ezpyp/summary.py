@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from ezpyp.plan import SUMMARY_FILE
+from ezpyp.naming import SUMMARY_FILE
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import write_whole
 

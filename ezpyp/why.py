@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ezpyp import plan as plans
+from ezpyp import differences
+from ezpyp import schema as schemas
+from ezpyp.differences import Pair
 from ezpyp.explain import day, grouped
-from ezpyp.plan import Pair
 from ezpyp.steps import Status
 from ezpyp.summary import duration
 
@@ -75,11 +76,15 @@ def account(name: str, run: Run | None, prospect: Prospect | None) -> Account:
         return Account(
             name=name, outcome=outcome, failure=_failure(run, former, outcome), verdict=None, chain={}, code=None
         )
-    record = prospect.survey.decisions[k].record
+    decision = prospect.survey.decisions[k]
+    failure = _failure(run, former, outcome) if decision.runs else None
+    if decision.record is not None:
+        # That of another folder has no place here yet.
+        outcome = decision.record.outcome if decision.stem else replace(decision.record.outcome, location="")
     return Account(
         name=name,
-        outcome=record.outcome if record is not None else outcome,
-        failure=_failure(run, former, outcome) if record is None else None,
+        outcome=outcome,
+        failure=failure,
         verdict=prospect.verdicts[k],
         chain=_chain(prospect, k),
         code=_code(prospect, k),
@@ -175,7 +180,7 @@ def _behind(prospect: Prospect, k: int) -> list[int]:
     survey, steps, parents = prospect.survey, prospect.plan.steps, prospect.plan.graph.parents[k]
     changed, reason = survey.differences.changed, survey.decisions[k].reason
     own = changed.get(steps[k].name, ())
-    if len(plans.own_reasons(own)) < len(own):
+    if len(differences.own_reasons(own)) < len(own):
         return [p for p in parents if steps[p].name in changed or steps[p].name in survey.differences.new]
     if reason.startswith("made anew"):
         return [p for p in parents if survey.decisions[p].renewed]
@@ -194,7 +199,7 @@ def _code(prospect: Prospect, k: int) -> Code:
     unsaid = pair is not None and step.options.version is not None and pair.old.get("version") == step.options.version
     return Code(
         version=step.options.version,
-        edits=tuple(plans.explain_code(pair)) if pair is not None and unsaid else (),
+        edits=tuple(differences.explain_code(pair)) if pair is not None and unsaid else (),
         not_followed=tuple(code.not_followed),
         fallback=code.fallback,
         packages=tuple(f"{n} {then[n]} -> {v}" for n, v in code.packages.items() if then.get(n, v) != v),
@@ -207,8 +212,8 @@ def _pair(prospect: Prospect, name: str) -> Pair | None:
     former = survey.differences.former.get(name)
     if survey.before is None or former is None:
         return None
-    olds = {entry["name"]: entry for _, entry in plans.entries(survey.before)}
-    nows = {entry["name"]: entry for _, entry in plans.entries(survey.wanted)}
+    olds = {entry["name"]: entry for _, entry in schemas.entries(survey.before)}
+    nows = {entry["name"]: entry for _, entry in schemas.entries(survey.wanted)}
     return Pair(old=olds[former], now=nows[name], before=survey.before, after=survey.wanted)
 
 
@@ -222,9 +227,8 @@ def _state(found: Account, folder: str) -> str:
     where = f"{duration(outcome.seconds)} on rank {outcome.rank} of {outcome.host}"
     if outcome.status is Status.DONE:
         note = f", {outcome.note}" if outcome.note else ""
-        lies = (
-            "its result is not kept" if outcome.dropped else f"{outcome.bytes:,} bytes in {folder}/{outcome.location}"
-        )
+        place = f" in {folder}/{outcome.location}" if outcome.location else ""
+        lies = "its result is not kept" if outcome.dropped else f"{outcome.bytes:,} bytes{place}"
         return f"'{found.name}' is done since {day(outcome.when)}: {where}, {lies}{note}"
     if outcome.status is Status.SKIPPED:
         return f"'{found.name}' was skipped on {day(outcome.when)} {outcome.note}."

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ezpyp import plan, store
+from ezpyp import schema as schemas
 from ezpyp.steps import Outcome, Status
 from tests.conftest import Launcher, interpreter
 
@@ -612,7 +613,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
         return resume.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     first = survey(1)
-    (tmp_path / "cache" / plan.SCHEMA_FILE).write_bytes(plan.encode_schema(first.wanted))
+    (tmp_path / "cache" / schemas.FILE).write_bytes(schemas.encode(first.wanted))
     for stem, fingerprint in zip(first.plan.stems, first.identity.fingerprints, strict=True):
         outcome = Outcome(step=0, status=Status.DONE, seconds=2790.0, codec="pickle")
         record = store.Record(name=stem, fingerprint=fingerprint, outcome=outcome)
@@ -647,3 +648,14 @@ def test_what_stands_after_the_script_is_its_own(typed: Typist) -> None:
     assert typed("run", "echo.py", "--", "--only", "b") == "['--only', 'b'] None\n"
     assert typed("run", "--only", "a", "--only", "c", "echo.py") == "[] a c\n"
     assert typed("run", "echo.py", "-nice") == "['-nice'] None\n"
+
+
+def test_results_of_other_folders_are_counted_in(ran: Typist) -> None:
+    ran.edit("study.py", 'Pipeline("cache", "study")', 'Pipeline("fresh", "study", reuse_from=["cache"])')
+    (ran.folder / "cache" / "best.step").unlink()
+    text = ran("plan", "study.py")
+    assert f"Pipeline 'study' @ {ran.folder}/fresh: 3 to run, 59 cached\n" in text
+    assert re.search(r"  cached   report: done on \S+, from \S+/cache\n", text)
+    assert not (ran.folder / "fresh").exists()
+    assert re.search(r"'report' is done since .*: 5 bytes, from \S+/cache\n", ran("why", "study.py", "report"))
+    assert "60 done (59 before)" in ran.python("study.py", code=1)
