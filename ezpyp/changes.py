@@ -66,7 +66,7 @@ def plan(script: str, args: tuple[str, ...], output: str, **part: Any) -> int:
 @_ARGS
 @output_option("text", "json")
 def why(source: str, step: str, args: tuple[str, ...], output: str) -> None:
-    """Why a step runs, was refused, failed, was skipped or is cached.
+    """Why a step runs, is refused, failed, was skipped or is cached.
 
     Follows the reasons to where they begin. Of a FOLDER, its script is looked at too, where it still is. ARGS are given
     to the script.

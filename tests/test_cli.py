@@ -107,7 +107,10 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
     return Typed(capsys)
 
 
-VERBS = ("clean", "export", "graph", "log", "result", "run", "status", "summary", "version")
+VERBS = (
+    *("accept", "clean", "diff", "export", "graph", "invalidate", "log"),
+    *("plan", "result", "run", "status", "summary", "version", "why"),
+)
 
 
 def test_help_names_every_verb(typed: Typed) -> None:

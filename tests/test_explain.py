@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import plan, store
+from ezpyp import admission, plan, store, surveys
 from ezpyp import schema as schemas
 from ezpyp.steps import Outcome, Status
 from tests.conftest import Launcher, interpreter
@@ -598,10 +598,10 @@ def test_steps_that_only_follow_are_named_apart(ran: Typist) -> None:
 def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    from ezpyp import Pipeline, as_pickle_step, resume
+    from ezpyp import Pipeline, as_pickle_step
     from ezpyp.store import FileStore
 
-    def survey(offset: int) -> resume.Survey:
+    def survey(offset: int) -> surveys.Survey:
         pipeline = Pipeline(tmp_path / "cache", "gpus")
 
         def train(x: int) -> int:
@@ -610,7 +610,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
         as_pickle_step(pipeline, gpus=2)(train).map([1, 2])
         pipeline.organize_steps()
         organised = plan.organise(pipeline.steps, pipeline_id="gpus", stems=store.stems)
-        return resume.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
+        return surveys.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     first = survey(1)
     (tmp_path / "cache" / schemas.FILE).write_bytes(schemas.encode(first.wanted))
@@ -618,8 +618,8 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
         outcome = Outcome(step=0, status=Status.DONE, seconds=2790.0, codec="pickle")
         record = store.Record(name=stem, fingerprint=fingerprint, outcome=outcome)
         FileStore(tmp_path / "cache").put(stem, record, [b"x"])
-    assert "(3.1 GPU-hours of results)" in resume.objection(survey(2), "cache")
-    assert resume.objection(replace(survey(2), before=None), "cache") == ""
+    assert "(3.1 GPU-hours of results)" in admission.objection(survey(2), "cache")
+    assert admission.objection(replace(survey(2), before=None), "cache") == ""
 
 
 def test_a_run_takes_what_is_asked_for(ran: Typist) -> None:
@@ -657,5 +657,5 @@ def test_results_of_other_folders_are_counted_in(ran: Typist) -> None:
     assert f"Pipeline 'study' @ {ran.folder}/fresh: 3 to run, 59 cached\n" in text
     assert re.search(r"  cached   report: done on \S+, from \S+/cache\n", text)
     assert not (ran.folder / "fresh").exists()
-    assert re.search(r"'report' is done since .*: 5 bytes, from \S+/cache\n", ran("why", "study.py", "report"))
+    assert re.search(r"'report' is done since .*, 5 bytes, from \S+/cache\n", ran("why", "study.py", "report"))
     assert "60 done (59 before)" in ran.python("study.py", code=1)
