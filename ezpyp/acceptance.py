@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ezpyp import differences, fingerprint, resume, runs
+from ezpyp import admission, differences, fingerprint, resume, runs
 from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.files import write_whole
 from ezpyp.holder import user_name
-from ezpyp.resume import VOID, Survey
 from ezpyp.steps import Status
 from ezpyp.store import SHELF, Record, Store, open_store
+from ezpyp.surveys import VOID, Survey
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +74,7 @@ def comparable(survey: Survey, folder: str) -> None:
     if survey.before is None:
         raise StoreError(f"{folder} holds no results yet, so that there is nothing to accept. Run the script.")
     if survey.before["ezpyp"]["pipeline_id"] != survey.plan.pipeline_id or not survey.differences.former:
-        raise SchemaConflictError(resume.objection(survey, folder))
+        raise SchemaConflictError(admission.objection(survey, folder))
 
 
 def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int:
@@ -86,7 +86,7 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
         How many results are kept.
     """
     assert survey.before is not None
-    stems, kept = resume.former_records(survey), 0
+    stems, kept = admission.former_records(survey), 0
     for name in chosen.names:
         if name not in stems:
             continue  # has not run; or a former attempt to accept it was killed after this

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from ezpyp.prospect import Prospect
-    from ezpyp.resume import Survey
+    from ezpyp.surveys import Survey
 
 #: Reasons are told apart up to this number in each phase, and names up to this many characters.
 _MOST = 12

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ezpyp import resume
+from ezpyp import admission, resume, surveys
 from ezpyp import schema as schemas
 from ezpyp.plan import Plan
-from ezpyp.resume import Survey
 from ezpyp.scripts import main_script
 from ezpyp.selection import Selection, downstream, with_needs
 from ezpyp.settings import Choices
 from ezpyp.steps import Status
 from ezpyp.store import MemoryStore, open_store
+from ezpyp.surveys import Survey
 
 #: What a run would do about a step, in the order in which it is told: make its result; refuse to, for what it would
 #: replace; take what is there; neither, for it is not asked for.
@@ -70,7 +70,7 @@ def foresee(survey: Survey, folder: str, *, on_change: str, selection: Selection
         folder=folder,
         on_change=on_change,
         selection=selection,
-        objection=resume.objection(survey, folder, on_change),
+        objection=admission.objection(survey, folder, on_change),
         verdicts=_verdicts(survey, on_change, selection),
     )
 
@@ -84,7 +84,7 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
         IdentityError: code of a strict pipeline uses a value without lasting identity.
     """
     store = open_store(kind, folder) if os.path.exists(folder) else MemoryStore()
-    found = resume.survey(plan, folder, store, kind=kind, script=main_script())
+    found = surveys.survey(plan, folder, store, kind=kind, script=main_script())
     if choices.of("strict"):
         resume.insist(plan, found.identity)
     if reuse_from := choices.of("reuse_from"):
@@ -98,7 +98,7 @@ def against(prospect: Prospect, folder: str) -> Prospect:
     content = schemas.read(folder)
     kind = content["ezpyp"]["store"] if content else former.wanted["ezpyp"]["store"]
     script, store = former.wanted["ezpyp"]["script"], open_store(kind, folder)
-    found = resume.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)
+    found = surveys.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)
     return foresee(found, folder, on_change=prospect.on_change, selection=prospect.selection)
 
 
@@ -106,7 +106,7 @@ def _verdicts(survey: Survey, on_change: str, selection: Selection) -> tuple[str
     graph, decisions = survey.plan.graph, survey.decisions
     asked = selection.of(survey.plan) if selection else range(len(decisions))
     needed = with_needs(graph, asked, lambda k: not decisions[k].runs)
-    first = {survey.plan.index[name] for name in resume.contested(survey, on_change)}
+    first = {survey.plan.index[name] for name in admission.contested(survey, on_change)}
     after = downstream(graph, first)
 
     def verdict(k: int) -> str:
