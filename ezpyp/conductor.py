@@ -131,7 +131,11 @@ class Conductor:
             cause="blamed",
             note=f"because '{blamed.name}' failed",
         )
-        return self._worker.keep(outcome)
+        try:
+            return self._worker.keep(outcome)
+        except StoreError as error:
+            # The disk may be what failed. What can still be done goes on, and the next run skips or runs it anew.
+            return replace(outcome, note=f"{outcome.note} (and its status could not be stored: {error})")
 
     def _tell(self, outcome: Outcome, *, final: bool) -> None:
         if final:

@@ -7,7 +7,6 @@ line.
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -131,8 +130,6 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
     )
     environments = resources.environments(local_rank=local_rank, local_size=local_size, helpers=helpers, cores=cores)
     captured = job.settings.capture != "off"
-    if captured:
-        os.makedirs(os.path.join(job.folder, "logs"), exist_ok=True)
     return Setup(
         count=helpers,
         order=Order(
