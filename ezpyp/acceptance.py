@@ -18,6 +18,7 @@ from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.files import write_whole
 from ezpyp.holder import user_name
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Status
 from ezpyp.store import SHELF, Record, Store, open_store
 from ezpyp.surveys import VOID, Survey
@@ -101,7 +102,7 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
         kept += done
     store.sync()
     content = schemas.encode(_schema(survey.before, survey, chosen))
-    write_whole(Path(folder) / schemas.FILE, [content], sync=True)
+    write_whole(Path(folder) / SCHEMA_FILE, [content], sync=True)
     runs.open(folder).summary().write()
     return kept
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from ezpyp import schema as schemas
 from ezpyp import transfer
 from ezpyp.errors import SchemaConflictError, StoreError
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.record import Record
 from ezpyp.steps import Status
 from ezpyp.store import Problem, Store, on_shelf, open_store
@@ -73,7 +74,7 @@ def _open(folder: str, pipeline_id: str) -> Store:
     schema = schemas.read(folder)
     if schema is None:
         error = StoreError(
-            f"reuse_from: {folder} has no {schemas.FILE}, so it is no cache folder of ezpyp. Nothing was run."
+            f"reuse_from: {folder} has no {SCHEMA_FILE}, so it is no cache folder of ezpyp. Nothing was run."
         )
         error.exit_code = 3
         raise error

@@ -7,10 +7,9 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from ezpyp import schema as schemas
 from ezpyp.contents import MEMORY_FILE
 from ezpyp.files import is_temporary
-from ezpyp.naming import SUMMARY_FILE
+from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE
 from ezpyp.store import SHELF, open_store
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def files(run: Run) -> list[str]:
         *_plain(run.folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
         *_plain(f"{run.folder}/journal", lambda name: name.endswith(".jsonl")),
         *_plain(f"{run.folder}/logs", lambda name: name.endswith(".log")),
-        f"{run.folder}/{schemas.FILE}",
+        f"{run.folder}/{SCHEMA_FILE}",
     ]
 
 

@@ -13,7 +13,6 @@ import os
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import NoReturn
@@ -145,6 +144,8 @@ def _say(error: EzpypError, trace: TracebackType | None) -> None:
     """The text, and the line of the user's that led to it. No frame of ours helps anyone."""
     if error.quiet:
         return
+    import traceback
+
     ours = os.path.dirname(__file__) + os.sep
     theirs = [
         f for f in traceback.extract_tb(trace) if not f.filename.startswith(ours) and not f.filename.startswith("<")

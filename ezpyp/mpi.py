@@ -21,7 +21,6 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
-from ezpyp.nursery import die_with_parent
 
 if TYPE_CHECKING:
     from ezpyp.helper import Lot
@@ -318,6 +317,8 @@ def _watched(told: Launch) -> Iterator[None]:
         watcher = os.fork()
     if watcher == 0:
         with contextlib.suppress(BaseException):
+            from ezpyp.nursery import die_with_parent
+
             die_with_parent(parent)
             time.sleep(PATIENCE)
             os.write(2, f"{_waits_for_all(told)}\n".encode(errors="backslashreplace"))

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import count
 
-#: The table that a run leaves behind.
+#: The plan of a folder, and the table that a run leaves behind.
+SCHEMA_FILE = "pipeline.schema"
 SUMMARY_FILE = "pipeline.summary"
 
 _SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")

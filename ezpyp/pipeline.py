@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import exits, files, mpi, plan, scripts
-from ezpyp import schema as schemas
 from ezpyp.errors import (
     EzpypError,
     FailedStepWarning,
@@ -21,7 +20,7 @@ from ezpyp.errors import (
     UnrecognizedStepWarning,
 )
 from ezpyp.functions import StepFunction, Wishes
-from ezpyp.naming import SUMMARY_FILE, stems
+from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE, stems
 from ezpyp.plan import Plan
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
@@ -103,7 +102,7 @@ class Pipeline:
 
     @property
     def schema_path(self) -> str:
-        return os.path.join(self._folder, schemas.FILE)
+        return os.path.join(self._folder, SCHEMA_FILE)
 
     @property
     def summary_path(self) -> str:
@@ -185,6 +184,8 @@ class Pipeline:
             InitializationError: the steps are not organised yet.
         """
         organised = self._organised("get_schema()")
+        from ezpyp import schema as schemas
+
         content = schemas.read(self._folder) if self._session is not None else None
         content = content or schemas.of(organised, cache_location=self._folder, store=self._kind)
         return {phase: entries for phase, entries in content.items() if phase != "ezpyp"}

@@ -18,6 +18,7 @@ from ezpyp.errors import IdentityError
 from ezpyp.events import run_of_log
 from ezpyp.helper import pack
 from ezpyp.keeping import Keeping
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.plan import Identity, Plan
 from ezpyp.steps import Status
 from ezpyp.store import SHELF, Record, Store, on_shelf, write_whole
@@ -80,7 +81,7 @@ def settle_in(
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:
-        write_whole(Path(folder) / schemas.FILE, [schemas.encode(found.wanted)], sync=True)
+        write_whole(Path(folder) / SCHEMA_FILE, [schemas.encode(found.wanted)], sync=True)
     return replace(_standing(found), rewritten=rewritten)
 
 

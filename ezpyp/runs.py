@@ -16,6 +16,7 @@ from ezpyp import schema as schemas
 from ezpyp.arguments import plain_value
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import open_store
 from ezpyp.summary import Row, Rows, Summary, row
@@ -399,7 +400,7 @@ def open(folder: str | os.PathLike[str]) -> Run:  # noqa: A001 (as in `ezpyp.ope
         StoreError: it is no cache folder.
     """
     run = Run(folder)
-    if not os.path.exists(os.path.join(run.folder, schemas.FILE)):
+    if not os.path.exists(os.path.join(run.folder, SCHEMA_FILE)):
         raise not_a_cache(run.folder)
     return run
 
@@ -443,7 +444,7 @@ def _similar(name: str, names: list[str]) -> list[str]:
 
 def not_a_cache(folder: str) -> StoreError:
     """The error for a folder that ezpyp has not made."""
-    what = f"has no {schemas.FILE}" if os.path.isdir(folder) else "is not there"
+    what = f"has no {SCHEMA_FILE}" if os.path.isdir(folder) else "is not there"
     return StoreError(f"{folder} {what}, so it is no cache folder of ezpyp. Give the folder that the script names.")
 
 
@@ -453,7 +454,7 @@ _runs: dict[str, tuple[tuple[int, int], Run]] = {}
 def _known_run(folder: str) -> Run | None:
     """The Run of a folder, made anew when its schema is; None without a schema."""
     try:
-        status = os.stat(os.path.join(folder, schemas.FILE))
+        status = os.stat(os.path.join(folder, SCHEMA_FILE))
     except FileNotFoundError:
         return None
     signature = (status.st_mtime_ns, status.st_ino)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from ezpyp import fingerprint
 from ezpyp.errors import StoreError
 from ezpyp.inputs import Seen
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.plan import Identity, Plan
 from ezpyp.steps import Step
 
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from ezpyp.graph import Code
 
 FORMAT = 1
-FILE = "pipeline.schema"
 
 
 def of(
@@ -133,7 +133,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     Raises:
         StoreError: the file is torn, foreign, or of a newer format.
     """
-    path = os.path.join(folder, FILE)
+    path = os.path.join(folder, SCHEMA_FILE)
     try:
         with open(path, "rb") as file:
             content = json.loads(file.read())

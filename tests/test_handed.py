@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp import IdentityError, Pipeline, as_pickle_step
-from ezpyp import session
+from ezpyp import IdentityError, Pipeline, as_pickle_step, session
 from tests.conftest import Launcher
 
 
