@@ -1,7 +1,7 @@
 """What is left of the journals of old runs: one line a run in `journal/archive.jsonl`, and no logs that nobody needs.
 
-The first line is that of a journal. Then {"event": "RunArchived", "run": RUN, "started": …, "ended": …, "last_sign": 0},
-the oldest run first, with the events as journals have them; null for one that is not known.
+The first line is that of a journal. Then, the oldest run first, {"event": "RunArchived", "run": RUN, "started": …,
+"ended": …, "last_sign": …}, with the events as journals have them; null for one that is not known.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Remove what ezpyp wrote into a cache folder, and nothing else."""
+"""Which files of a cache folder are whose, and how to remove what ezpyp wrote, and nothing else."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 from ezpyp.contents import MEMORY_FILE
 from ezpyp.files import is_temporary
 from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.steps import Status
 from ezpyp.store import SHELF, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
     from ezpyp.runs import Run
+    from ezpyp.store import Record
 
 _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
@@ -27,17 +29,46 @@ _FOLDERS = ("journal", "logs", SHELF)
 def files(run: Run) -> list[str]:
     """Every file in a cache folder that ezpyp wrote; the schema last, so that what was begun can be done again."""
     # A stem is ours by the plan, or by a record, as those of former plans.
-    records = open_store("files", run.folder).records().records
+    records = _records(run)
     stems = {entry.stem for entry in run.entries} | set(records)
+    temporary = (
+        f"{run.folder}/{shelf}{name}"
+        for shelf in ("", SHELF)
+        for name in _names(f"{run.folder}/{shelf}")
+        if is_temporary(name)
+    )
+    return [*_of_steps(run, stems, records), *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
+
+
+def of_run(folder: str) -> list[str]:
+    """The files that belong to no step: of runs, and of the folder as a whole, but for the schema."""
     return [
-        *(f"{run.folder}/{place}" for record in records.values() for place, *_ in record.outcome.files),
-        *_of_steps(run.folder, "", stems),
-        *_of_steps(run.folder, SHELF, stems),
-        *_plain(run.folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
-        *_plain(f"{run.folder}/journal", lambda name: name.endswith(".jsonl")),
-        *_plain(f"{run.folder}/logs", lambda name: name.endswith(".log")),
-        f"{run.folder}/{SCHEMA_FILE}",
+        *plain(folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
+        *plain(f"{folder}/journal", lambda name: name.endswith(".jsonl")),
+        *plain(f"{folder}/logs", lambda name: name.endswith(".log")),
     ]
+
+
+def of_steps(run: Run, names: Iterable[str], *, failed: bool = False) -> list[str]:
+    """The files of these steps, or of those of them that failed or were skipped: without them, they run again."""
+    records = _records(run)
+    stems = {run.entries[run.index[name]].stem for name in names}
+    if failed:
+        wrong = (Status.FAILED, Status.SKIPPED)
+        stems = {stem for stem in stems if stem in records and records[stem].outcome.status in wrong}
+    return _of_steps(run, stems, records)
+
+
+def of_shelf(run: Run) -> list[str]:
+    """The files of former results."""
+    records = _records(run)
+    return _of_steps(run, {stem for stem in records if stem.startswith(SHELF)}, records)
+
+
+def stem_of(path: str) -> str:
+    """The path of a step's file without what says which of its files it is; "" for other files."""
+    of_step = _OF_STEP.fullmatch(path)
+    return of_step[1] if of_step and os.path.basename(of_step[1]) else ""
 
 
 def remove(folder: str, paths: Sequence[str]) -> None:
@@ -54,14 +85,24 @@ def remove(folder: str, paths: Sequence[str]) -> None:
             os.rmdir(each)
 
 
-def _of_steps(folder: str, shelf: str, stems: set[str]) -> Iterator[str]:
-    for name in _names(f"{folder}/{shelf}"):
-        of_step = _OF_STEP.fullmatch(name)
-        if is_temporary(name) or (of_step and f"{shelf}{of_step[1]}" in stems):
-            yield f"{folder}/{shelf}{name}"
+def _records(run: Run) -> dict[str, Record]:
+    return dict(open_store("files", run.folder).records().records)
 
 
-def _plain(folder: str, wanted: Callable[[str], bool]) -> Iterator[str]:
+def _of_steps(run: Run, stems: Collection[str], records: dict[str, Record]) -> list[str]:
+    """Statuses first: a kill leaves files without a status, which are noticed, never a status without its files."""
+    found = [
+        f"{run.folder}/{shelf}{name}"
+        for shelf in ("", SHELF)
+        for name in _names(f"{run.folder}/{shelf}")
+        if not is_temporary(name) and f"{shelf}{stem_of(name)}" in stems
+    ]
+    returned = (f"{run.folder}/{p}" for stem in stems if stem in records for p, *_ in records[stem].outcome.files)
+    return [*sorted(found, key=lambda path: not path.endswith(".status")), *returned]
+
+
+def plain(folder: str, wanted: Callable[[str], bool]) -> Iterator[str]:
+    """The files right in a folder whose names are wanted."""
     return (f"{folder}/{name}" for name in _names(folder) if wanted(name) and os.path.isfile(f"{folder}/{name}"))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import ezpyp
-from ezpyp import changes, cleaning, drawing, launch, lock, runs
+from ezpyp import changes, drawing, launch, runs, upkeep
 from ezpyp.console import (
     FOLDER,
     STEP,
@@ -26,6 +26,7 @@ from ezpyp.console import (
     part_options,
     say,
     say_json,
+    size_text,
 )
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
 from ezpyp.files import write_whole
@@ -184,6 +185,7 @@ def _status_values(run: Run, now: Progress) -> dict[str, Any]:
         "last_sign": now.run.last_sign or None,
         "running": {each.name: each.when for each in now.run.running},
         "failures": dict(now.failures),
+        "sizes": {name: {"files": files, "bytes": size} for name, (files, size) in now.sizes.items()},
         "problems": now.problems,
     }
 
@@ -196,6 +198,8 @@ def _status_lines(run: Run, now: Progress, when: float) -> Iterator[str]:
     yield from _run_lines(now, when)
     yield from few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
     yield from few("wrong", now.problems)
+    largest = sorted(now.sizes.items(), key=lambda each: each[1][1], reverse=True)
+    yield from few("kept", (f"{size_text(size)} in {files:,} files of {name}" for name, (files, size) in largest))
 
 
 def _run_lines(now: Progress, when: float) -> Iterator[str]:
@@ -394,30 +398,6 @@ def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
 
 
 @ezpyp_command.command()
-@FOLDER
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
-@TAKE_OVER
-def clean(folder: str, yes: bool, take_over: bool) -> None:
-    """Remove a cache folder.
-
-    Everything that ezpyp wrote into it: results, logs, history. Other files are left, and the folder with them. A
-    folder that is no cache, or in use, is refused.
-
-    \b
-    ezpyp clean study_cache
-    """
-    run = runs.open(folder)
-    ours = cleaning.files(run)
-    size = sum(os.lstat(path).st_size for path in ours)
-    with lock.acquire(run.folder, take_over=take_over):
-        if not yes:
-            click.confirm(f"Remove {len(ours):,} files ({size / 1e6:,.1f} MB) of '{run.pipeline_id}'?", abort=True)
-        cleaning.remove(run.folder, [*ours, os.path.join(run.folder, lock.NAME)])
-    left = f" Other files are left in {run.folder}." if os.path.exists(run.folder) else ""
-    print(f"Removed {len(ours):,} files.{left}")
-
-
-@ezpyp_command.command()
 @output_option("text", "json")
 def version(output: str) -> None:
     """What is installed, for bug reports."""
@@ -458,7 +438,7 @@ def _values(row: Row) -> list[Any]:
     return [jsonable(value) for value in values(row)]
 
 
-for verb in (changes.plan, changes.why, changes.diff, changes.accept, changes.invalidate):
+for verb in (changes.plan, changes.why, changes.diff, changes.accept, changes.invalidate, *upkeep.VERBS):
     ezpyp_command.add_command(verb)
 
 if __name__ == "__main__":

@@ -77,6 +77,14 @@ def load(path: str, args: Sequence[str]) -> scripts.Loaded:
         sys.exit(1)
 
 
+def size_text(size: int) -> str:
+    """`12 bytes`, `3.4 kB`, `1.2 GB`."""
+    for unit, power in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= power:
+            return f"{size / power:,.1f} {unit}"
+    return f"{size} bytes"
+
+
 def say(pieces: Iterable[str]) -> None:
     """Write to standard output whatever it can encode. A reader that leaves early (`| head`) ends the command."""
     encoding = sys.stdout.encoding or "utf-8"

@@ -6,7 +6,7 @@ import contextlib
 import errno
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import count
 
@@ -67,6 +67,24 @@ def write_vouched(path: str, chunks: Iterable[Buffer], witness: str, words: Buff
         _remove(first)
         raise
     _place({first: path, second: witness}, sync, void=witness)
+
+
+@contextlib.contextmanager
+def part_of(target: str) -> Iterator[str]:
+    """A temporary name beside a file, for who must write by name; afterwards the file has what was written there.
+
+    Raises:
+        StoreError: it cannot be written; a former file is untouched.
+    """
+    temporary = os.path.join(os.path.dirname(target), _temporary())
+    try:
+        yield temporary
+        sync_files([temporary], os.path.dirname(target) or ".")
+        os.replace(temporary, target)
+    except OSError as error:
+        raise _refusal(target, error, " Former content is untouched.") from error
+    finally:
+        _remove(temporary)
 
 
 def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:

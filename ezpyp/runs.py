@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from ezpyp.store import Record, Store
 
 
+#: What stands for the functions of steps that left the plan, and of former results.
+FORMER = "(former)"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """A step as the schema has it."""
@@ -63,6 +67,8 @@ class Progress:
     run: History
     #: Files that are torn or foreign.
     problems: tuple[str, ...]
+    #: Files and bytes of results by function; what no step of the plan has is under FORMER.
+    sizes: Mapping[str, tuple[int, int]]
 
 
 class Run:
@@ -77,6 +83,12 @@ class Run:
     @property
     def pipeline_id(self) -> str:
         return str(self._about["pipeline_id"])
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages that the code of the plan uses."""
+        functions = self._about.get("functions", {}).values()
+        return dict(sorted({k: v for each in functions for k, v in each["packages"].items()}.items()))
 
     @property
     def script(self) -> str:
@@ -182,6 +194,7 @@ class Run:
             failures={entry.name: outcome.note for entry, outcome in failed},
             run=last_run(self.folder),
             problems=tuple(f"{problem.path}: {problem.what}" for problem in scan.problems),
+            sizes=self._sizes(scan.records),
         )
 
     def summary(self, finished: Finished | None = None) -> Summary:
@@ -257,6 +270,16 @@ class Run:
         for entry in self.entries:
             record = records.get(entry.stem)
             yield record.outcome if record is not None and record.fingerprint == entry.fingerprint else None
+
+    def _sizes(self, records: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
+        functions = {entry.stem: entry.function_name for entry in self.entries}
+        found: dict[str, tuple[int, int]] = {}
+        for stem, record in records.items():
+            outcome, of = record.outcome, functions.get(stem, FORMER)
+            sizes = [outcome.bytes, *(size for _, size, _ in outcome.files)] if _done(record) else []
+            files, size = found.get(of, (0, 0))
+            found[of] = files + 1 + len(sizes), size + sum(sizes)  # with the status
+        return found
 
     def _value(self, record: Record) -> Any:
         outcome = record.outcome

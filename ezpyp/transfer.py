@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 
 from ezpyp import codecs, outputs
@@ -11,7 +12,7 @@ from ezpyp.errors import StoreError
 from ezpyp.files import link_whole
 from ezpyp.outputs import Kept
 from ezpyp.record import Record
-from ezpyp.store import FileStore, Store
+from ezpyp.store import FileStore, Problem, Store
 
 
 def take(record: Record, source: Store, there: str, target: Store, here: str, stem: str, *, files: str = "") -> None:
@@ -46,15 +47,19 @@ def verify_files(record: Record, folder: str) -> None:
     Raises:
         StoreError: one of them is not what the step returned.
     """
+    for wrong in wrong_files(record, folder):
+        raise StoreError(f"{wrong.path}: {wrong.what}.")
+
+
+def wrong_files(record: Record, folder: str) -> Iterator[Problem]:
+    """The files that a step returned and that are not what they were. Reads all of them."""
     for place, _, content in record.outcome.files:
+        path = f"{folder}/{place}"
         try:
-            found = content_of(f"{folder}/{place}")
+            if content_of(path) != content:
+                yield Problem(path=path, what=f"not what '{record.name}' returned: its checksum differs")
         except OSError as error:
-            raise StoreError(
-                f"{folder}/{place}, which '{record.name}' returned, is gone ({error.strerror})."
-            ) from error
-        if found != content:
-            raise StoreError(f"{folder}/{place} is not what '{record.name}' returned: its checksum differs.")
+            yield Problem(path=path, what=f"'{record.name}' returned it, and it is gone ({error.strerror})")
 
 
 def _linked(kept: tuple[Kept, ...], there: str, here: str, stem: str) -> tuple[Kept, ...]:

@@ -108,8 +108,8 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
 
 
 VERBS = (
-    *("accept", "clean", "diff", "export", "graph", "invalidate", "log"),
-    *("plan", "result", "run", "status", "summary", "version", "why"),
+    *("accept", "check", "clean", "diff", "export", "graph", "invalidate", "log", "merge", "pack", "plan", "result"),
+    *("run", "show", "status", "summary", "version", "why"),
 )
 
 
@@ -197,7 +197,8 @@ def test_the_status_says_where_it_stands(typed: Typed, made: Path) -> None:
     assert lines[0] == f"Pipeline 'study' @ {made}: 6 of 8 done, 1 failed, 1 skipped"
     assert lines[1].startswith("Last run: ")
     assert lines[1].endswith(", exit code 1")
-    assert lines[2:] == ["  failed: train[2]: ValueError: no 0.3"]
+    assert lines[2] == "  failed: train[2]: ValueError: no 0.3"
+    assert {line.rpartition(" ")[2] for line in lines[3:]} == {"train", "best", "point"}
     content = json.loads(typed("status", made, "--output", "json"))
     assert (content["done"], content["failures"]) == (6, {"train[2]": "ValueError: no 0.3"})
     assert content["exit_code"] == 1
