@@ -225,7 +225,7 @@ def shelve(
     for stem, place in aside.items():
         store.move(stem, place)
     then()
-    shelf = [stem for stem in (*records, *aside.values()) if stem.startswith(SHELF)]
+    shelf = [stem for stem in {*records, *aside.values()} if stem.startswith(SHELF)]
     for stem in aside:
         former = sorted(each for each in shelf if each.startswith(f"{SHELF}{stem}@"))
         for each in former[: max(0, len(former) - keep_old)]:

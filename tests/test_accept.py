@@ -15,6 +15,7 @@ from ezpyp import Pipeline, Status, acceptance, as_pickle_step, prospect, runs, 
 from ezpyp import plan as plans
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
+from ezpyp.steps import Outcome
 from ezpyp.store import FileStore
 from tests.conftest import interpreter
 from tests.test_explain import Typist
@@ -400,6 +401,16 @@ def test_an_invalid_result_is_not_found_on_the_shelf(tmp_path: Path) -> None:
     assert [stem.partition("@")[0] for stem in void if stem.startswith("old/e")] == ["old/e"]
     assert folder.prospect({}).reasons(1)[0].startswith("invalidated ")
     assert folder.run({}) == ["e"]
+
+
+def test_the_same_result_twice_in_a_second_is_kept_once(tmp_path: Path) -> None:
+    where = FileStore(tmp_path)
+    outcome = Outcome(step=0, status=Status.DONE, when=1000.0, codec="pickle")
+    for content in (b"first", b"second"):
+        where.put("f", store.Record(name="f", fingerprint="0" * 32, outcome=outcome), [content])
+        resume.shelve(["f"], where.records().records, where, 1)
+    (kept,) = where.records().records.values()
+    assert where.get(kept) == b"second"
 
 
 def test_results_that_moved_are_accepted_where_they_are(tmp_path: Path) -> None:
