@@ -212,7 +212,8 @@ class Journal:
                 self._file = -1
 
     def _flush(self) -> None:
-        rest = memoryview("".join(self._lines).encode())
+        # Half of a surrogate pair, as in file names that are no UTF-8, becomes the escape that JSON has for it.
+        rest = memoryview("".join(self._lines).encode(errors="backslashreplace"))
         self._lines.clear()
         if self._file < 0:
             self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
+#: Seconds that finished steps of a lot may wait for one that takes longer, before the store is asked.
+_HELD_TOO_LONG = 0.05
+
+
 class Executor(Protocol):
     """Runs lots of steps. All methods are called from one thread."""
 
@@ -118,6 +122,8 @@ class _Slot:
     lots: int = 0
     #: What it was given and has not reported, in order.
     owed: deque[Task] = field(default_factory=deque)
+    #: Outcomes of its next reports that were found in the store already.
+    known: int = 0
     #: Deaths since it last reported anything.
     deaths: int = 0
     log: str | None = None
@@ -156,6 +162,7 @@ class Processes:
         self.slots = setup.count
         self._worker, self._nest, self._position, self._setup = worker, nest, position, setup
         self._arrived: list[Outcome] = []
+        self._began = time.time()
         self._poll = select.poll()
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(step.options.timeout for step in worker.plan.steps)
@@ -182,6 +189,7 @@ class Processes:
     def poll(self) -> list[Outcome]:
         for descriptor, _ in self._poll.poll(0):
             self._listen(self._by_descriptor[descriptor])
+        self._look_for_held()
         if self._has_limits:
             self._enforce_limits()
         if self._setup.tee:
@@ -255,11 +263,46 @@ class Processes:
         except (EOFError, OSError):
             self._died(slot)
             return
-        for _ in outcomes:
+        slot.deaths = 0
+        self._take(slot, outcomes, finished)
+
+    def _take(self, slot: _Slot, outcomes: list[Outcome], finished: bool) -> None:
+        new = outcomes[slot.known :]
+        slot.known -= len(outcomes) - len(new)
+        for _ in new:
             slot.owed.popleft()
         slot.lots -= finished
-        slot.deaths = 0
-        self._arrived += outcomes
+        self._arrived += new
+
+    def _look_for_held(self) -> None:
+        """Helpers report short steps together. Where a long one follows, others must not wait for it."""
+        for slot in self._slots:
+            if len(slot.owed) < 2:
+                continue
+            index, since, _ = self._position.get(slot.number)
+            if index not in (-1, slot.owed[0][0]) and time.monotonic() - since > _HELD_TOO_LONG:
+                slot.known += self._find_finished(slot, index)
+
+    def _find_finished(self, slot: _Slot, index: int) -> int:
+        """Take from the store what it finished and has not reported; how many outcomes. `index` is what it is at."""
+        found = 0
+        while slot.owed and slot.owed[0][0] != index and (outcome := self._stored(slot.owed[0])) is not None:
+            slot.owed.popleft()
+            self._arrived.append(outcome)
+            found += 1
+        return found
+
+    def _stored(self, task: Task) -> Outcome | None:
+        """The outcome that a helper stored for a task, None where it cannot be told from an older one."""
+        worker, (index, attempt, _) = self._worker, task
+        record = worker.store.read(worker.plan.stems[index])
+        if record is None or record.fingerprint != worker.fingerprints[index]:
+            return None
+        outcome = record.outcome
+        if outcome.attempt != attempt or outcome.when < self._began or outcome.status is Status.SKIPPED:
+            return None
+        last_words = tail(worker.folder, outcome.log) if outcome.status is Status.FAILED else ""
+        return replace(outcome, step=index, tail=last_words)
 
     def _enforce_limits(self) -> None:
         now = time.monotonic()
@@ -286,10 +329,7 @@ class Processes:
         with contextlib.suppress(EOFError, OSError):
             while slot.connection is not None and slot.owed and slot.connection.poll(0):
                 outcomes, finished = slot.connection.recv()
-                for _ in outcomes:
-                    slot.owed.popleft()
-                slot.lots -= finished
-                self._arrived += outcomes
+                self._take(slot, outcomes, finished)
 
     def _buried(self, slot: _Slot) -> None:
         """End what is left of a helper, settle the step it was at, and start another that takes the rest."""
@@ -298,18 +338,20 @@ class Processes:
         if asked:
             self._collect(slot)
         self._shut(slot)
+        self._find_finished(slot, self._position.get(slot.number)[0])
         if asked == "interrupted":
             self._arrived += [_interrupted(task, self._worker) for task in slot.owed]
             slot.owed.clear()
         else:
             self._blame(slot, ending, asked)
+        slot.known = 0
         self._open(slot)
         slot.lots = 1 if slot.owed else 0
         if slot.owed:
             self._send(slot, list(slot.owed))
 
     def _blame(self, slot: _Slot, ending: Ending, asked: str) -> None:
-        """The step it was at failed. Steps it had finished but not reported run again: their results are the same."""
+        """The step it was at failed. Those that wait behind it run in another helper."""
         index, since, offset = self._position.get(slot.number)
         for task in slot.owed:
             if task[0] != index:

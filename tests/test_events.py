@@ -229,3 +229,12 @@ def test_the_newest_journal_comes_first(tmp_path: Path) -> None:
         "20261119T235959-5",
     ]
     assert journals(tmp_path / "nowhere") == []
+
+
+def test_texts_that_are_no_unicode_survive(tmp_path: Path) -> None:
+    """Half of a surrogate pair: what Python makes of file names that are no UTF-8."""
+    journal = Journal(tmp_path, "run")
+    event = StepStarted(when=1.0, name="caf\udce9.nc", rank=0)
+    journal.hear(event)
+    journal.close()
+    assert list(replay(journal.path)) == [event]

@@ -1,0 +1,68 @@
+"""What helpers finished and had not reported yet: nobody waits for it, and nothing runs twice."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.executors import Processes
+from ezpyp.steps import Outcome
+
+STEPS = 60
+SPECIAL = 50
+
+
+def count(folder: str, k: int) -> None:
+    with open(os.path.join(folder, f"ran-{k}"), "a") as file:
+        file.write("x")
+
+
+def runs(folder: Path) -> list[int]:
+    return [path.stat().st_size for path in folder.glob("ran-*")]
+
+
+def build(folder: Path, act: str) -> Pipeline:
+    """Short steps that travel in lots, one among them that crashes or takes long."""
+
+    def work(k: int) -> float:
+        count(str(folder), k)
+        if k == SPECIAL and act == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if k == SPECIAL and act == "sleep":
+            time.sleep(1.5)
+        return time.monotonic()
+
+    pipeline = Pipeline(folder / "cache", "lots")
+    as_pickle_step(pipeline)(work).map(range(STEPS))
+    return pipeline
+
+
+@pytest.mark.parametrize("again", range(3))
+def test_a_crash_does_not_run_its_neighbours_twice(tmp_path: Path, again: int) -> None:
+    pipeline = build(tmp_path, "crash")
+    summary = pipeline.execute(raise_on_failure=False)
+    assert (summary.done, summary.failed) == (STEPS - 1, 1)
+    assert runs(tmp_path) == [1] * STEPS
+
+
+def test_a_long_step_does_not_hold_back_what_was_finished_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: dict[int, float] = {}
+    poll = Processes.poll
+
+    def watched(self: Processes) -> list[Outcome]:
+        outcomes = poll(self)
+        arrived.update((outcome.step, time.monotonic()) for outcome in outcomes)
+        return outcomes
+
+    monkeypatch.setattr(Processes, "poll", watched)
+    pipeline = build(tmp_path, "sleep")
+    assert pipeline.execute().done == STEPS
+    assert arrived[SPECIAL] - max(arrived[k] for k in range(SPECIAL)) > 1
+    assert runs(tmp_path) == [1] * STEPS
