@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, Status, acceptance, as_pickle_step, prospect, runs, session, store, surveys
+from ezpyp import Pipeline, Status, acceptance, as_pickle_step, prospect, resume, runs, session, store, surveys
 from ezpyp import plan as plans
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
