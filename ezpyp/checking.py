@@ -132,6 +132,7 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
         known |= {f"{folder}/{place}" for place, *_ in record.outcome.files}
     known |= {f"{folder}/{place}" for record in torn for place, *_ in record.outcome.files}
     spoilt = {cleaning.stem_of(path) for path in told}
+    leftovers = {f"{folder}/{scan.records[stem].outcome.location}" for stem in scan.leftovers}
     held = bool(lock.held_by(folder))
     for path in _everything(folder):
         stem = cleaning.stem_of(path)
@@ -140,7 +141,7 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
         if is_temporary(os.path.basename(path)):
             if not held:
                 yield Problem(path=path, what="left by a process that was killed. Remove it")
-        elif path.removeprefix(f"{folder}/") in {f"{s}.step" for s in scan.leftovers}:
+        elif path in leftovers:
             yield Problem(path=path, what="orphaned: it was to be dropped. The next run removes it")
         elif stem or path.startswith(f"{folder}/{outputs.FOLDER}/"):
             yield Problem(path=path, what="orphaned: no status vouches for it. Remove it")

@@ -167,26 +167,26 @@ def _renamed(entry: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, A
 
 
 def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
-    """Results first, the schema last."""
+    """The schema first: where a kill leaves the rest undone, the same command goes on."""
     store = open_store("files", target)
     entries = [entry for _, entry in union.steps.values()]
     own = {e["name"]: e["stem"] for _, e in schemas.entries(parts[0].schema)} if parts[0].folder == target else {}
     stems = {**naming.stems([*own, *(entry["name"] for entry in entries)]), **own}
     known = [(part, part.records()) for part in parts]
+    for entry in entries:
+        entry |= {"stem": stems[entry["name"]], "cache_location": target}
+    write_whole(f"{target}/{SCHEMA_FILE}", [schemas.encode(_schema(union, parts))], sync=True)
     done, wrong = 0, []
     for entry in entries:
-        stem, print_ = stems[entry["name"]], entry["fingerprint"]
-        entry |= {"stem": stem, "cache_location": target}
-        found = [(part, record) for part, records in known for record in records.get(print_, ())]
+        found = [(part, record) for part, records in known for record in records.get(entry["fingerprint"], ())]
         for part, record in sorted(found, key=lambda each: _rank(each[1].outcome)):
             try:
-                _take(record, part, store, target, stem)
+                _take(record, part, store, target, entry["stem"])
                 done += record.outcome.status is Status.DONE
                 break
             except StoreError as error:
                 wrong.append(Problem(path=f"{part.folder}/{record.outcome.location}", what=str(error)))
     _link_history(target, parts)
-    write_whole(f"{target}/{SCHEMA_FILE}", [schemas.encode(_schema(union, parts))], sync=True)
     runs.open(target).summary().write()
     return Merged(folder=target, steps=len(entries), done=done, left_out=tuple(union.left_out), wrong=tuple(wrong))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -10,11 +11,12 @@ import tarfile
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ezpyp
-from ezpyp import cli, lock
+from ezpyp import cli, lock, merging, transfer
 from tests.conftest import Launcher, interpreter
 
 SCRIPT = """
@@ -224,6 +226,54 @@ def test_a_merged_folder_stands_alone(typed: Typed, study: Path, tmp_path: Path)
     shutil.rmtree(a)
     typed("check", tmp_path / "c")
     assert "6 of 6 done, 0 to run" in rerun(study, tmp_path / "c", 1, 4)
+
+
+@pytest.mark.parametrize("survived", [0, 1, 5])
+def test_a_merge_that_was_killed_goes_on(
+    typed: Typed, study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survived: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    taken = itertools.count()
+
+    def take(*args: Any, **kwargs: Any) -> None:
+        if next(taken) >= survived:
+            raise Killed
+        original(*args, **kwargs)
+
+    original = transfer.take
+    with monkeypatch.context() as patch:
+        patch.setattr(transfer, "take", take)
+        with pytest.raises(Killed):
+            merging.merge([study / "a", study / "b"], tmp_path / "c")
+    assert "10 of 10 steps done" in typed("merge", study / "a", study / "b", "--into", tmp_path / "c")
+    typed("check", tmp_path / "c")
+
+
+def test_a_folder_with_dropped_results_is_sound(typed: Typed, tmp_path: Path) -> None:
+    script = """
+import ezpyp
+p = ezpyp.Pipeline("cache", "p")
+@p.step(keep=False)
+def f(x):
+    return x
+@p.step()
+def g(x):
+    return x
+g(f(1))
+p.execute()
+"""
+    assert interpreter(tmp_path).run(0, script).returncode == 0
+    assert "1 results" in typed("check", tmp_path / "cache")
+    typed("merge", tmp_path / "cache", "--into", tmp_path / "c")
+    typed("check", tmp_path / "c")
+    assert ezpyp.open(tmp_path / "c").status.done == 2
+    (tmp_path / "cache" / "f.step").write_text("left by a kill")
+    assert "was to be dropped" in typed("check", tmp_path / "cache", code=1)
+    script = (tmp_path / "script.py").read_text()
+    assert interpreter(tmp_path).run(0, script).returncode == 0
+    typed("check", tmp_path / "cache")
 
 
 def test_torn_results_are_not_taken(typed: Typed, study: Path, copy: Path, tmp_path: Path) -> None:
