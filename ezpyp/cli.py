@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import ezpyp
-from ezpyp import changes, drawing, launch, runs, upkeep
+from ezpyp import changes, drawing, launch, lock, runs, upkeep
 from ezpyp.console import (
     FOLDER,
     STEP,
@@ -164,6 +164,31 @@ def status(folder: str, output: str) -> None:
         say_json(_status_values(run, now))
     else:
         say(_status_lines(run, now, time.time()))
+
+
+@ezpyp_command.command()
+@FOLDER
+@click.option("--every", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds between looks.")
+def watch(folder: str, every: float) -> None:
+    """Follow a run until it ends.
+
+    A line whenever something changed; nothing is locked, and each look reads the folder once.
+
+    \b
+    ezpyp watch study_cache
+    ezpyp watch study_cache --every 60
+    """
+    run, told = runs.open(folder), ""
+    while True:
+        held = lock.held_by(run.folder)
+        line = next(_status_lines(run, run.status, time.time()))
+        if line != told:
+            say([line])
+            told = line
+        if not held:
+            say(_run_lines(run.status, time.time()))
+            return
+        time.sleep(every)
 
 
 def _status_values(run: Run, now: Progress) -> dict[str, Any]:

@@ -122,7 +122,8 @@ class Link:
         self.host = os.uname().nodename
         #: Set when a rank left or died: no further meeting can succeed.
         self.broken = False
-        self.library = str(module.Get_library_version()).splitlines()[0].strip("\0 ")[:80]
+        first = str(module.Get_library_version()).strip("\0").splitlines()[0]
+        self.library = " ".join(first.replace("Version:", "").split())[:80]
 
     def meet(self, mark: Mark, digest: bytes, detail: Callable[[], str]) -> bool:
         """Wait for every rank, sleeping. True if all came for the same with the same digest.

@@ -11,7 +11,7 @@ from typing import Any
 #: Seconds that git may take.
 _ANSWER = 2.0
 #: Variables that change what a run does or where it runs.
-_RELEVANT = re.compile(r"EZPYP_.*|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|SLURM_JOB_.*")
+_RELEVANT = re.compile(r"EZPYP_(?!OUTCOME$).*|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|SLURM_JOB_.*")
 
 
 def gather(script: str, packages: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,7 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
 
 VERBS = (
     *("accept", "check", "clean", "diff", "export", "graph", "invalidate", "log", "merge", "pack", "plan", "result"),
-    *("run", "show", "status", "summary", "version", "why"),
+    *("run", "show", "status", "summary", "version", "watch", "why"),
 )
 
 
@@ -401,3 +402,31 @@ def test_a_reader_that_leaves_early_is_no_error(made: Path) -> None:
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout == "0\n"
+
+
+def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
+    script = tmp_path / "slow.py"
+    script.write_text(
+        "import time\n"
+        "from ezpyp import Pipeline, as_pickle_step\n"
+        "pipeline = Pipeline('cache', 'slow')\n"
+        "wait = as_pickle_step(pipeline)(lambda k: time.sleep(0.3))\n"
+        "wait.map(range(5))\n"
+        "pipeline.execute()\n",
+        encoding="utf-8",
+    )
+    launcher = interpreter(tmp_path)
+    run = launcher.start(0, script)
+    try:
+        deadline = time.monotonic() + 20
+        while not (tmp_path / "cache" / "pipeline.schema").exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        code = "import sys; from ezpyp.cli import main; sys.exit(main(['watch', 'cache', '--every', '0.1']))"
+        watched = launcher.run(0, code)
+    finally:
+        run.communicate(timeout=30)
+    lines = watched.stdout.splitlines()
+    assert watched.returncode == 0, watched.stderr
+    assert sum(" of 5 done" in line for line in lines) >= 3
+    assert "5 of 5 done" in lines[-2]
+    assert lines[-1].startswith("Last run: ")
