@@ -28,7 +28,7 @@ def runs_of(folder: str | os.PathLike[str]) -> list[tuple[str, History]]:
     return sorted(found.items(), reverse=True)
 
 
-def compact(folder: str, *, current: str, logged: Collection[str], recent: int = RECENT) -> int:
+def compact(folder: str | os.PathLike[str], *, current: str, logged: Collection[str], recent: int = RECENT) -> int:
     """Archive all journals but the recent ones; how many that were. The folder is held by the run `current`.
 
     A kill leaves a journal beside its line, and the line is written anew. With the journals go the logs of runs that
@@ -60,7 +60,7 @@ def compact(folder: str, *, current: str, logged: Collection[str], recent: int =
     return len(old)
 
 
-def _remove_logs(folder: str, needed: Collection[str]) -> None:
+def _remove_logs(folder: str | os.PathLike[str], needed: Collection[str]) -> None:
     with contextlib.suppress(FileNotFoundError):
         for path in Path(folder, "logs").iterdir():
             if path.suffix == ".log" and events.run_of_log(path.name) not in needed:
