@@ -339,7 +339,7 @@ def _wrong_launcher(told: Launch, version: str) -> str:
     by = "srun" if "SLURM_STEP_ID" in os.environ else "the launcher"
     return (
         f"The launcher started {told.size} tasks, but each MPI sees only itself: mpi4py uses {library}, {by} offered "
-        f"{offered}. Use: srun --mpi={'pmix' if pmix else 'pmi2'} … or mpirun -n {told.size} … of the same MPI. "
+        f"{offered}. Use: srun --mpi={'pmix' if pmix else 'pmi2'} … or mpirun -n {told.size} …. "
         f"Refused, or {told.size} copies would write one cache."
     )
 
