@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ezpyp import resources, seeding
+from ezpyp import resources, seeding, spawned
 from ezpyp.capture import Capture
 from ezpyp.nursery import Position
 from ezpyp.plan import Plan
@@ -87,6 +87,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
     seeding.watch_imports()
+    spawned.stand_in()
     threads = _Threads(order)
     capture = Capture(order.folder, order.log)
     worker = Worker(

@@ -22,3 +22,9 @@ def step() -> Iterator[None]:
         yield
     finally:
         _under_way -= 1
+
+
+def stay() -> None:
+    """For a process that does nothing but a part of a step."""
+    global _under_way
+    _under_way += 1

@@ -63,18 +63,21 @@ def reached(pipeline: object, *, finished: bool = False) -> None:
         raise _Reached
 
 
-def load(path: str | os.PathLike[str], argv: Sequence[str] = ()) -> Loaded:
+def load(path: str | os.PathLike[str], argv: Sequence[str] = (), *, name: str = "__main__") -> Loaded:
     """Run a script as `python path argv…` would, up to its first unfinished execute().
 
     For the time of the call the script is `__main__`, and `sys.argv` and `sys.path[0]` are its own. What it prints goes
     to standard error, for standard output belongs to whoever looks. Its errors are raised as they are (see
     `traceback_of`); a sys.exit() ends it.
 
+    Args:
+        name: what its `__name__` is.
+
     Raises:
         InitializationError: there is no such script.
     """
     where = os.path.abspath(path)
-    module = ModuleType("__main__")
+    module = ModuleType(name)
     vars(module).update(__file__=where, __builtins__=__builtins__)
     with _looking(where, argv), standing_in(module), redirect_stdout(sys.stderr):
         _run(where, module)
