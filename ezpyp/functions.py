@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -168,9 +169,11 @@ class StepFunction:
             return self
         return StepFunction(types.MethodType(self.function, instance), self._home, self._wishes)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        # Handed to a step as an argument it is the plain function there.
-        return _plain, (self.function,)
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        # By name where it can be found so, as in multiprocessing.Pool.map inside a step; else as the plain function.
+        module = sys.modules.get(getattr(self, "__module__", ""))
+        name = getattr(self, "__qualname__", "")
+        return name if name and getattr(module, name, None) is self else (_plain, (self.function,))
 
     def _many(
         self,

@@ -677,3 +677,24 @@ def test_libraries_get_as_many_threads_as_the_step_asked_cores_for(
     steps = [as_pickle_step(pipeline, cpus=cpus, name=f"on{cpus}")(threads)() for cpus in (1, 2, 16)]
     pipeline.execute()
     assert [step.result() for step in steps] == [["1", "1"], ["2", "2"], ["2", "2"]]
+
+
+def test_a_pool_inside_a_step_may_map_a_decorated_function(python: Launcher) -> None:
+    code = """
+        from multiprocessing import Pool
+        from ezpyp import Pipeline, as_pickle_step
+        pipeline = Pipeline("cache", "pool")
+        @as_pickle_step(pipeline)
+        def double(x):
+            return 2 * x
+        @as_pickle_step(pipeline)
+        def many(xs):
+            with Pool(2) as pool:
+                return pool.map(double, xs)
+        step = many([1, 2, 3])
+        pipeline.execute()
+        print(step.result())
+    """
+    done = python.run(0, textwrap.dedent(code))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[2, 4, 6]"
