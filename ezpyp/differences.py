@@ -103,6 +103,7 @@ def _reasons(
         if codes not in edits:
             edits[codes] = explain_code(pair) or ["code changed"]
         yield from edits[codes]
+    yield from _package_reasons(old.get("packages", {}), now.get("packages", {}))
     if old["codec"] != now["codec"]:
         yield f"codec {old['codec']} -> {now['codec']}"
     if (old["named"] or now["named"]) and old["name"] != now["name"]:
@@ -147,6 +148,13 @@ def _member_reasons(then: Mapping[str, str] | None, now: Mapping[str, str] | Non
     told = [f"{name} {'is new' if name not in then else 'changed'}" for name in now if then.get(name) != now[name]]
     told += [f"{name} is gone" for name in then if name not in now]
     return f" ({', '.join(told[:3])}{f' and {len(told) - 3} more' if len(told) > 3 else ''})"
+
+
+def _package_reasons(old: Mapping[str, str], now: Mapping[str, str]) -> Iterator[str]:
+    """Versions that count and are others, or count only then or now."""
+    for name in sorted({*old, *now}):
+        if old.get(name) != now.get(name):
+            yield f"{name} {old.get(name, '(its version did not count)')} -> {now.get(name, '(it does not count)')}"
 
 
 def _prints(entries_by_name: Mapping[str, Any], name: str) -> str:

@@ -47,6 +47,8 @@ class Pipeline:
             changed steps and what depends on them run again (else EZPYP_ON_CHANGE, else "refuse").
         keep_old: how many former versions of a replaced result are kept, in `old/`.
         strict: refuse code that uses a global or closure value without lasting identity, which is else said once.
+        follow, ignore: modules whose code counts although they are installed, and that does not although it is yours.
+        packages: installed packages whose versions count, True for all; they are recorded in any case.
         reuse_from: folders of this pipeline: results that are wanted here and sound there are taken, not made.
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
@@ -65,6 +67,9 @@ class Pipeline:
         on_change: str | None = None,
         keep_old: int = 1,
         strict: bool = False,
+        follow: Sequence[str] = (),
+        ignore: Sequence[str] = (),
+        packages: Sequence[str] | bool = (),
         reuse_from: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         exits.install()
@@ -83,6 +88,8 @@ class Pipeline:
                 "reuse_from": files.folders_of(reuse_from),
             }
         )
+        counted = packages if isinstance(packages, bool) else tuple(packages)
+        self._following = plan.Following(also=tuple(follow), never=tuple(ignore), packages=counted)
         self._steps: dict[str, Step] = {}
         self._calls: dict[Any, str] = {}
         self._numbers: dict[str, int] = {}
@@ -175,7 +182,7 @@ class Pipeline:
             InitializationError: there are none, or they wait for each other or for steps that are not here.
         """
         if self._plan is None:
-            self._plan = plan.organise(self.steps, pipeline_id=self.pipeline_id, stems=stems)
+            self._plan = plan.organise(self.steps, pipeline_id=self.pipeline_id, stems=stems, following=self._following)
 
     def get_schema(self) -> dict[str, Any]:
         """The phases as the schema file shows them: {"0": [entry, …], "1": …}.

@@ -34,6 +34,24 @@ class Graph:
     retries: Mapping[int, Retry] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Following:
+    """Whose code counts, beside that of the user's own modules: what is not installed."""
+
+    #: Modules that are followed although they are installed, and that are not although they are the user's.
+    also: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()
+    #: Packages whose versions count; True for all that a step's code leads to.
+    packages: tuple[str, ...] | bool = ()
+
+    def counted(self, versions: Mapping[str, str]) -> dict[str, str]:
+        """Of the packages that a step's code leads to, those whose versions count."""
+        if self.packages is True:
+            return dict(versions)
+        wanted = self.packages or ()
+        return {name: version for name, version in versions.items() if name in wanted}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The steps of a pipeline in the order of their phases. Made from memory alone, the same on every rank."""
@@ -43,6 +61,7 @@ class Plan:
     graph: Graph
     #: The file stem of each step.
     stems: tuple[str, ...]
+    following: Following = Following()
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -81,7 +100,13 @@ class Plan:
         return whole.digest()
 
 
-def organise(steps: Sequence[Step], *, pipeline_id: str, stems: Callable[[Sequence[str]], Mapping[str, str]]) -> Plan:
+def organise(
+    steps: Sequence[Step],
+    *,
+    pipeline_id: str,
+    stems: Callable[[Sequence[str]], Mapping[str, str]],
+    following: Following = Following(),
+) -> Plan:
     """Order steps by phase and resolve what they depend on.
 
     Raises:
@@ -108,7 +133,11 @@ def organise(steps: Sequence[Step], *, pipeline_id: str, stems: Callable[[Sequen
     )
     by_name = stems([step.name for step in steps])
     return Plan(
-        pipeline_id=pipeline_id, steps=ordered, graph=graph, stems=tuple(by_name[step.name] for step in ordered)
+        pipeline_id=pipeline_id,
+        steps=ordered,
+        graph=graph,
+        stems=tuple(by_name[step.name] for step in ordered),
+        following=following,
     )
 
 
@@ -188,7 +217,7 @@ def identify(plan: Plan, memory: Memory | None = None) -> Identity:
     known: dict[tuple[int, ...], str] = {}
     from ezpyp.code import Follower  # enters here: only the rank that reads sources needs it
 
-    follower = Follower()
+    follower = Follower(fingerprint.UserModules(also=plan.following.also, never=plan.following.never))
     prints: list[str] = []
     codes: list[str] = []
     inputs: dict[int, tuple[Seen, ...]] = {}
@@ -205,7 +234,8 @@ def identify(plan: Plan, memory: Memory | None = None) -> Identity:
         if step.arguments.inputs:
             inputs[k] = _look(memory, step)
         codes.append(code)
-        prints.append(_fingerprint(plan, step, code, prints, inputs.get(k, ())))
+        versions = plan.following.counted(functions[code].packages)
+        prints.append(_fingerprint(plan, step, code, prints, inputs.get(k, ()), versions))
     return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions, inputs=inputs)
 
 
@@ -228,8 +258,12 @@ def _check_asked(memory: Memory, step: Step) -> None:
         ) from error
 
 
-def _fingerprint(plan: Plan, step: Step, code: str, prints: Sequence[str], inputs: Sequence[Seen]) -> str:
+def _fingerprint(
+    plan: Plan, step: Step, code: str, prints: Sequence[str], inputs: Sequence[Seen], versions: Mapping[str, str]
+) -> str:
     upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
+    read: list[bytes | str] = [b"inputs", *(seen.digest for seen in inputs)] if inputs else []
+    counted: list[bytes | str] = [b"packages", *(f"{n} {versions[n]}" for n in sorted(versions))] if versions else []
     order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
     return fingerprint.combine(
         code if step.options.version is None else f"version {step.options.version} of {step.function_name}",
@@ -239,5 +273,6 @@ def _fingerprint(plan: Plan, step: Step, code: str, prints: Sequence[str], input
         *upstream,
         b"after",
         *order_only,
-        *((b"inputs", *(seen.digest for seen in inputs)) if inputs else ()),
+        *read,
+        *counted,
     )

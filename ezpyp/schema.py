@@ -64,6 +64,7 @@ def of(
             "named": step.named,
             "status_ext": "status",
             "stem": plan.stems[k],
+            "packages": plan.following.counted(identity.functions[identity.codes[k]].packages) if identity else {},
             "step_ext": "step",
             "title": step.title,
             "upstream": [plan.steps[p].name for p in plan.graph.parents[k]],

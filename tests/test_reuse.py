@@ -494,3 +494,49 @@ def test_code_is_followed_to_the_end(python: Launcher, tmp_path: Path, edit: dic
     moved = {**SAME, "comment": "\n\n        # moved down\n        pass"}
     assert run(moved) == []
     assert run({**SAME, **edit}) == runs
+
+
+def test_versions_of_packages_count_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import numpy as np
+
+    from ezpyp import code
+
+    def run(version: str, **options: Any) -> ezpyp.Summary:
+        session._folders.clear()
+        monkeypatch.setattr(code, "version", lambda name: version if name == "numpy" else None)
+        pipeline = Pipeline(tmp_path / str(options), "versions", executor="inline", **options)
+        as_pickle_step(pipeline)(lambda: int(np.add(1, 2)))()
+        return pipeline.execute()
+
+    for options in ({}, {"packages": ["scipy"]}):
+        assert run("1.0", **options).cached == 0
+        assert run("2.0", **options).cached == 1
+    for counted in ({"packages": ["numpy"]}, {"packages": True}):
+        assert run("1.0", **counted).cached == 0
+        assert run("1.0", **counted).cached == 1
+        with pytest.raises(SchemaConflictError, match=r"lambda: numpy 1\.0 -> 2\.0"):
+            run("2.0", **counted)
+
+
+def test_a_setting_names_more_and_fewer_modules(python: Launcher, tmp_path: Path) -> None:
+    """`generated` is the user's own and not to be followed."""
+
+    def run(k: int, options: str) -> str:
+        (tmp_path / "generated.py").write_text(f"def g(x):\n    return x + {k}\n")
+        code = f"""
+from ezpyp import Pipeline, as_pickle_step
+import generated
+pipeline = Pipeline("cache{len(options)}", "modules", on_change="rerun"{options})
+@as_pickle_step(pipeline)
+def f(x):
+    return generated.g(x)
+step = f(1)
+pipeline.execute()
+print(step.result())
+"""
+        done = python.run(0, code, env={"PYTHONDONTWRITEBYTECODE": "1"})
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()[-1]
+
+    assert [run(1, ""), run(2, "")] == ["2", "3"]
+    assert [run(1, ', ignore=["generated"]'), run(2, ', ignore=["generated"]')] == ["2", "2"]
