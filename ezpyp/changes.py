@@ -14,7 +14,7 @@ from ezpyp import why as reasons
 from ezpyp.console import FOLDER, STEP, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
 from ezpyp.naming import compact
-from ezpyp.selection import meant
+from ezpyp.selection import meant, unknown
 from ezpyp.store import open_store
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _asked(found: Prospect, steps: Sequence[str], functions: Sequence[str]) -> C
         some = meant(pattern, there, name=lambda s: s.name, function=lambda s: s.function_name)
         names.update(each.name for each in some)
         if not some:
-            raise UnknownStep(runs.unknown(pattern, found.plan.index))
+            raise UnknownStep(unknown(pattern, found.plan.index))
     for function in functions:
         own = [each.name for each in there if each.function_name == function]
         names.update(own)
@@ -278,7 +278,7 @@ def _names(step: str, run: Run | None, found: Prospect | None) -> list[str]:
         return names
     if run is not None:
         return [step] if step in run.index else run.names(step)
-    raise UnknownStep(runs.unknown(step, found.plan.index if found is not None else ()))
+    raise UnknownStep(unknown(step, found.plan.index if found is not None else ()))
 
 
 def _names_in(found: Prospect, step: str) -> list[str]:

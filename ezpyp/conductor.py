@@ -93,7 +93,7 @@ class Conductor:
                 while executor.lots < depth * executor.slots and (lot := pace.lot(ledger)):
                     executor.start([(k, ledger.attempts[k] + 1, ledger.absent(k)) for k in lot])
                     if len(lot) == 1:
-                        self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name, rank=-1))
+                        self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name))
                     moved = True
         return moved
 

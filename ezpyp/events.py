@@ -67,11 +67,10 @@ class RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
-    """A step that may take a while was handed to a rank. Very short ones are not announced."""
+    """A step that may take a while was handed out. Very short ones are not announced."""
 
     when: float
     name: str
-    rank: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

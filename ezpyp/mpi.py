@@ -394,9 +394,8 @@ class Ranks:
             self._link.send(("end", None), rank)
 
 
-_SHARED_BY_MPI = re.compile(
-    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra",
-    re.IGNORECASE,
+_SHARED_BY_MPI = (
+    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra"
 )
 
 
@@ -413,7 +412,7 @@ def shield_forks() -> None:
     with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
         for line in maps:
             fields = line.split(maxsplit=5)
-            if len(fields) < 6 or fields[1][3] != "s" or not _SHARED_BY_MPI.search(fields[5]):
+            if len(fields) < 6 or fields[1][3] != "s" or not re.search(_SHARED_BY_MPI, fields[5], re.IGNORECASE):
                 continue
             start, end = (int(each, 16) for each in fields[0].split("-"))
             libc.madvise(start, end - start, 10)  # MADV_DONTFORK

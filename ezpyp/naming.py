@@ -11,9 +11,9 @@ from itertools import count
 SCHEMA_FILE = "pipeline.schema"
 SUMMARY_FILE = "pipeline.summary"
 
-_SAFE = re.compile(r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}")
+_SAFE = r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}"
 #: What ezpyp itself puts beside results, and what its file names end in.
-_RESERVED = re.compile(r"pipeline|journal|logs|store|report\.html|code|.*\.(step|status|partial|schema|summary)(\..*)?")
+_RESERVED = r"pipeline|journal|logs|store|report\.html|code|.*\.(step|status|partial|schema|summary)(\..*)?"
 
 
 def stems(names: Sequence[str]) -> dict[str, str]:
@@ -40,10 +40,10 @@ def _candidates(name: str) -> Iterator[str]:
 
 def _is_safe(name: str) -> bool:
     return (
-        _SAFE.fullmatch(name) is not None
+        re.fullmatch(_SAFE, name) is not None
         and ".." not in name
         and not name.endswith(".")
-        and _RESERVED.fullmatch(name.casefold()) is None
+        and re.fullmatch(_RESERVED, name.casefold()) is None
     )
 
 

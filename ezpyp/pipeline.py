@@ -22,7 +22,7 @@ from ezpyp.errors import (
 from ezpyp.functions import StepFunction, Wishes
 from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE, stems
 from ezpyp.plan import Plan
-from ezpyp.selection import Selection
+from ezpyp.selection import Selection, unknown
 from ezpyp.settings import Choices
 from ezpyp.steps import Status, Step
 
@@ -313,7 +313,7 @@ class Pipeline:
         from ezpyp import runs
 
         if name not in self._steps:
-            raise UnknownStep(runs.unknown(name, self._steps))
+            raise UnknownStep(unknown(name, self._steps))
         return runs.result_of(self._folder, name, self.get_status(name))
 
     # ----- inside

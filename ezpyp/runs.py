@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 import time
 from dataclasses import dataclass, fields, is_dataclass, replace
@@ -11,18 +10,19 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ezpyp import codecs, naming, scripts
+from ezpyp import codecs, scripts
 from ezpyp import schema as schemas
-from ezpyp.arguments import plain_value
+from ezpyp.entries import Entry, choose, entry_of
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
 from ezpyp.naming import SCHEMA_FILE
+from ezpyp.selection import unknown
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import open_store
 from ezpyp.summary import Row, Rows, Summary, row
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas
 
@@ -33,23 +33,6 @@ if TYPE_CHECKING:
 
 #: What stands for the functions of steps that left the plan, and of former results.
 FORMER = "(former)"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A step as the schema has it."""
-
-    name: str
-    phase: int
-    stem: str
-    fingerprint: str
-    function_name: str
-    args: str
-    kwargs: str
-    #: Parameters with their values as JSON holds them.
-    arguments: Mapping[str, Any]
-    #: Names of the nearest dependencies.
-    upstream: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +81,7 @@ class Run:
     @cached_property
     def entries(self) -> list[Entry]:
         """The steps in the order of the plan."""
-        return [_entry(phase, each) for phase, each in schemas.entries(self._schema)]
+        return [entry_of(phase, each) for phase, each in schemas.entries(self._schema)]
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -115,15 +98,7 @@ class Run:
         Raises:
             UnknownStep: no step is meant, or none of them has an argument of that name.
         """
-        found = self._meant(pattern)
-        for key, wanted in arguments.items():
-            if not any(key in entry.arguments for entry in found):
-                known = dict.fromkeys(k for entry in found for k in entry.arguments)
-                raise UnknownStep(
-                    f"No step of '{pattern}' has an argument '{key}'. Theirs are: {', '.join(known) or 'none'}."
-                )
-            found = [e for e in found if key in e.arguments and _fits(e.arguments[key], plain_value(wanted))]
-        return [entry.name for entry in found]
+        return [entry.name for entry in choose(self.entries, pattern, arguments)]
 
     def __getitem__(self, name: str) -> Any:
         """The result of a step.
@@ -249,17 +224,6 @@ class Run:
         if place is None:
             raise UnknownStep(unknown(name, self.index))
         return self.entries[place]
-
-    def _meant(self, pattern: str) -> list[Entry]:
-        if "*" in pattern or "?" in pattern:
-            glob = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), re.DOTALL)
-            found = [entry for entry in self.entries if glob.fullmatch(entry.name)]
-        else:
-            found = [e for e in self.entries if e.name == pattern or e.name.startswith(f"{pattern}[")]
-        found = found or [entry for entry in self.entries if entry.function_name == pattern]
-        if not found:
-            raise UnknownStep(unknown(pattern, self.index))
-        return found
 
     def _record(self, entry: Entry) -> Record | None:
         """The record of a step; one of another fingerprint is of a former plan and counts as none."""
@@ -449,22 +413,6 @@ def result_of(folder: str | os.PathLike[str], name: str, status: Status = Status
     return run[name]
 
 
-def unknown(name: str, known: Iterable[str]) -> str:
-    """The text for a step that is not there: what was probably meant, or what there is."""
-    names = list(known)
-    close = [each for each in names if each.casefold() == name.casefold()] or _similar(name, names)
-    if close:
-        return f"No step is called '{name}'. Did you mean '{close[0]}'?"
-    few = naming.compact(names[:20])
-    return f"No step is called '{name}'. There are: {few}{', …' if len(names) > 20 else ''}."
-
-
-def _similar(name: str, names: list[str]) -> list[str]:
-    import difflib
-
-    return difflib.get_close_matches(name, names[:10_000], 1)
-
-
 def not_a_cache(folder: str) -> StoreError:
     """The error for a folder that ezpyp has not made."""
     what = f"has no {SCHEMA_FILE}" if os.path.isdir(folder) else "is not there"
@@ -487,37 +435,9 @@ def _known_run(folder: str) -> Run | None:
     return known[1]
 
 
-def _entry(phase: int, content: Mapping[str, Any]) -> Entry:
-    return Entry(
-        name=content["name"],
-        phase=phase,
-        stem=content["stem"],
-        fingerprint=content["fingerprint"],
-        function_name=content["function_name"],
-        args=content["args"],
-        kwargs=content["kwargs"],
-        arguments=content["arguments"],
-        upstream=tuple(content["upstream"]),
-    )
-
-
 def _done(record: Record | None) -> TypeGuard[Record]:
     """Whether there is a result."""
     return record is not None and record.outcome.status is Status.DONE and not record.outcome.dropped
-
-
-def _fits(recorded: Any, wanted: Any) -> bool:
-    """Whether an argument is the wanted one, or the one that a text spells."""
-    if recorded == wanted:
-        return isinstance(recorded, bool) == isinstance(wanted, bool)
-    if not isinstance(wanted, str):
-        return False
-    if str(recorded) == wanted:
-        return True
-    try:
-        return type(recorded) in (int, float) and float(wanted) == recorded
-    except ValueError:
-        return False
 
 
 def _fields(value: Any) -> dict[str, Any]:

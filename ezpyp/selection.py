@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from ezpyp.errors import UnknownStep
+from ezpyp.naming import compact
 from ezpyp.plan import Graph, Plan
 
 T = TypeVar("T")
@@ -26,6 +27,22 @@ def meant(pattern: str, among: Sequence[T], *, name: Callable[[T], str], functio
     else:
         found = [each for each in among if name(each) == pattern or name(each).startswith(f"{pattern}[")]
     return found or [each for each in among if function(each) == pattern]
+
+
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The text for a step that is not there: what was probably meant, or what there is."""
+    names = list(known)
+    close = [each for each in names if each.casefold() == name.casefold()] or _similar(name, names)
+    if close:
+        return f"No step is called '{name}'. Did you mean '{close[0]}'?"
+    few = compact(names[:20])
+    return f"No step is called '{name}'. There are: {few}{', …' if len(names) > 20 else ''}."
+
+
+def _similar(name: str, names: list[str]) -> list[str]:
+    import difflib
+
+    return difflib.get_close_matches(name, names[:10_000], 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +75,7 @@ class Selection:
         for pattern in patterns:
             steps = meant(pattern, plan.steps, name=lambda s: s.name, function=lambda s: s.function_name)
             if not steps:
-                raise UnknownStep(f"No step is called '{pattern}'. `ezpyp graph SCRIPT` lists them.")
+                raise UnknownStep(unknown(pattern, plan.index))
             found += [plan.index[step.name] for step in steps]
         return found
 

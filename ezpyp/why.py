@@ -15,8 +15,9 @@ from ezpyp.summary import duration
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from ezpyp.entries import Entry
     from ezpyp.prospect import Prospect
-    from ezpyp.runs import Entry, Run
+    from ezpyp.runs import Run
     from ezpyp.steps import Outcome
 
 #: Lines of a chain, and lines of the output of a failed step.

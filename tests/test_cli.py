@@ -209,7 +209,7 @@ def test_the_status_of_a_run_that_goes_on(typed: Typed, copy: Path) -> None:
     started = next(iter(replay(journals(copy)[0])))
     journal = Journal(copy, "99991231T000000-1", every=0)
     journal.hear(started)
-    journal.hear(StepStarted(when=1.0, name="second", rank=1))
+    journal.hear(StepStarted(when=1.0, name="second"))
     lines = typed("status", copy).splitlines()
     assert lines[1].startswith("Running since ")
     assert "; last sign 0." in lines[1]

@@ -59,7 +59,7 @@ FAILED = StepEnded(
     ),
     final=False,
 )
-ALL: list[Event] = [STARTED, StepStarted(when=11.0, name="größe", rank=3), FAILED, ENDED]
+ALL: list[Event] = [STARTED, StepStarted(when=11.0, name="größe"), FAILED, ENDED]
 
 
 class Memory:
@@ -234,7 +234,7 @@ def test_the_newest_journal_comes_first(tmp_path: Path) -> None:
 def test_texts_that_are_no_unicode_survive(tmp_path: Path) -> None:
     """Half of a surrogate pair: what Python makes of file names that are no UTF-8."""
     journal = Journal(tmp_path, "run")
-    event = StepStarted(when=1.0, name="caf\udce9.nc", rank=0)
+    event = StepStarted(when=1.0, name="caf\udce9.nc")
     journal.hear(event)
     journal.close()
     assert list(replay(journal.path)) == [event]
