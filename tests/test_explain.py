@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import resource
 import subprocess
 import sys
 import textwrap
@@ -16,7 +15,7 @@ from ezpyp import admission, plan, store, surveys
 from ezpyp import schema as schemas
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Outcome, Status
-from tests.conftest import Launcher, interpreter
+from tests.conftest import Launcher, interpreter, least_cost
 
 HELPERS = """
     K = 3
@@ -334,15 +333,10 @@ BIG = """
 
 def test_ten_thousand_steps_are_planned_in_two_seconds(typed: Typist) -> None:
     def cost(says: str, code: int = 0) -> float:
-        """Processor seconds: the least of three, since other work on the machine only adds."""
-
-        def once() -> float:
-            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        def plan() -> None:
             assert says in typed("plan", "big.py", code=code)
-            after = resource.getrusage(resource.RUSAGE_CHILDREN)
-            return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
-        return min(once() for _ in range(3))
+        return least_cost(plan, 2, patience=25)
 
     typed.write("big.py", BIG)
     assert cost("  run      add[0..9999]: new\n") < 2
