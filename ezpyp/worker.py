@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 from ezpyp import codecs, outputs, running, salvage, seeding
 from ezpyp.arguments import Deferred, Handed, describe
 from ezpyp.capture import Capture, tail
-from ezpyp.errors import CodecError, EzpypError, StoreError
+from ezpyp.errors import CodecError, EzpypError
 from ezpyp.plan import Plan
-from ezpyp.steps import Failed, Outcome, Status, Step
+from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import Record, Store, write_whole
+from ezpyp.upstream import Upstream
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,12 @@ class Worker:
     capture: Capture | None = None
     #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
     inputs: Mapping[int, bytes] = field(default_factory=dict)
+    #: What earlier steps made.
+    upstream: Upstream = field(init=False)
+
+    def __post_init__(self) -> None:
+        upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
+        object.__setattr__(self, "upstream", upstream)
 
     def run(self, index: int, attempt: int = 1, absent: Sequence[int] = ()) -> Outcome:
         """Run the step and store its result.
@@ -61,25 +68,6 @@ class Worker:
         k = outcome.step
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
-
-    def value(self, source: Step, *, absent: bool = False) -> Any:
-        """The result of an earlier step; Failed where it is `absent`, because its failure was allowed.
-
-        Waits for a record that another host wrote to show, and to be no former one.
-        """
-        k = self.plan.index[source.name]
-
-        def is_the_one(record: Record) -> bool:
-            done = record.outcome.status is Status.DONE
-            return record.fingerprint == self.fingerprints[k] and done is not absent
-
-        record = self.store.read(self.plan.stems[k], wanted=is_the_one)
-        if record is None or record.fingerprint != self.fingerprints[k]:
-            raise StoreError(f"The result of '{source.name}' is gone from {self.folder}. Run again to remake it.")
-        outcome = record.outcome
-        if outcome.status is not Status.DONE:
-            return Failed(name=source.name, arguments=f"{outcome.args} {outcome.kwargs}", reason=outcome.note)
-        return codecs.decode_result(outcome.codec, self.store.get(record), self.folder, outcome.files)
 
 
 class _Call:
@@ -168,7 +156,7 @@ class _Call:
     def _resolve(self, deferred: Deferred) -> Any:
         if isinstance(deferred, Handed):
             return deferred.value
-        values = [self.worker.value(each, absent=each.name in self.missing) for each in deferred.sources()]
+        values = [self.worker.upstream.value(each, absent=each.name in self.missing) for each in deferred.sources()]
         return values[0] if deferred.one else values
 
     def _seed(self) -> int | None:
