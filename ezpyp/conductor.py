@@ -115,6 +115,7 @@ class Conductor:
         for k in self._keeping.finish(done):
             with contextlib.suppress(StoreError):  # the next run tries again
                 self._worker.store.drop(self._plan.stems[k], result_only=True)
+                self._worker.store.flush()
                 if k in self.outcomes:
                     self.outcomes[k] = replace(self.outcomes[k], dropped=True)
 
@@ -132,7 +133,9 @@ class Conductor:
             note=f"because '{blamed.name}' failed",
         )
         try:
-            return self._worker.keep(outcome)
+            kept = self._worker.keep(outcome)
+            self._worker.store.flush()
+            return kept
         except StoreError as error:
             # The disk may be what failed. What can still be done goes on, and the next run skips or runs it anew.
             return replace(outcome, note=f"{outcome.note} (and its status could not be stored: {error})")

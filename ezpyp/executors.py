@@ -93,7 +93,9 @@ class Serial:
         if not self._lots[0]:
             self._lots.popleft()
         try:
-            return [self._worker.run(*task)]
+            outcome = self._worker.run(*task)
+            self._worker.store.flush()
+            return [outcome]
         except KeyboardInterrupt:
             return [_interrupted(task, self._worker)]
 
@@ -402,6 +404,7 @@ class Processes:
                 outcome = replace(outcome, log=place, tail=tail(folder, place))
         with contextlib.suppress(EzpypError, OSError):
             outcome = self._worker.keep(outcome)
+            self._worker.store.flush()
         return outcome
 
     def _show_output(self) -> None:

@@ -22,7 +22,7 @@ from ezpyp.capture import Capture
 from ezpyp.nursery import Position
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome
-from ezpyp.store import open_store
+from ezpyp.store import Writer, open_store
 from ezpyp.worker import Worker
 
 #: A step to run: its index in the plan, which attempt this is, and the steps upstream that failed and were allowed to.
@@ -94,7 +94,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         plan=plan,
         fingerprints=Fingerprints(order.fingerprints),
         inputs=order.inputs,
-        store=open_store(order.store, order.folder),
+        store=open_store(order.store, order.folder, Writer(order.rank, order.host)),
         folder=order.folder,
         rank=order.rank,
         host=order.host,
@@ -164,6 +164,8 @@ def _run(
         position.set(slot, -1)
         now = time.monotonic()
         if now - reported > REPORT_EVERY:
+            worker.store.flush()
             yield done, False
             done, reported = [], now
+    worker.store.flush()
     yield done, True

@@ -186,6 +186,7 @@ def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
                 break
             except StoreError as error:
                 wrong.append(Problem(path=f"{part.folder}/{record.outcome.location}", what=str(error)))
+    store.sync()
     _link_history(target, parts)
     runs.open(target).summary().write()
     return Merged(folder=target, steps=len(entries), done=done, left_out=tuple(union.left_out), wrong=tuple(wrong))

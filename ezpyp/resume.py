@@ -78,6 +78,7 @@ def settle_in(
         store.drop(stem, result_only=True)
     rearrange(found, store, keep_old)
     _drop_unneeded(found, store)
+    store.flush()
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:

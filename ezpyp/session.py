@@ -26,7 +26,7 @@ from ezpyp.resume import Standing
 from ezpyp.scripts import main_script
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices, Settings
-from ezpyp.store import open_store
+from ezpyp.store import Writer, open_store
 from ezpyp.summary import Summary
 
 #: Folders that pipelines of this process were initialized in, with the digests of their plans.
@@ -64,7 +64,8 @@ class Session:
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
         self._is_root = self._link is None or self._link.rank == 0
-        self._store = open_store(kind, folder)
+        writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
+        self._store = open_store(kind, folder, writer)
         try:
             self._standing = self._stand(choices)
         except BaseException:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from functools import cached_property
-from typing import Any, Protocol, TypeVar, overload
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
 from ezpyp.outputs import Kept, Left, Outputs
@@ -18,6 +18,7 @@ __all__ = [
     "Home",
     "Options",
     "Outcome",
+    "Place",
     "PlaceHolder",
     "Request",
     "Status",
@@ -284,6 +285,18 @@ class Outcome:
     outputs: tuple[Left, ...] = ()
     #: Its result was there and is gone, because nothing needs it any more.
     dropped: bool = False
+
+
+class Place(NamedTuple):
+    """Where a result lies in a store, in numbers that travel. Without segments only its size and checksum tell."""
+
+    segment: int
+    #: Of its record, in bytes.
+    offset: int
+    #: Of the result, in bytes.
+    size: int
+    #: xxh3, 64 bits.
+    checksum: int
 
 
 def callable_name(function: Callable[..., Any]) -> str:

@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from ezpyp import codecs, outputs
 from ezpyp.errors import StoreError
@@ -29,9 +29,21 @@ from ezpyp.files import (
 )
 from ezpyp.naming import stems
 from ezpyp.record import Record, from_json, to_json
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import Outcome, Place, Status
 
-__all__ = ["FileStore", "MemoryStore", "Problem", "Record", "Scan", "Store", "open_store", "stems", "write_whole"]
+__all__ = [
+    "FileStore",
+    "MemoryStore",
+    "Place",
+    "Problem",
+    "Record",
+    "Scan",
+    "Store",
+    "Writer",
+    "open_store",
+    "stems",
+    "write_whole",
+]
 
 #: How the stems of former results begin.
 SHELF = "old/"
@@ -59,6 +71,13 @@ class Scan:
     leftovers: tuple[str, ...] = ()
 
 
+class Writer(NamedTuple):
+    """Who writes into a store: results made through `Store.add` are known to be its own."""
+
+    rank: int = 0
+    host: str = ""
+
+
 def on_shelf(stem: str, record: Record) -> str:
     """The stem of a former result: dated, and different for different results of one second."""
     when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(record.outcome.when))
@@ -68,18 +87,48 @@ def on_shelf(stem: str, record: Record) -> str:
 class Store(Protocol):
     """Keeps outcomes and results. Any process that can reach the folder may read while others write.
 
-    A store is used by one process at a time, and by one thread of it. Stems that begin with `SHELF` are former results,
-    kept in a folder of their own.
+    A store is used by one process at a time, and by one thread of it, which reads what it wrote; others may have to
+    wait for `flush`. Stems that begin with `SHELF` are former results, kept apart.
     """
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
         """Keep an outcome, with its result where there is one, and give it back with where the result lies.
 
-        Whole or not at all; survives the end of any process when it returns. On a network file system it survives the
-        host too, so that others may be told. Without chunks a former result stays where it is.
+        Whole or not at all, at the latest when `flush` returns. Without chunks a former result stays where it is.
 
         Raises:
             StoreError: it cannot be written. A former outcome and result are untouched.
+        """
+
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        """`put` for the common case, and quicker: a step that is done, of which there is nothing else to say.
+
+        Its arguments are only worth saying where they are not those that the plan shows.
+
+        Raises:
+            StoreError: as `put`.
+        """
+
+    def flush(self) -> None:
+        """Have what was written so far survive the end of any process, and be there for others to read.
+
+        On a network file system it survives the host too. To be called before anybody is told of it.
+
+        Raises:
+            StoreError: it cannot be written, and is lost. Former outcomes and results are untouched.
         """
 
     def get(self, record: Record) -> Buffer:
@@ -89,11 +138,14 @@ class Store(Protocol):
             StoreError: they are missing, torn or foreign; the text says which, and what to do.
         """
 
-    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
         """The record of one step, None where there is none that can be read.
 
         With `wanted` the caller knows what the record must be by now. Where another host may have written it, this
-        blocks until it shows; what is there in the end is given back all the same.
+        blocks until it shows; what is there in the end is given back all the same. Who knows the place need not have
+        it searched for.
         """
 
     def records(self) -> Scan:
@@ -121,7 +173,7 @@ class Store(Protocol):
         """
 
     def sync(self) -> None:
-        """Have what this store wrote since the last call survive a power failure. May block for seconds.
+        """Flush, and have what this store wrote since the last call survive a power failure. May block for seconds.
 
         Raises:
             StoreError: the disk refused.
@@ -140,6 +192,26 @@ def checksum(chunks: Sequence[Buffer]) -> str:
     return f"xxh3:{whole.hexdigest()}"
 
 
+def _done(writer: Writer, when: float, seconds: float, attempt: int, codec: str, args: str, kwargs: str) -> Outcome:
+    """What `Store.add` has to say."""
+    return Outcome(
+        step=-1,
+        status=Status.DONE,
+        when=when,
+        seconds=seconds,
+        rank=writer.rank,
+        host=writer.host,
+        attempt=attempt,
+        args=args,
+        kwargs=kwargs,
+        codec=codec,
+    )
+
+
+def _place(outcome: Outcome) -> Place:
+    return Place(0, 0, outcome.bytes, int(outcome.checksum.removeprefix("xxh3:"), 16))
+
+
 def _verified(data: Buffer, record: Record, where: str) -> Buffer:
     outcome = record.outcome
     size = size_of(data)
@@ -156,7 +228,14 @@ _REMAKE = "Remove it, and the next run makes it again."
 class FileStore:
     """One file pair a step, in the cache folder itself."""
 
-    def __init__(self, folder: str | os.PathLike[str], *, shared: bool | None = None, patience: float = 60.0) -> None:
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        writer: Writer | None = None,
+        *,
+        shared: bool | None = None,
+        patience: float = 60.0,
+    ) -> None:
         """
         Args:
             shared: whether other hosts read and write here; found out from the file system if not given.
@@ -167,6 +246,7 @@ class FileStore:
         """
         self._folder = os.fspath(folder)
         self._host = os.uname().nodename
+        self._writer = writer or Writer(host=self._host)
         self._unsynced: set[str] = set()
         try:
             self._shared = is_shared(self._folder) if shared is None else shared
@@ -186,6 +266,26 @@ class FileStore:
         write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
         self._note(path, witness)
         return outcome
+
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        outcome = _done(self._writer, when, seconds, attempt, codec, args, kwargs)
+        return _place(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+
+    def flush(self) -> None:
+        """A file is there when it is put."""
 
     def get(self, record: Record) -> Buffer:
         outcome = record.outcome
@@ -208,7 +308,9 @@ class FileStore:
         assert error is not None
         raise self._blame(path, record, error) from error
 
-    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
         record = None
         for _ in self._tries(self._patience if wanted else 0):
             try:
@@ -361,8 +463,9 @@ def _reason(error: Exception) -> str:
 class MemoryStore:
     """Keeps everything in this process: for tests, and for pipelines run in line that want no files."""
 
-    def __init__(self, folder: str | os.PathLike[str] = "") -> None:
+    def __init__(self, folder: str | os.PathLike[str] = "", writer: Writer | None = None) -> None:
         """The folder is taken, as every kind of store takes one, and not used."""
+        self._writer = writer or Writer()
         self._records: dict[str, Record] = {}
         self._results: dict[str, bytes] = {}
 
@@ -374,13 +477,35 @@ class MemoryStore:
         self._records[stem] = replace(record, outcome=replace(outcome, step=-1, tail=""))
         return outcome
 
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        outcome = _done(self._writer, when, seconds, attempt, codec, args, kwargs)
+        return _place(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+
+    def flush(self) -> None:
+        """What was put is there."""
+
     def get(self, record: Record) -> Buffer:
         data = self._results.get(record.outcome.location)
         if data is None:
             raise StoreError(f"The result of '{record.name}' is not in memory. Run it first.")
         return _verified(data, record, f"the result of '{record.name}'")
 
-    def read(self, stem: str, *, wanted: Callable[[Record], bool] | None = None) -> Record | None:
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
         return self._records.get(stem)
 
     def records(self) -> Scan:
@@ -404,15 +529,15 @@ class MemoryStore:
         """Nothing outlives the process."""
 
 
-_KINDS: dict[str, Callable[[str], Store]] = {"files": FileStore, "memory": MemoryStore}
+_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {"files": FileStore, "memory": MemoryStore}
 
 
-def open_store(kind: str, folder: str | os.PathLike[str]) -> Store:
-    """The store of that kind.
+def open_store(kind: str, folder: str | os.PathLike[str], writer: Writer | None = None) -> Store:
+    """The store of that kind; who writes through it needs to say who that is only to `add`.
 
     Raises:
         StoreError: there is none; the text lists those that are known.
     """
     if kind not in _KINDS:
         raise StoreError(f"There is no store '{kind}'. Known: {', '.join(sorted(_KINDS))}.")
-    return _KINDS[kind](os.fspath(folder))
+    return _KINDS[kind](os.fspath(folder), writer)

@@ -43,14 +43,14 @@ _NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
 
 
 def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: str = "[]", kwargs: str = "{}") -> Row:
-    """The row of a step; its arguments as planned (`args`, `kwargs`) are shown where it has no outcome."""
+    """The row of a step; its arguments as planned (`args`, `kwargs`) are shown where its outcome does not say."""
     if outcome is None:
         outcome = Outcome(step=-1, status=Status.NOT_RUN, attempt=0, args=args, kwargs=kwargs)
     ran = outcome.attempt > 0
     return Row(
         name=name,
-        args=outcome.args,
-        kwargs=outcome.kwargs,
+        args=outcome.args or args,
+        kwargs=outcome.kwargs or kwargs,
         phase=phase,
         status=outcome.status,
         result=os.path.join(folder, outcome.location) if outcome.status is Status.DONE and not outcome.dropped else "",

@@ -52,7 +52,7 @@ class Worker:
             absent: steps upstream whose failures were allowed; recorded with the result, which depends on it.
 
         Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
-        passes. Every outcome but a retried failure is on disk, whole, when this returns.
+        passes. Every outcome but a retried failure is on disk, whole, when the store is flushed.
         """
         step = self.plan.steps[index]
         missing = tuple(self.plan.steps[k].name for k in absent)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +14,24 @@ from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
 from ezpyp.naming import stems
-from ezpyp.steps import Outcome, Status
-from ezpyp.store import SHELF, FileStore, MemoryStore, Record, Store, open_store
+from ezpyp.steps import Outcome, Place, Status
+from ezpyp.store import SHELF, FileStore, MemoryStore, Record, Store, Writer, open_store
 
-KINDS: dict[str, Callable[[Path], Store]] = {
+KINDS: dict[str, Callable[..., Store]] = {
     "files": FileStore,
-    "files that hosts share": lambda folder: FileStore(folder, shared=True, patience=0),
+    "files that hosts share": partial(FileStore, shared=True, patience=0),
     "memory": MemoryStore,
 }
 
 
 @pytest.fixture(params=KINDS)
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    return KINDS[request.param](tmp_path)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def store(kind: str, tmp_path: Path) -> Store:
+    return KINDS[kind](tmp_path)
 
 
 def record(name: str = "alpha", *, fingerprint: str = "f1", status: Status = Status.DONE, **more: Any) -> Record:
@@ -47,6 +53,75 @@ def test_a_result_is_found_again(store: Store) -> None:
     assert outcome.location
     assert outcome.checksum.startswith("xxh3:")
     assert kept(store, "alpha") == b"onetwothree"
+
+
+def add(store: Store, stem: str, data: bytes, **more: Any) -> Place:
+    facts: dict[str, Any] = {"when": 1.7e9, "seconds": 2.5, "attempt": 2, "codec": "numpy", **more}
+    return store.add(stem, "alpha/1", "00112233445566778899aabbccddeeff", chunks=[data[:1], data[1:]], **facts)
+
+
+def test_a_done_step_with_nothing_to_say_is_added(store: Store) -> None:
+    place = add(store, "alpha~1", b"onetwothree")
+    assert place.size == 11
+    found = store.read("alpha~1")
+    assert found is not None
+    assert (found.name, found.fingerprint) == ("alpha/1", "00112233445566778899aabbccddeeff")
+    outcome = found.outcome
+    assert (outcome.status, outcome.when, outcome.seconds, outcome.attempt) == (Status.DONE, 1.7e9, 2.5, 2)
+    assert (outcome.codec, outcome.bytes, outcome.checksum) == ("numpy", 11, f"xxh3:{place.checksum:016x}")
+    assert (outcome.args, outcome.kwargs, outcome.note, outcome.log) == ("", "", "", None)
+    assert bytes(store.get(found)) == b"onetwothree"
+
+
+def test_what_was_added_replaces_and_is_replaced(store: Store) -> None:
+    store.put("alpha", record(), [b"one"])
+    add(store, "alpha", b"two", args="[2]", kwargs="{'a': 'é'}")
+    found = store.read("alpha")
+    assert found is not None
+    assert (found.outcome.args, found.outcome.kwargs) == ("[2]", "{'a': 'é'}")
+    assert kept(store, "alpha") == b"two"
+    store.put("alpha", record(status=Status.FAILED), None)
+    assert set(store.records().records) == {"alpha"}
+    assert store.records().records["alpha"].outcome.status is Status.FAILED
+
+
+@pytest.mark.parametrize("size", [0, 1, 5000])
+def test_a_result_is_read_at_its_place(size: int, store: Store) -> None:
+    for each in ("alpha", "beta", "gamma"):
+        place = add(store, each, b"x" * size)
+        store.flush()
+        assert store.read(each, at=place) == store.read(each)
+
+
+def test_a_place_that_is_not_that_of_the_step_leads_to_no_other(store: Store) -> None:
+    add(store, "alpha", b"one")
+    elsewhere = add(store, "beta", b"two")
+    store.flush()
+    found = store.read("alpha", at=elsewhere)
+    assert found is not None
+    assert bytes(store.get(found)) == b"one"
+
+
+def test_who_writes_is_known(kind: str, tmp_path: Path) -> None:
+    store = KINDS[kind](tmp_path, Writer(rank=5, host="n017"))
+    add(store, "alpha", b"one")
+    found = store.read("alpha")
+    assert found is not None
+    assert (found.outcome.rank, found.outcome.host) == (5, "n017")
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"memory"}))
+def test_what_was_flushed_is_there_for_others(kind: str, tmp_path: Path) -> None:
+    store, other = KINDS[kind](tmp_path), KINDS[kind](tmp_path)
+    assert other.read("alpha") is None
+    store.put("alpha", record(), [b"one"])
+    place = add(store, "beta", b"two")
+    store.flush()
+    assert kept(other, "alpha") == b"one"
+    found = other.read("beta", at=place)
+    assert found is not None
+    assert bytes(other.get(found)) == b"two"
+    assert other.records().records == store.records().records
 
 
 def test_chunks_of_other_shapes_count_by_their_bytes(store: Store) -> None:
@@ -210,7 +285,6 @@ Results = st.none() | st.lists(st.binary(max_size=40), max_size=3)
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 @given(puts=st.lists(st.tuples(Steps, Results), max_size=12))
-@pytest.mark.parametrize("kind", KINDS)
 def test_a_store_is_a_dict_of_the_last_puts(
     kind: str, puts: list[tuple[str, list[bytes] | None]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
