@@ -18,7 +18,6 @@ from array import array
 from bisect import bisect_right
 from dataclasses import dataclass
 from heapq import heappop, heappush
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 from ezpyp.steps import Status
@@ -103,7 +102,8 @@ class Ledger:
         total = len(graph.parents)
         self._graph = graph
         self._phased = schedule == "phase"
-        self._first, self._children = _children(graph.parents)
+        children = graph.parents.turned()
+        self._first, self._children = children.first, children.flat
         self._pending = array("i", map(len, graph.parents))
         self._state = bytearray(_WAITING if parents else _READY for parents in graph.parents)
         self.attempts = array("i", bytes(4 * total))
@@ -456,20 +456,3 @@ def _count(groups: Iterable[int], total: int) -> list[int]:
         if group >= 0:
             sizes[group] += 1
     return sizes
-
-
-def _children(parents: Iterable[tuple[int, ...]]) -> tuple[array[int], array[int]]:
-    """The graph turned round: the children of step k are `flat[first[k]:first[k + 1]]`, in index order."""
-    listed = list(parents)
-    sizes = array("q", bytes(8 * (len(listed) + 1)))
-    for each in listed:
-        for parent in each:
-            sizes[parent + 1] += 1
-    first = array("q", accumulate(sizes))
-    flat = array("i", bytes(4 * first[-1]))
-    place = array("q", first)
-    for index, each in enumerate(listed):
-        for parent in each:
-            flat[place[parent]] = index
-            place[parent] += 1
-    return first, flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -9,6 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING
 
 from ezpyp import fingerprint
+from ezpyp.edges import Edges
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency
 from ezpyp.inputs import Memory, Seen
 from ezpyp.naming import some
@@ -23,12 +25,12 @@ if TYPE_CHECKING:
 class Graph:
     """The plan as the ledger sees it: integers only. Index order is phase order and then call order: the priority."""
 
-    #: Indices of the nearest dependencies of each step.
-    parents: tuple[tuple[int, ...], ...]
+    #: Indices of the nearest dependencies of each step, in increasing order.
+    parents: Edges
     #: The phase of each step; never decreasing along the index.
-    phases: tuple[int, ...]
+    phases: Sequence[int]
     #: The failure group of each step, -1 for none, and how many members of each group may fail.
-    groups: tuple[int, ...]
+    groups: Sequence[int]
     allowed: tuple[int, ...] = ()
     #: Steps that are tried again.
     retries: Mapping[int, Retry] = field(default_factory=dict)
@@ -125,8 +127,8 @@ def organise(
     ordered = tuple(steps[old] for old in order)
     groups, allowed = _groups(ordered)
     graph = Graph(
-        parents=tuple(tuple(sorted(place[p] for p in parents[old])) for old in order),
-        phases=tuple(depths[old] for old in order),
+        parents=Edges.of(sorted(place[p] for p in parents[old]) for old in order),
+        phases=array("i", (depths[old] for old in order)),
         groups=groups,
         allowed=allowed,
         retries={k: step.options.retry for k, step in enumerate(ordered) if step.options.retry.times},
@@ -180,15 +182,15 @@ def _depths(parents: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[int
     return depths
 
 
-def _groups(steps: Sequence[Step]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _groups(steps: Sequence[Step]) -> tuple[Sequence[int], tuple[int, ...]]:
     """Numbers for the failure groups, and how many members of each may fail."""
     numbers: dict[Group, int] = {}
-    members = [-1 if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in steps]
+    members = array("i", (-1 if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in steps))
     sizes = [0] * len(numbers)
     for number in members:
         if number >= 0:
             sizes[number] += 1
-    return tuple(members), tuple(g.allowance.of_members(sizes[k]) for g, k in numbers.items())
+    return members, tuple(g.allowance.of_members(sizes[k]) for g, k in numbers.items())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -95,7 +95,7 @@ def with_needs(graph: Graph, wanted: Iterable[int], done: Callable[[int], bool])
 
 def downstream(graph: Graph, start: Iterable[int]) -> set[int]:
     """These steps and everything after them."""
-    return _closure(start, _children(graph))
+    return _closure(start, graph.parents.turned())
 
 
 def _closure(start: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:
@@ -107,11 +107,3 @@ def _closure(start: Iterable[int], edges: Sequence[Sequence[int]]) -> set[int]:
             found.add(k)
             todo += edges[k]
     return found
-
-
-def _children(graph: Graph) -> list[list[int]]:
-    children: list[list[int]] = [[] for _ in graph.parents]
-    for k, parents in enumerate(graph.parents):
-        for parent in parents:
-            children[parent].append(k)
-    return children

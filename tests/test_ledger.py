@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from ezpyp.edges import Edges
 from ezpyp.ledger import Ledger
 from ezpyp.plan import Graph
 from ezpyp.policy import Retry
@@ -26,7 +27,7 @@ def graph(
         phases.append(1 + max((phases[p] for p in parents.get(k, ())), default=-1))
     assert phases == sorted(phases), "number the steps by phase"
     return Graph(
-        parents=tuple(tuple(parents.get(k, ())) for k in range(total)),
+        parents=Edges.of(parents.get(k, ()) for k in range(total)),
         phases=tuple(phases),
         groups=tuple((groups or {}).get(k, -1) for k in range(total)),
         allowed=allowed,

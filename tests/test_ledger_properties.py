@@ -12,6 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from ezpyp.edges import Edges
 from ezpyp.ledger import Ledger
 from ezpyp.plan import Graph
 from ezpyp.policy import Retry
@@ -117,7 +118,7 @@ def cases(draw: st.DrawFn, *, interruptions: bool = False, most: int = 14) -> Ca
     number = draw(st.integers(0, 3))
     groups = tuple(chances.randrange(-1, number) for _ in range(total))
     graph = Graph(
-        parents=tuple(tuple(sorted(place[p] for p in edges[old])) for old in order),
+        parents=Edges.of(sorted(place[p] for p in edges[old]) for old in order),
         phases=tuple(depths[old] for old in order),
         groups=groups,
         allowed=tuple(chances.choice([0, 1, 2, 3]) for _ in range(number)),
@@ -363,7 +364,7 @@ def test_no_slot_idles_while_something_is_ready(slots: int) -> None:
     parents = tuple(
         tuple(sorted({first + chances.randrange(width) for _ in range(2)})) if first >= 0 else () for first in before
     )
-    graph = Graph(parents=parents, phases=tuple(k // width for k in range(total)), groups=(-1,) * total)
+    graph = Graph(parents=Edges.of(parents), phases=tuple(k // width for k in range(total)), groups=(-1,) * total)
     seconds = [chances.expovariate(1.0) for _ in range(total)]
     ends = simulate(graph, seconds, slots)
     assert len(ends) == total
@@ -411,7 +412,7 @@ def longest_chain(graph: Graph, seconds: list[float]) -> float:
 def test_a_million_steps_fit_in_a_few_bytes_each() -> None:
     """Everything the ledger keeps for an ordinary step are numbers in arrays."""
     total = 100_000
-    graph = Graph(parents=((),) * total, phases=(0,) * total, groups=(-1,) * total)
+    graph = Graph(parents=Edges.none(total), phases=(0,) * total, groups=(-1,) * total)
     ledger = Ledger(graph)
     while taken := ledger.take(512):
         for index in taken:
