@@ -257,7 +257,8 @@ def connect() -> Link | None:
     mistaken for a message of ours.
 
     Raises:
-        LauncherError: the launcher started several tasks and MPI sees one: they would write one cache (message 3).
+        LauncherError: the launcher started several tasks and MPI sees one, or would abort: they would all write one
+            cache (message 3).
     """
     global _link
     if _link is not None:
@@ -266,11 +267,20 @@ def connect() -> Link | None:
     if told is None:
         return None
     with _watched(told):
+        import mpi4py
+
+        if mpi4py.rc.initialize and "mpi4py.MPI" not in sys.modules:
+            # We start MPI below, after a look at the library; mpi4py still ends it, as if it had.
+            mpi4py.rc.initialize = False
+            mpi4py.rc.finalize = mpi4py.rc.finalize is not False
         from mpi4py import MPI
 
         if MPI.Is_finalized():
             raise LauncherError("The script ended MPI (MPI.Finalize) before execute(). Leave that to mpi4py.")
         if not MPI.Is_initialized():
+            version = MPI.Get_library_version()
+            if told.protocol == "pmix" and "MPICH" in version and not _speaks_pmix():
+                raise LauncherError(_wrong_launcher(told, version))
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if MPI.COMM_WORLD.Get_size() == 1:
         raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
@@ -278,6 +288,16 @@ def connect() -> Link | None:
     _sleep_until(request, told.rank, _waits_for_all(told))
     _link = Link(comm, MPI)
     return _link
+
+
+def _speaks_pmix() -> bool:
+    """Whether an MPICH that is loaded was built to be started by PMIx. One that was not would end this process, with
+    words that help nobody."""
+    import ctypes
+
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if re.search(r"/libmpi\w*\.so", line)}
+    return not paths or any(hasattr(ctypes.CDLL(path), "PMIx_Init") for path in paths)
 
 
 def connected() -> Link | None:

@@ -1,0 +1,202 @@
+"""A laboratory: a real Slurm with two nodes, and three hosts without one, in network namespaces of this machine.
+
+    def test_nodes(slurm: Slurm, mpirun: Launcher) -> None:
+        job = slurm.sbatch(script_text, "--nodes=2", env=mpirun.environment())
+        assert slurm.ended(job) == "COMPLETED"
+
+Both start once a session, in half a second, and are gone at its end, also where pytest was killed. What they need from
+Debian is in `.ci/run`. Without it, or without root, the tests are skipped, or fail where CI=true.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import pytest
+
+from tests.conftest import OPEN_MPI
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+HERE = Path(__file__).resolve().parent
+NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare")
+#: Between nodes there is no shared memory, and none is to get all ranks.
+ACROSS = {**OPEN_MPI, "OMPI_MCA_btl": "tcp,sm,self"}
+del ACROSS["PRTE_MCA_rmaps_default_mapping_policy"]
+#: States in which nothing of a job is left to happen.
+OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE"}
+
+
+def environment(given: dict[str, str], extra: dict[str, str]) -> dict[str, str]:
+    """What a program needs to use a part of the laboratory, over what a launcher gives."""
+    return {**{key: value for key, value in given.items() if key not in OPEN_MPI}, **extra, **ACROSS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slurm:
+    """A running cluster: `env` is what its clients need."""
+
+    env: dict[str, str]
+    nodes: tuple[str, ...]
+    #: What the nodes call themselves: this machine's name where namespaces are not to be had.
+    hosts: frozenset[str]
+
+    def run(
+        self, *command: str, env: dict[str, str], cwd: Path, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """A program that uses the cluster, to its end."""
+        return subprocess.run(
+            ["timeout", "-k", "5", str(timeout), *command],
+            cwd=cwd,
+            env=environment(env, self.env),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def sbatch(self, script: Path, *flags: str, args: tuple[str, ...] = (), env: dict[str, str], cwd: Path) -> str:
+        """Submit a batch script; gives the job's number. What it prints goes to `JOB.log` in `cwd`."""
+        told = self.run("sbatch", "--parsable", "--output=%A.log", *flags, str(script), *args, env=env, cwd=cwd)
+        assert told.returncode == 0, told.stderr
+        return told.stdout.strip()
+
+    def state(self, job: str) -> str:
+        """As squeue(1) has it; of an array one state for all, if they agree."""
+        told = subprocess.run(
+            ["squeue", "-h", "-j", job, "-t", "all", "-o", "%T"],
+            env={**os.environ, **self.env},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        states = set(told.stdout.split())
+        return states.pop() if len(states) == 1 else "/".join(sorted(states))
+
+    def ended(self, job: str, timeout: float = 60) -> str:
+        """Wait until a job is over; its last state."""
+        until = time.monotonic() + timeout
+        while (state := self.state(job)) not in OVER:
+            assert time.monotonic() < until, f"job {job} is {state} after {timeout} s"
+            time.sleep(0.1)
+        return state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hosts:
+    """Hosts that mpirun reaches by an agent in place of ssh."""
+
+    env: dict[str, str]
+    names: tuple[str, ...]
+    _script: Path = field(default=HERE / "mpi-hosts")
+
+    def run(
+        self, *command: str, env: dict[str, str], cwd: Path, timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """A program, such as mpirun, on this machine, which knows the hosts by name."""
+        return subprocess.run(
+            ["timeout", "-k", "5", str(timeout), str(self._script), "head", *command],
+            cwd=cwd,
+            env=environment(env, self.env),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+
+def refuse(why: str) -> None:
+    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(f"no laboratory: {why}")
+
+
+@contextmanager
+def place() -> Iterator[int]:
+    """A number that no other session on this machine has, while it lasts: names, ports and addresses come from it."""
+    for number in range(40):
+        file: TextIO
+        with open(f"{tempfile.gettempdir()}/ezpyp-lab-{os.getuid()}-{number}.lock", "w", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            yield number
+            return
+    raise AssertionError("forty laboratories are at work on this machine")
+
+
+@contextmanager
+def started(program: Path, env: dict[str, str], end: str) -> Iterator[dict[str, str]]:
+    """Start a part of the laboratory, and give the variables that its users need.
+
+    A process of its own ends it as soon as the other end of a pipe is closed: by us, or by the death of pytest. What
+    one leaves behind that is killed as well is removed by the next who comes to the same place.
+    """
+    whole = {**os.environ, **env}
+    subprocess.run([program, end], env=whole, check=True, capture_output=True)
+    guard = subprocess.Popen(
+        ["sh", "-c", 'read -r _; exec "$0" "$1" >/dev/null 2>&1', program, end],
+        env=whole,
+        stdin=subprocess.PIPE,
+        start_new_session=True,
+    )
+    try:
+        begun = subprocess.run([program, "start"], env=whole, capture_output=True, text=True, check=False)
+        if begun.returncode:
+            refuse(begun.stderr.strip())
+        told = subprocess.run([program, "env"], env=whole, capture_output=True, text=True, check=True)
+        exports = (word for line in told.stdout.splitlines() for word in shlex.split(line)[1:])
+        yield dict(word.split("=", 1) for word in exports)
+    finally:
+        assert guard.stdin is not None
+        guard.stdin.close()
+        guard.wait(60)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[Slurm]:
+    """Two nodes with eight CPUs and two GPUs each, declared, not real. One test at a time uses them."""
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+    missing = [name for name in NEEDED if not shutil.which(name, path=path)]
+    if missing:
+        refuse(f"{', '.join(missing)} not found; .ci/run says which packages have it")
+    with place() as number:
+        env = {
+            "SLURMLAB_DIR": f"{tempfile.gettempdir()}/ezpyp-slurm-{os.getuid()}-{number}",
+            "SLURMLAB_SUBNET": f"198.18.{70 + number}",
+            "SLURMLAB_PREFIX": f"n{number}x",
+            "SLURMLAB_PORT": str(16817 + 200 * number),
+        }
+        with started(HERE / "slurm-cluster", env, "wipe") as found:
+            told = subprocess.run(
+                ["srun", "--nodes=2", "hostname"],
+                env={**os.environ, **found},
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            yield Slurm(env=found, nodes=(f"n{number}x1", f"n{number}x2"), hosts=frozenset(told.stdout.split()))
+
+
+@pytest.fixture(scope="session")
+def hosts() -> Iterator[Hosts]:
+    """Three hosts, each with an address and a name of its own."""
+    if os.geteuid() != 0 or not shutil.which("ip", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"):
+        refuse("hosts need root and iproute2")
+    with place() as number:
+        env = {
+            "MPIHOSTS_DIR": f"{tempfile.gettempdir()}/ezpyp-hosts-{os.getuid()}-{number}",
+            "MPIHOSTS_SUBNET": f"198.18.{110 + number}",
+            "MPIHOSTS_PREFIX": f"h{number}x",
+            "MPIHOSTS_N": "3",
+        }
+        with started(HERE / "mpi-hosts", env, "stop") as found:
+            yield Hosts(env=found, names=(f"h{number}x1", f"h{number}x2", f"h{number}x3"))
