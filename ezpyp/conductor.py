@@ -91,7 +91,7 @@ class Conductor:
         for depth in range(1, pace.depth(ledger) + 1):
             for executor in team:
                 while executor.lots < depth * executor.slots and (lot := pace.lot(ledger)):
-                    executor.start([(k, ledger.attempts[k] + 1, ledger.absent(k)) for k in lot])
+                    executor.start([(k, ledger.failures[k] + 1, ledger.absent(k)) for k in lot])
                     if len(lot) == 1:
                         self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name))
                     moved = True

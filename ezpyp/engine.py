@@ -151,10 +151,10 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
 
 def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, hosts: Sequence[str] = ()) -> Finished:
     ledger = Ledger(job.plan.graph, schedule=job.settings.schedule)
-    done = {k: job.standing.missing.get(k, ()) for k, s in enumerate(job.standing.statuses) if s == Status.DONE}
-    ledger.resume(done)
+    done = {k for k, status in enumerate(job.standing.statuses) if status == Status.DONE}
+    ledger.resume(job.standing.statuses, job.standing.missing)
     if job.wanted is not None:
-        ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done.keys())
+        ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
     origin = provenance.gather(main_script(), job.standing.packages)
     started = replace(_started(job, slots, len(done), library, hosts or [job.host]), **origin)

@@ -2,7 +2,7 @@
 
 The ledger does no I/O and reads no clock: outcomes and times go in, indices come out. Final statuses, blame
 and missing inputs do not depend on the order of outcomes. It is made for a million steps: one byte a step is
-its state, the next ready step is found by a search for that byte, and no object is kept for an ordinary step.
+its state, edges are flat arrays, and no object is kept for an ordinary step.
 
     waiting ──> ready ──> running ──> done | failed | interrupted
      │  held ──^   ^         │
@@ -14,16 +14,21 @@ known when its parents have settled.
 
 from __future__ import annotations
 
+import re
 from array import array
 from bisect import bisect_right
+from collections import Counter
 from dataclasses import dataclass
 from heapq import heappop, heappush
+from itertools import compress
+from operator import add, not_, or_, sub
 from typing import TYPE_CHECKING
 
+from ezpyp.ready import Ready
 from ezpyp.steps import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from ezpyp.plan import Graph
 
@@ -31,6 +36,10 @@ _WAITING, _HELD, _READY, _RUNNING, _DELAYED, _INTERRUPTED, _DONE, _FAILED, _SKIP
 #: What users call each state.
 _STATUS = (*[Status.NOT_RUN] * 6, Status.DONE, Status.FAILED, Status.SKIPPED)
 _STATUS_BYTES = bytes(status & 0xFF for status in _STATUS).ljust(256, b"\xff")
+#: The states that steps begin in: they wait for parents, or for none, or are done.
+_BEGINNING = bytes([_WAITING, _READY, _DONE]).ljust(256, b"\xff")
+#: What is, or will be, on its way.
+_ACTIVE = re.compile(bytes([0x5B, _READY, _RUNNING, _DELAYED, 0x5D]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,29 +65,29 @@ class Ledger:
     """The state of one run.
 
     Attributes:
-        ready, running, done, failed, skipped: how many steps are so now.
+        running, done, failed, skipped: how many steps are so now.
         cached: how many of `done` were done in earlier runs.
         allowed: how many of `failed` are within the allowance of their group.
-        attempts: for each step, how many of its runs ended; the one that is running is one more.
+        failures: for each step that failed, how many of its runs did: the attempt that runs, or comes, is one more.
         blame: for each skipped step the failed step to blame: of all that condemn it, the smallest index.
     """
 
     __slots__ = (
         "_absent",
+        "_border",
         "_changed",
         "_children",
         "_delayed",
-        "_early",
         "_first",
         "_graph",
         "_heard",
         "_interrupted",
-        "_low",
         "_members_failed",
         "_members_left",
         "_ordinary",
         "_pending",
         "_phased",
+        "_ready",
         "_reblamed",
         "_recorded",
         "_state",
@@ -86,40 +95,47 @@ class Ledger:
         "_undecided",
         "_verdicts",
         "allowed",
-        "attempts",
         "blame",
         "cached",
         "done",
         "failed",
-        "ready",
+        "failures",
         "running",
         "skipped",
     )
 
-    def __init__(self, graph: Graph, *, schedule: str = "ready") -> None:
-        """Nothing has happened yet. The schedule is "ready", or "phase": none starts while one before it can run."""
+    def __init__(self, graph: Graph, *, schedule: str = "ready", order: Sequence[int] | None = None) -> None:
+        """Nothing has happened yet. The schedule is "ready", or "phase": none starts while one before it can run.
+
+        `order` lists the steps by priority, one phase after the other; without it they go by their index.
+        """
         assert schedule in ("ready", "phase"), schedule
         total = len(graph.parents)
         self._graph = graph
         self._phased = schedule == "phase"
-        children = graph.parents.turned()
+        parents = graph.parents
+        children = parents.turned() if parents.flat else parents
         self._first, self._children = children.first, children.flat
-        self._pending = array("i", map(len, graph.parents))
-        self._state = bytearray(_WAITING if parents else _READY for parents in graph.parents)
-        self.attempts = array("i", bytes(4 * total))
+        #: Parents that have not settled.
+        self._pending = (
+            array("i", map(sub, parents.first[1:], parents.first)) if parents.flat else array("i", bytes(4 * total))
+        )
+        roots = bytearray(map(not_, self._pending)) if parents.flat else bytearray([1]) * total
+        self._state = roots.translate(_BEGINNING)
+        self._ready = Ready(total, order)
+        self._ready.fill(roots)
+        self.failures: Counter[int] = Counter()
         self.blame: dict[int, int] = {}
-        self.ready = self._state.count(_READY)
         self.running = self.done = self.failed = self.skipped = self.cached = self.allowed = 0
         self._stopped = False
         self._interrupted = False
         #: Whether a step that is done can only make others ready: there are no allowances and no held steps.
         self._ordinary = not any(graph.allowed)
-        # Ready steps at or above `_low` are found by their state; those below it are in the heap `_early`.
-        self._low = 0
-        self._early: list[int] = []
+        #: In phases: nothing below this index is on its way.
+        self._border = 0
         self._delayed: list[tuple[float, int]] = []
         # For each group: members not settled; members failed or skipped; those of them not decided on.
-        self._members_left = _count(graph.groups, len(graph.allowed))
+        self._members_left = _count(() if self._ordinary else graph.groups, len(graph.allowed))
         self._members_failed = [0] * len(graph.allowed)
         self._undecided: dict[int, list[int]] = {}
         #: For failed and skipped members of groups with an allowance, once decided: do their descendants run?
@@ -137,6 +153,11 @@ class Ledger:
     def total(self) -> int:
         """The number of steps."""
         return len(self._state)
+
+    @property
+    def ready(self) -> int:
+        """Steps that may start now."""
+        return self._ready.count
 
     @property
     def not_run(self) -> int:
@@ -178,36 +199,36 @@ class Ledger:
         """
         return self._absent.get(index, ())
 
-    def resume(self, done: Mapping[int, tuple[int, ...]]) -> None:
+    def resume(self, statuses: Sequence[int], absent: Mapping[int, tuple[int, ...]]) -> None:
         """Start from the results of earlier runs: once, before anything is taken.
 
         A result made with all values upstream stays. One made without some (and any below such a step) is
         held, and stays only if exactly the same are absent again; else it is made anew.
 
         Args:
-            done: steps that have a result, each with what `absent` was when the result was made.
+            statuses: one a step; those that are DONE have a result.
+            absent: what `absent` was when a result was made, where that was something.
         """
         assert not self.running, "resume() comes before take()"
-        held = self._find_held(done)
-        groups, state = self._graph.groups, self._state
-        for index, absent in done.items():
-            if index in held:
-                self._recorded[index] = tuple(sorted(absent))
-                continue
-            state[index] = _DONE
-            if groups[index] >= 0:
-                self._members_left[groups[index]] -= 1
+        is_done = bytearray(map(Status.DONE.__eq__, statuses))
+        held = self._find_held(is_done, absent)
+        for index in held:
+            is_done[index] = 0
+            self._recorded[index] = tuple(sorted(absent.get(index, ())))
         self._ordinary = self._ordinary and not held
-        self.done = self.cached = state.count(_DONE)
-        self._start_anew(held)
+        self.done = self.cached = is_done.count(1)
+        if not self._ordinary:
+            for index in compress(range(self.total), is_done):
+                if self._graph.groups[index] >= 0:
+                    self._members_left[self._graph.groups[index]] -= 1
+        self._start_anew(is_done, held)
 
     def leave_out(self, indices: Iterable[int]) -> None:
         """Steps that this run is not asked for: they stay not run. Before anything is taken; what needs them must be
         among them.
         """
         for index in indices:
-            if self._state[index] == _READY:
-                self.ready -= 1
+            self._ready.discard(index)
             self._state[index] = _INTERRUPTED
             self._interrupted = True
 
@@ -219,88 +240,105 @@ class Ledger:
         """When the next delayed step is due."""
         return self._delayed[0][0] if self._delayed and not self._stopped else None
 
+    def next(self, now: float = 0.0) -> int | None:
+        """The step that would be taken first."""
+        self._wake(now)
+        return None if self._stopped else self._ready.first(self._wall())
+
     def take(self, count: int, now: float = 0.0) -> list[int]:
-        """Up to `count` ready steps, now running. Smallest indices first: priority is decided here alone."""
+        """Up to `count` ready steps, now running. The first in the order first: priority is decided here alone."""
         if self._stopped:
             return []
-        while self._delayed and self._delayed[0][0] <= now:
-            self._make_ready(heappop(self._delayed)[1])
-        count = min(count, self.ready)
-        end = self._wall() if self._phased and count else len(self._state)
-        taken: list[int] = []
-        while self._early and len(taken) < count and self._early[0] < end:
-            taken.append(heappop(self._early))
+        self._wake(now)
+        taken = self._ready.take(count, self._wall())
+        state = self._state
         for index in taken:
-            self._state[index] = _RUNNING
-        while len(taken) < count and (run := self._take_run(count - len(taken), end)):
-            taken += run
-        self.ready -= len(taken)
+            state[index] = _RUNNING
         self.running += len(taken)
         return taken
 
     def give_back(self, indices: Iterable[int]) -> None:
         """Steps that were taken and not started are ready again."""
-        for index in indices:
+        back = list(indices)
+        for index in back:
             assert self._state[index] == _RUNNING, f"step {index} is given back and not running"
-            self.running -= 1
-            self._make_ready(index)
+            self._state[index] = _READY
+        self.running -= len(back)
+        self._ready.put_back(back)
 
     def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
         """Record the outcome of a running step.
 
         NOT_RUN says that it was interrupted: it is not tried again in this run; its descendants do not run.
         """
+        if not status:
+            return self.settle_done((index,))
         assert self._state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
         self.running -= 1
         if status < 0:
             self._state[index] = _INTERRUPTED
             self._interrupted = True
             return _QUIET
-        self.attempts[index] += 1
-        if not status and self._ordinary:
-            # The path of nearly every outcome: the general one takes twice the time.
-            self._state[index] = _DONE
-            self.done += 1
-            self._release(index)
-            return _QUIET
-        assert status <= Status.FAILED, "only the ledger skips"
-        if status and self._try_again(index, cause, now):
+        assert status == Status.FAILED, "only the ledger skips"
+        self.failures[index] += 1
+        if self._try_again(index, cause, now):
             return _AGAIN
-        self._land(index, _FAILED if status else _DONE)
+        self._land(index, _FAILED)
         self._spread()
-        return self._report() if self._changed or self._reblamed else _QUIET
+        return self._report()
+
+    def settle_done(self, indices: Sequence[int]) -> Settled:
+        """Record that running steps are done, each named once. What is contiguous costs least as a `range`."""
+        state = self._state
+        self.running -= len(indices)
+        if not self._ordinary:
+            for index in indices:
+                assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
+                self._land(index, _DONE)
+            self._spread()
+            return self._report()
+        # The path of nearly every outcome: the general one takes twice the time.
+        self.done += len(indices)
+        if isinstance(indices, range) and indices.step == 1:
+            begin, end = indices.start, indices.stop
+            assert state.count(_RUNNING, begin, end) == len(indices), f"not all of {indices} are running"
+            state[begin:end] = bytes([_DONE]) * len(indices)
+            self._release(begin, end)
+            return _QUIET
+        first = self._first
+        for index in indices:
+            assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
+            state[index] = _DONE
+            if first[index] != first[index + 1]:
+                self._release(index, index + 1)
+        return _QUIET
 
     # ----- handing out
 
+    def _wake(self, now: float) -> None:
+        """Steps whose time has come are ready."""
+        while self._delayed and self._delayed[0][0] <= now and not self._stopped:
+            self._make_ready(heappop(self._delayed)[1])
+
     def _make_ready(self, index: int) -> None:
         self._state[index] = _READY
-        self.ready += 1
-        if index < self._low:
-            heappush(self._early, index)
+        self._ready.add(index)
+        if self._phased:
+            self._border = min(self._border, index)
 
-    def _take_run(self, most: int, end: int) -> range:
-        """Consecutive ready steps, the first ones at or above `_low`, now running."""
-        state = self._state
-        start = state.find(_READY, self._low, end)
-        if start < 0:
-            return range(0)
-        window = state[start : min(start + most, end)]
-        length = len(window) - len(window.lstrip(bytes([_READY])))
-        state[start : start + length] = bytes([_RUNNING]) * length
-        self._low = start + length
-        return range(start, start + length)
-
-    def _wall(self) -> int:
-        """The end of the first phase that has anything ready, running or delayed."""
-        lowest = len(self._state)
-        for code in (_READY, _RUNNING, _DELAYED):
-            found = self._state.find(code, 0, lowest)
-            lowest = found if found >= 0 else lowest
-        return bisect_right(self._graph.phases, self._graph.phases[lowest])
+    def _wall(self) -> int | None:
+        """In phases, the end of the first that has anything ready, running or delayed."""
+        if not self._phased:
+            return None
+        found = _ACTIVE.search(self._state, self._border)
+        if found is None:
+            return None
+        self._border = found.start()
+        return bisect_right(self._graph.phases, self._graph.phases[self._border])
 
     def _try_again(self, index: int, cause: str, now: float) -> bool:
         retry = self._graph.retries.get(index)
-        due = retry.after(cause, self.attempts[index], now) if retry and not self._stopped else None
+        due = retry.after(cause, self.failures[index], now) if retry and not self._stopped else None
         if due is None:
             return False
         if due <= now:
@@ -347,7 +385,7 @@ class Ledger:
         while True:
             for index in self._heard:
                 if self._state[index] == _DONE or self._verdicts.get(index, False):
-                    self._release(index)
+                    self._release(index, index + 1)
                 else:
                     self._condemn(index)
             self._heard.clear()
@@ -362,13 +400,10 @@ class Ledger:
         """
         return not (self.ready or self.running or self._delayed or self._interrupted or self._stopped)
 
-    def _release(self, index: int) -> None:
-        """Its children have one parent less to wait for."""
-        begin, end = self._first[index], self._first[index + 1]
-        if begin == end:
-            return
+    def _release(self, begin: int, end: int) -> None:
+        """The children of these steps have one parent less to wait for."""
         pending, state = self._pending, self._state
-        for child in self._children[begin:end]:
+        for child in self._children[self._first[begin] : self._first[end]]:
             left = pending[child] = pending[child] - 1
             if not left and state[child] <= _HELD:
                 self._open(child)
@@ -417,6 +452,8 @@ class Ledger:
         return group < 0 or not self._graph.allowed[group] or self._verdicts.get(index) is False
 
     def _report(self) -> Settled:
+        if not self._changed and not self._reblamed:
+            return _QUIET
         changes = tuple((index, self.status(index)) for index in sorted(self._changed))
         reblamed = tuple(sorted(self._reblamed.difference(self._changed)))
         self._changed.clear()
@@ -425,28 +462,33 @@ class Ledger:
 
     # ----- what earlier runs left
 
-    def _find_held(self, done: Mapping[int, tuple[int, ...]]) -> set[int]:
+    def _find_held(self, is_done: Sequence[int], absent: Mapping[int, tuple[int, ...]]) -> set[int]:
         """Results made without some value upstream, and those below them."""
-        if not any(done.values()):
-            return set()
-        doubtful: set[int] = set()
+        doubtful = {index for index, each in absent.items() if each and is_done[index]}
+        if not doubtful:
+            return doubtful
         for index, parents in enumerate(self._graph.parents):
-            if done.get(index) or not doubtful.isdisjoint(parents):
+            if not doubtful.isdisjoint(parents):
                 doubtful.add(index)
-        return doubtful.intersection(done)
+        return {index for index in doubtful if is_done[index]}
 
-    def _start_anew(self, held: set[int]) -> None:
+    def _start_anew(self, is_done: bytearray, held: set[int]) -> None:
         """Find out what is ready when some steps are done from the start."""
-        state = self._state
-        self.ready = 0
-        for index, parents in enumerate(self._graph.parents):
-            if state[index] == _DONE:
-                continue
-            left = self._pending[index] = sum(state[p] != _DONE for p in parents)
-            state[index] = _HELD if index in held else _WAITING
-            if not left:
-                # A held one too: something was absent from it, and nothing is now.
-                self._make_ready(index)
+        pending, first = self._pending, self._first
+        begin = is_done.find(1)
+        while begin >= 0:
+            end = is_done.find(0, begin)
+            end = self.total if end < 0 else end
+            for child in self._children[first[begin] : first[end]]:
+                pending[child] -= 1
+            begin = is_done.find(1, end)
+        # A held one may be ready too: something was absent from it, and nothing is now.
+        roots = bytearray(map(not_, map(or_, pending, is_done)))
+        # A byte is 0, 1 for a root, or 2 for one that is done: they exclude each other.
+        self._state = bytearray(map(add, roots, map(add, is_done, is_done))).translate(_BEGINNING)
+        for index in held:
+            self._state[index] = _READY if roots[index] else _HELD
+        self._ready.fill(roots)
 
 
 def _count(groups: Iterable[int], total: int) -> list[int]:

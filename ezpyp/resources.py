@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,6 +19,18 @@ _LAUNCHER = ("PMI", "PRTE", "HYD", "MPI_LOCAL", "OMPI_COMM_WORLD_")
 _LAUNCHED = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "PALS_RANKID", "SLURM_STEP_ID")
 #: Libraries fall back from their own variable to the first.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """What of a node is a step's own while it runs, where it asked for more than a core."""
+
+    #: Numbers of the cores that it is to run on; empty to leave that to the kernel.
+    cores: tuple[int, ...] = ()
+    #: The devices, as CUDA_VISIBLE_DEVICES names them, each with the share of it that is granted.
+    gpus: tuple[tuple[str, float], ...] = ()
+    #: Bytes; 0 where it asked for none.
+    memory: int = 0
 
 
 # ----- cores

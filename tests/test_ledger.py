@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import pytest
 
 from ezpyp.edges import Edges
@@ -43,6 +45,11 @@ SWEEP = graph({3: [0, 1, 2], 4: [3]}, 5, groups={0: 0, 1: 0, 2: 0}, allowed=(1,)
 
 def statuses(ledger: Ledger) -> list[int]:
     return list(ledger.statuses())
+
+
+def resume(ledger: Ledger, done: Mapping[int, tuple[int, ...]]) -> None:
+    """Start from these results, each with what was absent when it was made."""
+    ledger.resume(bytes(DONE if k in done else 0xFF for k in range(ledger.total)), done)
 
 
 def run(ledger: Ledger, fates: dict[int, Status]) -> list[int]:
@@ -101,7 +108,7 @@ def test_what_is_given_back_is_ready_again_and_counts_no_attempt() -> None:
     assert (ledger.ready, ledger.running) == (3, 3)
     assert ledger.take(9) == [1, 3, 5]
     ledger.settle(1, DONE)
-    assert ledger.attempts[1] == 1
+    assert not ledger.failures
 
 
 def test_a_finished_run() -> None:
@@ -109,7 +116,7 @@ def test_a_finished_run() -> None:
     assert run(ledger, {}) == [0, 1, 2, 3, 4]
     assert ledger.finished
     assert statuses(ledger) == [0] * 5
-    assert list(ledger.attempts) == [1] * 5
+    assert not ledger.failures
 
 
 def test_an_outcome_for_a_step_that_is_not_running_is_refused() -> None:
@@ -220,6 +227,61 @@ def test_a_long_line_of_descendants_is_skipped_without_recursion() -> None:
     assert ledger.blame[total - 1] == 0
 
 
+# ----- many at once
+
+
+def test_steps_settled_together_release_what_waits_for_all_of_them() -> None:
+    ledger = Ledger(graph({4: [0, 1], 5: [2], 6: [2, 3]}, 7))
+    ledger.take(4)
+    ledger.settle_done(range(3))
+    assert (ledger.done, ledger.running, ledger.take(9)) == (3, 1, [4, 5])
+    ledger.settle_done([5, 3])
+    assert ledger.take(9) == [6]
+    ledger.settle_done([6, 4])
+    assert ledger.finished
+    assert statuses(ledger) == [0] * 7
+
+
+@pytest.mark.parametrize("indices", [range(3), [2, 1]])
+def test_what_does_not_run_cannot_be_settled(indices: Sequence[int]) -> None:
+    ledger = Ledger(graph({}, 3))
+    ledger.take(2)
+    with pytest.raises(AssertionError, match="running"):
+        ledger.settle_done(indices)
+
+
+def test_settled_together_members_of_a_group_release_its_descendants_once() -> None:
+    ledger = Ledger(SWEEP)
+    ledger.take(3)
+    ledger.settle(1, FAILED)
+    assert ledger.settle_done([2, 0]).changes == ()
+    assert ledger.take(9) == [3]
+    assert ledger.missing(3) == (1,)
+
+
+# ----- order
+
+
+def test_the_order_decides_what_is_taken_first() -> None:
+    ledger = Ledger(graph({5: [0], 6: [4]}, 7), order=[3, 4, 0, 1, 2, 6, 5])
+    assert ledger.next() == 3
+    assert ledger.take(3) == [3, 4, 0]
+    ledger.settle_done([0, 4])
+    assert ledger.take(1) == [1]
+    assert ledger.take(9) == [2, 6, 5]
+
+
+def test_in_the_order_too_phases_are_walls() -> None:
+    ledger = Ledger(graph({3: [0], 4: [1]}, 5), schedule="phase", order=[2, 1, 0, 4, 3])
+    assert ledger.take(1) == [2]
+    ledger.give_back([2])
+    assert ledger.take(9) == [2, 1, 0]
+    ledger.settle_done([0, 1])
+    assert (ledger.next(), ledger.take(9)) == (None, [])
+    ledger.settle_done([2])
+    assert ledger.take(9) == [4, 3]
+
+
 # ----- retries
 
 
@@ -228,12 +290,12 @@ def test_a_failure_with_attempts_left_is_tried_again() -> None:
     for attempt in (1, 2):
         assert ledger.take(1) == [0]
         assert ledger.settle(0, FAILED, "exception").retry
-        assert ledger.attempts[0] == attempt
+        assert ledger.failures[0] == attempt
         assert (ledger.ready, ledger.failed) == (1, 0)
     ledger.take(1)
     assert not ledger.settle(0, FAILED, "exception").retry
     assert statuses(ledger) == [1, 2]
-    assert ledger.attempts[0] == 3
+    assert ledger.failures[0] == 3
 
 
 def test_a_retry_waits_for_its_time() -> None:
@@ -269,7 +331,7 @@ def test_an_interrupted_step_is_not_run_and_neither_is_what_depends_on_it() -> N
     ledger.settle(1, DONE)
     assert ledger.finished
     assert statuses(ledger) == [-1, 0, -1, -1, -1]
-    assert (ledger.not_run, ledger.attempts[0]) == (4, 0)
+    assert (ledger.not_run, ledger.failures[0]) == (4, 0)
 
 
 def test_a_failure_skips_also_what_an_interruption_holds_up() -> None:
@@ -425,22 +487,21 @@ def test_an_interruption_elsewhere_in_the_group_keeps_its_children_waiting() -> 
 
 def test_resume_runs_only_what_is_missing() -> None:
     ledger = Ledger(DIAMOND)
-    ledger.resume({0: (), 1: (), 2: ()})
+    resume(ledger, {0: (), 1: (), 2: ()})
     assert (ledger.cached, ledger.done, ledger.ready) == (3, 3, 1)
     assert run(ledger, {}) == [3, 4]
-    assert list(ledger.attempts) == [0, 0, 0, 1, 1]
 
 
 def test_resume_with_everything_done_is_finished() -> None:
     ledger = Ledger(SWEEP)
-    ledger.resume(dict.fromkeys(range(5), ()))
+    resume(ledger, dict.fromkeys(range(5), ()))
     assert ledger.finished
     assert (ledger.cached, ledger.take(9)) == (5, [])
 
 
 def test_a_result_stays_when_a_parent_has_none() -> None:
     ledger = Ledger(DIAMOND)
-    ledger.resume({1: (), 2: (), 3: (), 4: ()})
+    resume(ledger, {1: (), 2: (), 3: (), 4: ()})
     assert run(ledger, {0: FAILED}) == [0]
     assert statuses(ledger) == [1, 0, 0, 0, 0]
     assert ledger.finished
@@ -448,7 +509,7 @@ def test_a_result_stays_when_a_parent_has_none() -> None:
 
 def test_a_result_made_without_an_input_stays_if_the_same_is_missing_again() -> None:
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 2: (), 3: (1,), 4: (1,)})
+    resume(ledger, {0: (), 2: (), 3: (1,), 4: (1,)})
     assert (ledger.cached, ledger.status(3)) == (2, NOT_RUN)
     assert ledger.take(9) == [1]
     assert ledger.settle(1, FAILED).changes == ((3, DONE), (4, DONE))
@@ -459,7 +520,7 @@ def test_a_result_made_without_an_input_stays_if_the_same_is_missing_again() -> 
 
 def test_a_result_made_without_an_input_is_made_anew_when_the_input_came() -> None:
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 2: (), 3: (1,), 4: (1,)})
+    resume(ledger, {0: (), 2: (), 3: (1,), 4: (1,)})
     assert run(ledger, {}) == [1, 3, 4]
     assert (ledger.cached, ledger.missing(3), ledger.absent(4)) == (2, (), ())
 
@@ -467,13 +528,13 @@ def test_a_result_made_without_an_input_is_made_anew_when_the_input_came() -> No
 def test_a_result_below_is_made_anew_also_if_the_run_between_was_killed() -> None:
     # The run before made 3 anew with everything there, and ended before 4.
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 1: (), 2: (), 3: (), 4: (1,)})
+    resume(ledger, {0: (), 1: (), 2: (), 3: (), 4: (1,)})
     assert run(ledger, {}) == [4]
 
 
 def test_a_held_result_is_skipped_when_too_many_fail_now() -> None:
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 3: (1,), 4: (1,)})
+    resume(ledger, {0: (), 3: (1,), 4: (1,)})
     run(ledger, {1: FAILED, 2: FAILED})
     assert statuses(ledger) == [0, 1, 1, 2, 2]
     assert ledger.blame == {3: 1, 4: 1}
@@ -481,7 +542,7 @@ def test_a_held_result_is_skipped_when_too_many_fail_now() -> None:
 
 def test_a_held_result_below_a_step_without_one() -> None:
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 2: (), 4: (1,)})
+    resume(ledger, {0: (), 2: (), 4: (1,)})
     assert run(ledger, {1: FAILED}) == [1, 3]
     assert ledger.finished
     assert statuses(ledger) == [0, 1, 0, 0, 0]
@@ -489,7 +550,7 @@ def test_a_held_result_below_a_step_without_one() -> None:
 
 def test_results_of_earlier_runs_count_as_settled_members() -> None:
     ledger = Ledger(graph({3: [0], 4: [2]}, 5, groups={0: 0, 1: 0}, allowed=(1,)))
-    ledger.resume({1: ()})
+    resume(ledger, {1: ()})
     assert ledger.take(9) == [0, 2]
     ledger.settle(0, FAILED)
     assert ledger.take(9) == [3]
@@ -498,7 +559,7 @@ def test_results_of_earlier_runs_count_as_settled_members() -> None:
 def test_a_result_made_with_all_inputs_is_made_anew_below_one_that_stays_without() -> None:
     """Else 4 would tell of an input that 3, which the user reads beside it, does not know."""
     ledger = Ledger(SWEEP)
-    ledger.resume({0: (), 2: (), 3: (1,), 4: ()})
+    resume(ledger, {0: (), 2: (), 3: (1,), 4: ()})
     assert run(ledger, {1: FAILED}) == [1, 4]
     assert ledger.absent(4) == (1,)
 
@@ -507,7 +568,7 @@ def test_a_result_made_with_all_inputs_stays_below_one_that_is_made_anew_with_th
     unbounded = graph({3: [0, 1, 2], 4: [3]}, 5)
     for each in (SWEEP, unbounded):
         ledger = Ledger(each)
-        ledger.resume({0: (), 2: (), 3: (1,), 4: ()})
+        resume(ledger, {0: (), 2: (), 3: (1,), 4: ()})
         assert run(ledger, {}) == [1, 3]
         assert ledger.cached == 3
 
@@ -516,4 +577,4 @@ def test_resume_comes_before_the_first_step() -> None:
     ledger = Ledger(DIAMOND)
     ledger.take(1)
     with pytest.raises(AssertionError, match="before take"):
-        ledger.resume({})
+        resume(ledger, {})
