@@ -19,10 +19,11 @@ import pytest
 import xxhash
 
 from ezpyp import codecs, files
-from ezpyp import store as module
+from ezpyp import filestore as module
 from ezpyp.errors import StoreError
 from ezpyp.steps import Outcome, Status
-from ezpyp.store import FileStore, Record, checksum
+from ezpyp.storage import checksum
+from ezpyp.store import FileStore, Record
 from tests.conftest import CHECKOUT
 from tests.faults import Calls, Died, watch
 

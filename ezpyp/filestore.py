@@ -1,0 +1,271 @@
+"""A store with one file pair a step.
+
+`STEM.step` is a result in its codec. `STEM.status` vouches for it and decides what is done: JSON with the outcome, the
+fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only what fits both is ever decoded.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+
+from ezpyp import codecs, outputs
+from ezpyp.errors import StoreError
+from ezpyp.files import (
+    Buffer,
+    is_shared,
+    is_temporary,
+    link_whole,
+    remove,
+    size_of,
+    sync_files,
+    write_vouched,
+    write_whole,
+)
+from ezpyp.record import Record, from_json, to_json
+from ezpyp.steps import Outcome, Place, Status
+from ezpyp.storage import SHELF, Problem, Scan, Writer, checksum, done, place_of, verified
+
+#: Results from this size on are mapped, not read.
+_MAPPED = 1 << 24
+#: More paths than this need not be remembered for `sync`: then all of the file system is synced.
+_REMEMBERED = 1000
+
+
+class FileStore:
+    """One file pair a step, in the cache folder itself."""
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        writer: Writer | None = None,
+        *,
+        shared: bool | None = None,
+        patience: float = 60.0,
+    ) -> None:
+        """
+        Args:
+            shared: whether other hosts read and write here; found out from the file system if not given.
+            patience: seconds that what another host wrote may take to appear here.
+
+        Raises:
+            StoreError: there is no such folder.
+        """
+        self._folder = os.fspath(folder)
+        self._host = os.uname().nodename
+        self._writer = writer or Writer(host=self._host)
+        self._unsynced: set[str] = set()
+        try:
+            self._shared = is_shared(self._folder) if shared is None else shared
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        self._patience = patience if self._shared else 0.0
+
+    def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
+        witness = f"{self._folder}/{stem}.status"
+        if chunks is None:
+            write_whole(witness, [to_json(record, record.outcome)], sync=self._shared)
+            self._note(witness)
+            return record.outcome
+        name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
+        path = f"{self._folder}/{name}"
+        outcome = replace(record.outcome, location=name, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
+        write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
+        self._note(path, witness)
+        return outcome
+
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
+        return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+
+    def flush(self) -> None:
+        """A file is there when it is put."""
+
+    def get(self, record: Record) -> Buffer:
+        outcome = record.outcome
+        if not outcome.location or outcome.dropped:
+            state = "dropped" if outcome.dropped else outcome.status.name.lower()
+            raise StoreError(f"'{record.name}' has no result to read: it is {state}. Run again.")
+        path = f"{self._folder}/{outcome.location}"
+        error: Exception | None = None
+        for _ in self._tries(self._patience if outcome.host != self._host else 0):
+            try:
+                # A map of a file that another host replaces ends this process: read it.
+                data = verified(_read(path, 0 if self._shared else outcome.bytes), record, path)
+                if wrong := outputs.misfit(self._folder, outcome.files):
+                    raise StoreError(f"The result of '{record.name}' is not whole: {wrong}. Run again to remake it.")
+                return data
+            except (OSError, StoreError) as now:
+                error = now
+                if not _may_be_late(now):
+                    break
+        assert error is not None
+        raise self._blame(path, record, error) from error
+
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
+        record = None
+        for _ in self._tries(self._patience if wanted else 0):
+            try:
+                record = from_json(_read(f"{self._folder}/{stem}.status"), stem)
+            except (OSError, ValueError):
+                record = None
+            if wanted and record and wanted(record):
+                break
+        return record
+
+    def records(self) -> Scan:
+        found: dict[str, Record] = {}
+        problems: list[Problem] = []
+        leftovers: list[str] = []
+        for stem in self._stems():
+            path = f"{self._folder}/{stem}.status"
+            try:
+                record = from_json(_read(path), stem)
+            except FileNotFoundError:  # replaced just now: it will be there the next time
+                continue
+            except (OSError, ValueError) as error:
+                problems.append(Problem(path=path, what=_reason(error)))
+                continue
+            if wrong := self._misfit(record):
+                problems.append(Problem(path=f"{self._folder}/{record.outcome.location}", what=wrong))
+            else:
+                found[stem] = record
+                if record.outcome.dropped and os.path.exists(f"{self._folder}/{record.outcome.location}"):
+                    leftovers.append(stem)
+        return Scan(records=found, problems=tuple(problems), leftovers=tuple(leftovers))
+
+    def move(self, stem: str, target: str) -> None:
+        record = self.read(stem)
+        if record is None:
+            return
+        folder, witness = self._folder, f"{self._folder}/{target}.status"
+        outcome, source = record.outcome, ""
+        if target.startswith(SHELF):
+            os.makedirs(f"{folder}/{SHELF}", exist_ok=True)
+        if outcome.location:
+            source = f"{folder}/{outcome.location}"
+            outcome = replace(outcome, location=f"{target}{outcome.location.removeprefix(stem)}")
+            if not outcome.dropped:
+                link_whole(source, f"{folder}/{outcome.location}", void=witness)
+        write_whole(witness, [to_json(record, outcome)], sync=self._shared)
+        remove(f"{folder}/{stem}.status")
+        if source:
+            remove(source)
+        self._note(witness)
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        record = self.read(stem)
+        if not result_only:
+            remove(f"{self._folder}/{stem}.status")
+        elif record is not None:
+            # The record first: a kill in between leaves a file too many, not one too few.
+            self.put(stem, replace(record, outcome=replace(record.outcome, dropped=True)), None)
+        if record is not None and record.outcome.location:
+            remove(f"{self._folder}/{record.outcome.location}")
+            outputs.discard(self._folder, record.outcome.files)
+
+    def sync(self) -> None:
+        unsynced, self._unsynced = self._unsynced, set()
+        if unsynced:
+            sync_files(unsynced, self._folder)
+
+    def _note(self, *paths: str) -> None:
+        if not self._shared and len(self._unsynced) < _REMEMBERED:
+            self._unsynced.update(paths)
+
+    def _stems(self) -> list[str]:
+        try:
+            names = _names(self._folder)
+        except OSError as error:
+            raise _unreadable(self._folder, error) from error
+        if SHELF.rstrip("/") in names:
+            names += [f"{SHELF}{name}" for name in _names(f"{self._folder}/{SHELF}")]
+        return [n.removesuffix(".status") for n in names if n.endswith(".status") and not is_temporary(n)]
+
+    def _misfit(self, record: Record) -> str:
+        """What is wrong with the result that a record names, or ""."""
+        if record.outcome.status is not Status.DONE or record.outcome.dropped:
+            return ""
+        try:
+            size = os.stat(f"{self._folder}/{record.outcome.location}").st_size
+        except OSError as error:
+            return f"the result of '{record.name}' is gone ({error.strerror})"
+        if size != record.outcome.bytes:
+            return f"torn: {size:,} bytes where '{record.name}' wrote {record.outcome.bytes:,}"
+        return outputs.misfit(self._folder, record.outcome.files)
+
+    def _tries(self, patience: float) -> Iterator[None]:
+        """Once; then again and again, at growing intervals, until patience runs out."""
+        until = time.monotonic() + patience
+        pause = 0.01
+        yield
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(pause, left))
+            pause = min(1.0, 2 * pause)
+            _look_afresh(self._folder)
+            yield
+
+    def _blame(self, path: str, record: Record, error: Exception) -> StoreError:
+        if isinstance(error, StoreError):
+            return error
+        there = record.outcome.host or "another host"
+        if self._patience and there != self._host and _may_be_late(error):
+            return StoreError(
+                f"{path} does not show on {self._host} after {self._patience:g} s, though '{record.name}' wrote it on "
+                f"{there}. Let both hosts see the same folder, or run again to remake it."
+            )
+        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_reason(error)})"
+        return StoreError(f"{path}, which '{record.name}' wrote on {there}, {reason}. Run again to remake it.")
+
+
+def _names(folder: str) -> list[str]:
+    with os.scandir(folder) as entries:
+        return [entry.name for entry in entries]
+
+
+def _unreadable(folder: str, error: OSError) -> StoreError:
+    return StoreError(f"The cache folder {folder} cannot be read ({error.strerror}). Look at its path and permissions.")
+
+
+def _may_be_late(error: Exception) -> bool:
+    """Whether what another host wrote may look so for a while: not there yet, or as it was before."""
+    return isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE))
+
+
+def _look_afresh(folder: str) -> None:
+    """Opening a folder makes NFS ask the server for its names anew (close-to-open consistency, nfs(5))."""
+    try:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+    except OSError:
+        return
+
+
+def _read(path: str, size: int = 0) -> Buffer:
+    """All of a file; mapped where `size`, which is what it should have, is large."""
+    with open(path, "rb", buffering=0) as file:
+        if size < _MAPPED or os.fstat(file.fileno()).st_size < size:
+            return file.readall()
+        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+
+def _reason(error: Exception) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
