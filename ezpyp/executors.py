@@ -23,7 +23,8 @@ from ezpyp import helper, resources, seeding
 from ezpyp.capture import tail
 from ezpyp.errors import EzpypError
 from ezpyp.helper import Lot, Order, Task
-from ezpyp.nursery import Ending, Nursery, NurseryGone, Position, kill_group
+from ezpyp.nursery import Ending, Nursery, NurseryGone, Position
+from ezpyp.offspring import kill_group
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome, Status
 from ezpyp.worker import Worker

@@ -20,16 +20,16 @@ import sys
 import time
 import warnings
 import weakref
-from collections.abc import Callable, Container
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
+from ezpyp import offspring
 from ezpyp.errors import EzpypError
 from ezpyp.settings import MOST_HELPERS
 
 PR_SET_PDEATHSIG = 1
-PR_SET_CHILD_SUBREAPER = 36
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -169,7 +169,7 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
         for other in list(_held):
             other.close()
         os.setpgid(0, 0)
-        _adopt_orphans()
+        offspring.adopt()
         for number in _QUIET_SIGNALS:
             signal.signal(number, _ignore)
         gc.freeze()  # helpers share these pages for as long as nobody counts references in them
@@ -184,44 +184,16 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
             print(f"ezpyp: the process that forks helpers failed: {error!r}", file=sys.stderr, flush=True)
     finally:
         for pid in children:
-            kill_group(pid)
-        _end_descendants()
+            offspring.kill_group(pid)
+        offspring.end_children()
         os._exit(0)
 
 
-def _adopt_orphans() -> None:
-    """Become the parent of what steps leave behind, daemons with sessions of their own included (prctl(2))."""
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1)
-
-
-def _next_question(own: socket.socket, helpers: Container[int]) -> bytes:
+def _next_question(own: socket.socket, helpers: Collection[int]) -> bytes:
     """Wait for the agent, and meanwhile bury orphans that have ended."""
     while not select.select([own], [], [], _BURY_EVERY)[0]:
-        for pid in _children():
-            if pid not in helpers:
-                _wait(pid, 0)
+        offspring.bury(helpers)
     return _receive(own)
-
-
-def _end_descendants() -> None:
-    """Kill children until there are none: the children of one that was killed come to this process."""
-    until = time.monotonic() + 2.0
-    while (found := _children()) and time.monotonic() < until:
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.kill(pid, signal.SIGKILL)
-            _wait(pid, 0.2)
-
-
-def _children() -> list[int]:
-    """The children of this process; none where the kernel does not list them."""
-    try:
-        with open(f"/proc/self/task/{os.getpid()}/children", encoding="ascii") as listed:
-            return [int(each) for each in listed.read().split()]
-    except OSError:
-        return []
 
 
 def _fork_helper(own: socket.socket, children: set[int], body: Body, slot: int, order: Any) -> None:
@@ -266,9 +238,9 @@ def _become_helper(
 def _end(children: set[int], pid: int, kill: bool) -> tuple[int, int]:
     """(exit code, peak bytes) of a helper. A helper cannot be waited for twice: then the code is 0."""
     if kill:
-        kill_group(pid)
+        offspring.end(pid)
     code, peak = _wait(pid, 5.0) or (None, 0)
-    kill_group(pid)  # what the step left behind
+    offspring.kill_group(pid)  # what the step left behind
     if code is None:
         code, peak = _wait(pid, 5.0) or (-signal.SIGKILL, 0)
     children.discard(pid)
@@ -289,12 +261,6 @@ def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
             return None
         time.sleep(pause)
         pause = min(0.05, 2 * pause)
-
-
-def kill_group(pid: int) -> None:
-    """End a helper and all that its step started and left in its process group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, signal.SIGKILL)
 
 
 def die_with_parent(parent: int) -> None:
