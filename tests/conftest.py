@@ -22,20 +22,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import surroundings
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-CHECKOUT = Path(__file__).resolve().parent.parent
-
-#: What makes Open MPI start as root, in 0.1 s instead of 1.5, and bear more ranks than cores.
-OPEN_MPI = {
-    "OMPI_ALLOW_RUN_AS_ROOT": "1",
-    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
-    "OMPI_MCA_pml": "ob1",
-    "OMPI_MCA_btl": "sm,self",
-    "OMPI_MCA_mpi_yield_when_idle": "1",
-    "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe",
-}
+CHECKOUT, OPEN_MPI = surroundings.CHECKOUT, surroundings.OPEN_MPI
 
 
 @dataclass(frozen=True, kw_only=True)
