@@ -7,12 +7,14 @@ from ezpyp.errors import (
     CacheInUse,
     CacheTakenOver,
     CodecError,
+    CommandFailed,
     CyclicDependency,
     EzpypError,
     EzpypWarning,
     FailedStepWarning,
     IdentityError,
     InitializationError,
+    Interrupted,
     LauncherError,
     MissingDependency,
     NotExecuted,
@@ -43,6 +45,7 @@ from ezpyp.pipeline import (
     as_pickle_step,
 )
 from ezpyp.policy import Retry
+from ezpyp.scratch import workdir
 from ezpyp.seeding import current as seed
 from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
 
@@ -57,6 +60,7 @@ __all__ = [
     "CacheInUse",
     "CacheTakenOver",
     "CodecError",
+    "CommandFailed",
     "CyclicDependency",
     "EzpypError",
     "EzpypWarning",
@@ -66,6 +70,7 @@ __all__ = [
     "Files",
     "IdentityError",
     "InitializationError",
+    "Interrupted",
     "LauncherError",
     "MissingDependency",
     "NotExecuted",
@@ -103,6 +108,7 @@ __all__ = [
     "register_identity",
     "seed",
     "succeeded",
+    "workdir",
 ]
 
 

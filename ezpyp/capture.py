@@ -35,6 +35,11 @@ class Capture:
         self._streams = _open_streams() if written is not None else (sys.stdout, sys.stderr)
         sys.stdout, sys.stderr = self._streams
 
+    @property
+    def log(self) -> str | None:
+        """The file that gets the output, relative to the cache folder."""
+        return self._log
+
     def begin(self) -> int:
         """A step starts: its output begins at this offset. What the one before closed or replaced is put back."""
         self._restore()

@@ -14,6 +14,8 @@ EzpypError
 ├── RankMismatch                ranks built different plans, or left while others ran
 ├── ResourceError               a step asks for what cannot be had
 ├── CodecError                  a result that its codec cannot write or read
+├── CommandFailed               a program ended otherwise than it should
+├── Interrupted                 a step was ended from outside, or ended itself, to be run again
 ├── StoreError                  something in the cache folder is torn, foreign or gone
 ├── ResultUnavailable           a result was asked for that is not there
 │   ├── NotExecuted · ResultDropped · StepFailed · StepSkipped · UnknownStep
@@ -90,6 +92,22 @@ class CodecError(EzpypError):
     """A codec cannot write this value, or cannot read these bytes."""
 
     exit_code = 1
+
+
+class CommandFailed(EzpypError):
+    """A program ended otherwise than it should: `cause` as in an Outcome, `tail` the end of what it wrote to stderr."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, cause: str = "exit", tail: str = "") -> None:
+        super().__init__(message)
+        self.cause, self.tail = cause, tail
+
+
+class Interrupted(EzpypError):
+    """Raised in a step that is not done and did not fail: its status becomes -1, and the next run does it again."""
+
+    exit_code = 85
 
 
 class StoreError(EzpypError):

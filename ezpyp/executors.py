@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from ezpyp import helper, resources, seeding
+from ezpyp import helper, resources, scratch, seeding
 from ezpyp.capture import tail
 from ezpyp.errors import EzpypError
 from ezpyp.helper import Lot, Order, Task
@@ -343,6 +343,8 @@ class Processes:
         self._shut(slot)
         self._find_finished(slot, self._position.get(slot.number)[0])
         if asked == "interrupted":
+            for task in slot.owed:
+                scratch.remove(self._folder_of(slot, task))
             self._arrived += [_interrupted(task, self._worker) for task in slot.owed]
             slot.owed.clear()
         else:
@@ -362,9 +364,20 @@ class Processes:
             slot.owed.remove(task)
             slot.deaths = 0
             cause, note = self._cause(index, ending, asked)
+            if folder := self._folder_of(slot, task):
+                note = f"{note}  Folder kept: {folder}."
             outcome = self._crash(task, since, cause, note)
             self._arrived.append(self._with_last_words(outcome, slot, offset))
             return
+
+    def _folder_of(self, slot: _Slot, task: Task) -> str:
+        """Where a step had its own folder in a helper that is gone; "" if it had none."""
+        worker, (index, attempt, _) = self._worker, task
+        room = worker.plan.steps[index].options.workdir
+        if room is None:
+            return ""
+        stem = worker.plan.stems[index]
+        return scratch.left_behind(room, stem=stem, host=worker.host, attempt=attempt, pid=slot.pid)
 
     def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:
         if asked == "timeout":

@@ -18,6 +18,7 @@ from ezpyp.inputs import Input, inputs_of
 from ezpyp.outputs import Outputs
 from ezpyp.policy import Allowance, Retry
 from ezpyp.running import inside_step
+from ezpyp.scratch import Room
 from ezpyp.steps import Group, Home, Options, Request, Step, Steps, callable_name
 
 #: Options that a call or `map` takes as keywords, unless the function has a parameter of that name.
@@ -75,7 +76,7 @@ class Wishes:
                 options = replace(options, **{key: value})
             else:
                 raise TypeError(f"There is no option '{key}'. Options: {', '.join(OPTIONS)}.")
-        return replace(wishes, options=replace(options, request=_checked(request)))
+        return replace(wishes, options=replace(_placed(options), request=_checked(request)))
 
 
 #: What becomes of options as the user writes them.
@@ -85,6 +86,7 @@ _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "retry": Retry.of,
     "uses": lambda value: tuple(value) if isinstance(value, (list, tuple)) else (value,),
     "version": lambda value: None if value is None else str(value),
+    "workdir": Room.of,
 }
 
 OPTIONS = (
@@ -102,7 +104,7 @@ OPTIONS = (
         "max_age",
         "memory",
     ),
-    *("name", "outputs", "retry", "seed", "timeout", "uses", "version"),
+    *("name", "outputs", "retry", "seed", "timeout", "uses", "version", "workdir"),
 )
 
 
@@ -310,6 +312,13 @@ def _checked_name(name: Any) -> str | None:
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise TypeError(f"name={name!r}: give a text that is not empty")
     return name
+
+
+def _placed(options: Options) -> Options:
+    """What is to be left in a folder of the step's own is moved into the cache; elsewhere it stays."""
+    if options.workdir is None or not options.outputs.patterns:
+        return options
+    return replace(options, workdir=options.workdir.leaving(options.outputs.patterns), outputs=Outputs())
 
 
 def _checked(request: Request) -> Request:

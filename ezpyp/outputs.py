@@ -9,7 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +119,17 @@ def _digest(path: str, memory: Memory) -> str:
 
 
 def keep(
-    paths: Iterable[str], folder: str, stem: str, *, inputs: Sequence[Input] = (), since: float = 0.0
+    paths: Iterable[str],
+    folder: str,
+    stem: str,
+    *,
+    inputs: Sequence[Input] = (),
+    since: float = 0.0,
+    base: str = "",
 ) -> tuple[Kept, ...]:
     """Move files that a step returned into the cache folder, in the order of `paths`. Lasting when this returns.
+
+    Of those below `base`, the step's own folder, the names from there on are kept, and they stay together.
 
     What the step did not make is copied: its inputs, results of other steps, and whatever has not changed since it
     began. Nothing in the cache is replaced: two files of a name get folders of their own.
@@ -134,8 +142,10 @@ def keep(
     for path in listed:
         _check(path)
     found = []
+    together = {path: os.path.relpath(path, base) for path in listed if base and path.startswith(f"{base}/")}
+    room = _room(folder, stem, together.values())
     for path in listed:
-        place = free(folder, stem, os.path.basename(path))
+        place = f"{room}/{together[path]}" if path in together else free(folder, stem, os.path.basename(path))
         target = f"{folder}/{place}"
         # A link is only a name: what it points to may be anybody's.
         mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
@@ -175,6 +185,15 @@ def _check(path: str) -> None:
         raise IsADirectoryError(f"it returned File({path!r}), which is no file. Return the files in it, or pack them")
 
 
+def _room(folder: str, stem: str, names: Collection[str]) -> str:
+    """A folder in the cache in which none of the names is taken."""
+    room, number = f"{FOLDER}/{stem}", 1
+    while any(os.path.lexists(f"{folder}/{room}/{name}") for name in names):
+        number += 1
+        room = f"{FOLDER}/{stem}/{number}"
+    return room
+
+
 def free(folder: str, stem: str, name: str) -> str:
     place, number = f"{FOLDER}/{stem}/{name}", 1
     while os.path.lexists(f"{folder}/{place}"):
@@ -212,6 +231,8 @@ def _take(path: str, target: str, folder: str, *, mine: bool) -> None:
         sync_files([target], os.path.dirname(target))
         return
     write_whole(target, _pieces(path), sync=True)  # another file system, or one that does not link
+    if (mode := os.stat(path).st_mode) & 0o111:
+        _open_up(target, mode & 0o111)
     if mine:
         with suppress(OSError):
             os.unlink(path)
@@ -225,13 +246,13 @@ def _done(change: Callable[[str, str], None], path: str, target: str) -> bool:
     return True
 
 
-def _open_up(path: str) -> None:
-    """As any new file: what was made by `tempfile` is for its owner alone."""
+def _open_up(path: str, more: int = 0) -> None:
+    """As any new file: what was made by `tempfile` is for its owner alone. `more` is what a program needs."""
     mask = os.umask(0o077)
     os.umask(mask)
     mode = os.stat(path).st_mode
     with suppress(OSError):
-        os.chmod(path, stat.S_IMODE(mode) | (0o666 & ~mask))
+        os.chmod(path, stat.S_IMODE(mode) | more | (0o666 & ~mask))
 
 
 def _pieces(path: str) -> Iterator[bytes]:

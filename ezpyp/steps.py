@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar, overload
 from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
 from ezpyp.outputs import Kept, Left, Outputs
 from ezpyp.policy import Allowance, Retry
+from ezpyp.scratch import Room
 
 __all__ = [
     "Failed",
@@ -80,6 +81,8 @@ class Options:
     keep: bool = True
     #: Files that it has to leave where they are.
     outputs: Outputs = Outputs()
+    #: Where it runs, if not where the script was started.
+    workdir: Room | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

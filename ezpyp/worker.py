@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
-from ezpyp import codecs, outputs, running, salvage, seeding
+from ezpyp import codecs, outputs, running, salvage, scratch, seeding
 from ezpyp.arguments import Deferred, Handed, describe
 from ezpyp.capture import Capture, tail
-from ezpyp.errors import CodecError, EzpypError
+from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted
 from ezpyp.plan import Plan
+from ezpyp.scripts import main_script
 from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import Record, Store, write_whole
 from ezpyp.upstream import Upstream
@@ -73,15 +75,31 @@ class Worker:
 class _Call:
     """One run of one step."""
 
-    __slots__ = ("args", "attempt", "began", "index", "kwargs", "missing", "step", "worker")
+    __slots__ = ("args", "attempt", "began", "index", "kwargs", "missing", "place", "step", "worker")
 
     def __init__(self, *, worker: Worker, step: Step, index: int, attempt: int, missing: tuple[str, ...]) -> None:
         self.worker, self.step, self.index, self.attempt, self.missing = worker, step, index, attempt, missing
         self.args, self.kwargs = step.texts() if step.arguments.plain is not None else ("[…]", "{…}")
         self.began = time.perf_counter()
+        #: Its folder, where it asked for one.
+        self.place: scratch.Place | None = None
 
     def run(self) -> Outcome:
-        step, worker = self.step, self.worker
+        room, worker = self.step.options.workdir, self.worker
+        if room is None:
+            return self._run()
+        stem, log = worker.plan.stems[self.index], worker.capture.log if worker.capture is not None else None
+        try:
+            self.place = scratch.Place(
+                room, stem=stem, host=worker.host, attempt=self.attempt, cache=worker.folder, log=log or ""
+            )
+        except OSError as error:
+            return self._failed("input", f"its folder cannot be used: {error}")
+        with scratch.at(self.place):
+            return self._run()
+
+    def _run(self) -> Outcome:
+        step = self.step
         try:
             args, kwargs = step.arguments.thaw(self._resolve, copy=step.options.copy)
             # What is handed over is shown by what it counts by: its repr may be an address.
@@ -96,14 +114,8 @@ class _Call:
         seeding.plant(self._seed())
         try:
             value = self._call(args, kwargs)
-        except KeyboardInterrupt as error:
-            if worker.capture is None:  # in line: a person wants the step ended
-                raise
-            return self._failed("exception", _one_line(error), _frames(error, 2))
-        except SystemExit as error:
-            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error, 2))
         except BaseException as error:
-            return self._failed("exception", _one_line(error), _frames(error, 2))
+            return self._raised(error)
         del args, kwargs
         try:
             encoded = codecs.encode_result(step.options.codec, value, step=step.name)
@@ -123,6 +135,18 @@ class _Call:
         except Exception as error:
             return self._failed("store", _one_line(error), _frames(error))
 
+    def _raised(self, error: BaseException) -> Outcome:
+        """What came of a step that raised."""
+        if isinstance(error, KeyboardInterrupt) and self.worker.capture is None:
+            raise error  # in line: a person wants the step ended
+        if isinstance(error, Interrupted):
+            return self._outcome(Status.NOT_RUN, cause="interrupted", note=_one_line(error, named=False))
+        if isinstance(error, CommandFailed):
+            return self._failed(error.cause, _one_line(error, named=False), again=self._again(), last_words=error.tail)
+        if isinstance(error, SystemExit):
+            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error, 2))
+        return self._failed("exception", _one_line(error), _frames(error, 2))
+
     def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call the function. A child that it forked and that comes back here would be this process once more."""
         here = os.getpid()
@@ -135,12 +159,17 @@ class _Call:
     def _files(self, returned: Sequence[str]) -> dict[str, Any]:
         """What it leaves beside its result, now at its place."""
         step, worker = self.step, self.worker
-        if not returned and not step.options.outputs.patterns:
+        if not returned and not step.options.outputs.patterns and self.place is None:
             return {}
+        base = ""
+        if self.place is not None and self.place.own:
+            base = self.place.path
+            asked = [f"{base}/{name}" for names in self.place.outputs().values() for name in names]
+            returned = list(dict.fromkeys([*returned, *asked]))
         left = outputs.left(step.options.outputs)
         began = time.time() - (time.perf_counter() - self.began)
         stem = worker.plan.stems[self.index]
-        kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began)
+        kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began, base=base)
         return {"files": kept, "outputs": left}
 
     def _replace(self, outcome: Outcome, chunks: Sequence[Any]) -> Outcome:
@@ -167,7 +196,15 @@ class _Call:
         arguments = step.arguments.identity + self.worker.inputs.get(self.index, b"")
         return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, arguments, name)
 
-    def _outcome(self, status: Status, **more: Any) -> Outcome:
+    def _again(self) -> str:
+        """What to type to run this step alone."""
+        script = main_script()
+        if not script:
+            return ""
+        words = ["ezpyp", "run", os.path.relpath(script, self.place.before if self.place else None)]
+        return f"Again, alone: {shlex.join([*words, '--only', self.step.name])}"
+
+    def _outcome(self, status: Status, *, last_words: str = "", **more: Any) -> Outcome:
         log = self.worker.capture.end() if self.worker.capture is not None else None
         return Outcome(
             step=self.index,
@@ -181,12 +218,14 @@ class _Call:
             kwargs=self.kwargs,
             missing=self.missing,
             log=log,
-            tail=tail(self.worker.folder, log) if status is Status.FAILED else "",
+            tail=last_words or (tail(self.worker.folder, log) if status is Status.FAILED else ""),
             **more,
         )
 
-    def _failed(self, cause: str, note: str, traceback: str = "") -> Outcome:
-        outcome = self._outcome(Status.FAILED, cause=cause, note=note, traceback=traceback)
+    def _failed(self, cause: str, note: str, traceback: str = "", *, again: str = "", last_words: str = "") -> Outcome:
+        if self.place is not None:
+            note = "  ".join(each for each in (note, self.place.kept(), again) if each)
+        outcome = self._outcome(Status.FAILED, cause=cause, note=note, traceback=traceback, last_words=last_words)
         try:
             return self.worker.keep(outcome)
         except Exception as error:
@@ -209,12 +248,15 @@ _MOST_NOTE = 2000
 _MOST_TRACEBACK = 20_000
 
 
-def _one_line(error: BaseException) -> str:
+def _one_line(error: BaseException, *, named: bool = True) -> str:
+    """The text of an error, after the name of its class unless it is ours and says all."""
     try:
         text = str(error).strip()
     except Exception as another:
         text = f"(its text cannot be made: {type(another).__name__})"
-    return _short(f"{type(error).__name__}: {text}" if text else type(error).__name__, _MOST_NOTE)
+    if named or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _short(text, _MOST_NOTE)
 
 
 def _frames(error: BaseException, ours: int = 1) -> str:
