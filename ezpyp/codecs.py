@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ezpyp import salvage
+from ezpyp import maps, pickles, salvage
 from ezpyp.errors import CodecError
 from ezpyp.files import Buffer
 from ezpyp.inputs import placed, returning
@@ -37,20 +37,11 @@ class Codec(Protocol):
         """
 
     def decode(self, data: Buffer, /) -> Any:
-        """The value of bytes that `encode` made."""
+        """The value of bytes that `encode` made.
 
-
-class _Pieces:
-    """A file for a pickler that keeps the pieces it is given instead of joining them."""
-
-    def __init__(self) -> None:
-        self.pieces: list[Buffer] = []
-
-    def write(self, data: Buffer | pickle.PickleBuffer) -> int:
-        # Large buffers come as they are, and need no copy: the value that is pickled outlives the pieces.
-        piece = data.raw() if isinstance(data, pickle.PickleBuffer) else data
-        self.pieces.append(piece)
-        return len(piece)
+        It is the reader's own. Bytes that may be written to are, too (`ezpyp.maps`): the value may be a view of them.
+        Of others, what can be changed has to be a copy.
+        """
 
 
 class Pickle:
@@ -59,12 +50,12 @@ class Pickle:
     name, title, suffix = "pickle", "Pickle", ""
 
     def encode(self, value: Any) -> list[Buffer]:
-        target = _Pieces()
+        target = pickles.Pieces()
         pickle.Pickler(target, protocol=5).dump(value)
-        return target.pieces
+        return target.finished()
 
     def decode(self, data: Buffer) -> Any:
-        return pickle.loads(data)
+        return pickles.load(data)
 
 
 class Cloudpickle:
@@ -75,12 +66,12 @@ class Cloudpickle:
     def encode(self, value: Any) -> list[Buffer]:
         import cloudpickle
 
-        target = _Pieces()
+        target = pickles.Pieces()
         cloudpickle.Pickler(target, protocol=5).dump(value)
-        return target.pieces
+        return target.finished()
 
     def decode(self, data: Buffer) -> Any:
-        return pickle.loads(data)
+        return pickles.load(data)
 
 
 class Numpy:
@@ -108,11 +99,27 @@ class Numpy:
     def decode(self, data: Buffer) -> Any:
         import numpy
 
-        # BytesIO shares bytes, but would copy a map.
-        file = io.BytesIO(data) if isinstance(data, bytes) else io.BufferedReader(_Window(data))
-        # The limit on headers guards against strangers' files; this one's checksum was verified.
-        array = numpy.lib.format.read_array(file, allow_pickle=False, max_header_size=len(data))
+        view = memoryview(data)
+        shape, by_column, dtype, start = _npy_layout(view)
+        if dtype.hasobject:
+            raise CodecError("it holds Python objects, which codec 'numpy' never reads; make it with codec 'pickle'")
+        array = numpy.ndarray(shape, dtype, view, start, order="F" if by_column else "C")
+        if not maps.is_own(data):
+            array = array.copy(order="K")
         return array if array.ndim else array[()]
+
+
+def _npy_layout(view: memoryview) -> tuple[tuple[int, ...], bool, Any, int]:
+    """Shape, whether it is in Fortran's order, dtype, and where the elements begin (NEP 1)."""
+    from numpy.lib import format as npy
+
+    major = view[6]
+    start = 10 + int.from_bytes(view[8:10], "little") if major == 1 else 12 + int.from_bytes(view[8:12], "little")
+    file = io.BytesIO(view[:start])
+    npy.read_magic(file)
+    header = npy.read_array_header_1_0 if major == 1 else npy.read_array_header_2_0
+    # The limit on headers guards against strangers' files; this one's checksum was verified.
+    return *header(file, max_header_size=start), start
 
 
 def _npy_header(array: Any) -> bytes:
@@ -125,22 +132,6 @@ def _npy_header(array: Any) -> bytes:
     except ValueError:  # over 64 KiB: a structure of very many fields
         npy.write_array_header_2_0(header, about)
     return header.getvalue()
-
-
-class _Window(io.RawIOBase):
-    """A buffer as a file, read without copying the whole."""
-
-    def __init__(self, data: Buffer) -> None:
-        self._rest = memoryview(data)
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, target: Any) -> int:
-        size = min(len(target), len(self._rest))
-        target[:size] = self._rest[:size]
-        self._rest = self._rest[size:]
-        return size
 
 
 class Json:

@@ -7,7 +7,6 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 from __future__ import annotations
 
 import errno
-import mmap
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,12 +25,11 @@ from ezpyp.files import (
     write_vouched,
     write_whole,
 )
+from ezpyp.reading import Reader, read_small
 from ezpyp.record import Record, from_json, to_json
 from ezpyp.steps import Outcome, Place, Status
-from ezpyp.storage import SHELF, Problem, Scan, Writer, checksum, done, place_of, verified
+from ezpyp.storage import SHELF, Problem, Scan, Writer, checksum, done, place_of
 
-#: Results from this size on are mapped, not read.
-_MAPPED = 1 << 24
 #: More paths than this need not be remembered for `sync`: then all of the file system is synced.
 _REMEMBERED = 1000
 
@@ -64,6 +62,7 @@ class FileStore:
         except OSError as error:
             raise _unreadable(self._folder, error) from error
         self._patience = patience if self._shared else 0.0
+        self._reader = Reader(shared=self._shared)
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
         witness = f"{self._folder}/{stem}.status"
@@ -107,8 +106,7 @@ class FileStore:
         error: Exception | None = None
         for _ in self._tries(self._patience if outcome.host != self._host else 0):
             try:
-                # A map of a file that another host replaces ends this process: read it.
-                data = verified(_read(path, 0 if self._shared else outcome.bytes), record, path)
+                data = self._reader.read(path, record)
                 if wrong := outputs.misfit(self._folder, outcome.files):
                     raise StoreError(f"The result of '{record.name}' is not whole: {wrong}. Run again to remake it.")
                 return data
@@ -125,7 +123,7 @@ class FileStore:
         record = None
         for _ in self._tries(self._patience if wanted else 0):
             try:
-                record = from_json(_read(f"{self._folder}/{stem}.status"), stem)
+                record = from_json(read_small(f"{self._folder}/{stem}.status"), stem)
             except (OSError, ValueError):
                 record = None
             if wanted and record and wanted(record):
@@ -139,7 +137,7 @@ class FileStore:
         for stem in self._stems():
             path = f"{self._folder}/{stem}.status"
             try:
-                record = from_json(_read(path), stem)
+                record = from_json(read_small(path), stem)
             except FileNotFoundError:  # replaced just now: it will be there the next time
                 continue
             except (OSError, ValueError) as error:
@@ -257,14 +255,6 @@ def _look_afresh(folder: str) -> None:
         os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except OSError:
         return
-
-
-def _read(path: str, size: int = 0) -> Buffer:
-    """All of a file; mapped where `size`, which is what it should have, is large."""
-    with open(path, "rb", buffering=0) as file:
-        if size < _MAPPED or os.fstat(file.fileno()).st_size < size:
-            return file.readall()
-        return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _reason(error: Exception) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from ezpyp import codecs, files
+from ezpyp import codecs, files, reading, storage
 from ezpyp import filestore as module
 from ezpyp.errors import StoreError
 from ezpyp.steps import Outcome, Status
@@ -78,16 +78,69 @@ def test_the_checksum_is_xxh3_of_the_content() -> None:
     assert checksum([b"onetwo"]) == checksum([b"one", memoryview(b"two")]) == checksum([b"", b"onetwo"]) == wanted
 
 
-def test_a_large_result_is_mapped_where_one_host_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_MAPPED", 4)
-    local, shared = FileStore(tmp_path, shared=False), FileStore(tmp_path, shared=True)
-    local.put("alpha", record(), [b"large"])
-    assert isinstance(local.get(read(local)), memoryview)
-    assert isinstance(shared.get(read(shared)), bytes)
-    assert bytes(local.get(read(local))) == shared.get(read(shared)) == b"large"
-    (tmp_path / "alpha.step").write_bytes(b"")
-    with pytest.raises(StoreError, match="torn: 0 bytes"):
-        local.get(read(local))
+@pytest.fixture
+def maps_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Treats every result as a large one."""
+    monkeypatch.setattr(reading, "LARGE", 1)
+
+
+@pytest.mark.usefixtures("maps_all")
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_large_result_is_memory_of_the_readers_own(tmp_path: Path, shared: bool) -> None:
+    store = FileStore(tmp_path, shared=shared)
+    store.put("alpha", record(), [b"large"])
+    one, other = store.get(read(store)), store.get(read(store))
+    assert isinstance(one, memoryview)
+    one[0] = ord("b")
+    assert (bytes(one), bytes(other)) == (b"barge", b"large")
+    assert (tmp_path / "alpha.step").read_bytes() == b"large"
+
+
+@pytest.mark.usefixtures("maps_all")
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_large_result_in_hand_outlives_its_replacement_and_its_removal(tmp_path: Path, shared: bool) -> None:
+    store = FileStore(tmp_path, shared=shared)
+    store.put("alpha", record(), [b"former"])
+    former = store.get(read(store))
+    store.put("alpha", record(), [b"latter"])
+    latter = store.get(read(store))
+    store.drop("alpha")
+    assert (bytes(former), bytes(latter)) == (b"former", b"latter")
+
+
+@pytest.mark.usefixtures("maps_all")
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize(
+    ("content", "what"), [(b"", "torn: 0 bytes"), (b"lar", "torn: 3 bytes"), (b"Large", "checksum")]
+)
+def test_a_large_result_that_was_sound_is_looked_at_again_when_its_file_changes(
+    tmp_path: Path, shared: bool, content: bytes, what: str
+) -> None:
+    store = FileStore(tmp_path, shared=shared, patience=0)
+    store.put("alpha", record(), [b"large"])
+    found = read(store)
+    store.get(found)
+    (tmp_path / "alpha.step").write_bytes(content)
+    os.utime(tmp_path / "alpha.step", (1, 1))  # two writes within a tick of the clock have one time
+    with pytest.raises(StoreError, match=what):
+        store.get(found)
+
+
+@pytest.mark.usefixtures("maps_all")
+def test_a_large_result_that_nobody_touched_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    verified: list[str] = []
+    genuine = storage.verified
+
+    def counted(data: files.Buffer, found: Record, where: str) -> files.Buffer:
+        verified.append(where)
+        return genuine(data, found, where)
+
+    monkeypatch.setattr(reading, "verified", counted)
+    store = FileStore(tmp_path, shared=False)
+    store.put("alpha", record(), [b"large"])
+    for _ in range(3):
+        assert bytes(store.get(read(store))) == b"large"
+    assert len(verified) == 1
 
 
 # What is noticed
@@ -413,14 +466,14 @@ def test_what_is_late_or_old_is_read_afresh(early: bytes, far: FileStore, clock:
 
 
 def test_a_stale_handle_is_opened_anew(far: FileStore, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    found, real = read(far), module._read
+    found, real = read(far), reading.read_small
 
-    def stale(path: str, size: int = 0) -> files.Buffer:
+    def stale(path: str) -> bytes:
         if clock.slept < 4:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-        return real(path, size)
+        return real(path)
 
-    monkeypatch.setattr(module, "_read", stale)
+    monkeypatch.setattr(reading, "read_small", stale)
     assert far.get(found) == b"content"
     assert clock.slept == 4
 
@@ -456,7 +509,7 @@ def test_only_what_may_be_late_is_waited_for(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "_read", refused)
+        patch.setattr(reading, "read_small", refused)
         with pytest.raises(StoreError, match=r"cannot be read \(Permission denied\)"):
             far.get(found)
     (tmp_path / "alpha.step").unlink()
