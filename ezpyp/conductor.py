@@ -60,7 +60,8 @@ class Conductor:
                 self._sign()
             moved = self._hand_out(team, pace)
             for outcome in [o for executor in team for o in executor.poll()]:
-                pace.learn(outcome)
+                if outcome.status is Status.DONE:
+                    pace.learn(outcome.step, outcome.seconds)
                 self._settle(outcome)
                 moved = True
             if stop.signal and not ended:
@@ -88,9 +89,9 @@ class Conductor:
     def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
         """Fill every slot once before any is filled twice."""
         ledger, moved = self._ledger, False
-        for depth in range(1, pace.depth(ledger) + 1):
+        for depth in range(1, pace.depth(ledger, time.monotonic()) + 1):
             for executor in team:
-                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger)):
+                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, time.monotonic())):
                     executor.start([(k, ledger.failures[k] + 1, ledger.absent(k)) for k in lot])
                     if len(lot) == 1:
                         self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name))

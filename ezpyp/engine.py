@@ -22,7 +22,7 @@ from ezpyp.helper import Order
 from ezpyp.job import Job
 from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
-from ezpyp.pace import Pace
+from ezpyp.pace import Functions, Pace
 from ezpyp.scripts import main_script
 from ezpyp.steps import Outcome, Status
 from ezpyp.stopping import Stop, listening
@@ -162,7 +162,7 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     conductor = Conductor(job, ledger, bus)
     conductor.tell_cached(done)
     try:
-        conductor.conduct(team, Pace(job.plan, slots), stop, job.settings.grace)
+        conductor.conduct(team, Pace(Functions.of(job.plan), slots), stop, job.settings.grace)
     except CacheTakenOver:
         for executor in team:
             executor.interrupt()

@@ -30,6 +30,7 @@ from ezpyp.steps import Status
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from ezpyp.placement import Placement
     from ezpyp.plan import Graph
 
 _WAITING, _HELD, _READY, _RUNNING, _DELAYED, _INTERRUPTED, _DONE, _FAILED, _SKIPPED = range(9)
@@ -38,6 +39,7 @@ _STATUS = (*[Status.NOT_RUN] * 6, Status.DONE, Status.FAILED, Status.SKIPPED)
 _STATUS_BYTES = bytes(status & 0xFF for status in _STATUS).ljust(256, b"\xff")
 #: The states that steps begin in: they wait for parents, or for none, or are done.
 _BEGINNING = bytes([_WAITING, _READY, _DONE]).ljust(256, b"\xff")
+_ARE_READY = bytes(state == _READY for state in range(256))
 #: What is, or will be, on its way.
 _ACTIVE = re.compile(bytes([0x5B, _READY, _RUNNING, _DELAYED, 0x5D]))
 
@@ -72,46 +74,27 @@ class Ledger:
         blame: for each skipped step the failed step to blame: of all that condemn it, the smallest index.
     """
 
-    __slots__ = (
-        "_absent",
-        "_border",
-        "_changed",
-        "_children",
-        "_delayed",
-        "_first",
-        "_graph",
-        "_heard",
-        "_interrupted",
-        "_members_failed",
-        "_members_left",
-        "_ordinary",
-        "_pending",
-        "_phased",
-        "_ready",
-        "_reblamed",
-        "_recorded",
-        "_state",
-        "_stopped",
-        "_undecided",
-        "_verdicts",
-        "allowed",
-        "blame",
-        "cached",
-        "done",
-        "failed",
-        "failures",
-        "running",
-        "skipped",
-    )
+    def __init__(
+        self,
+        graph: Graph,
+        *,
+        schedule: str = "ready",
+        order: Sequence[int] | None = None,
+        kinds: Sequence[int] | None = None,
+        placement: Placement | None = None,
+    ) -> None:
+        """Nothing has happened yet.
 
-    def __init__(self, graph: Graph, *, schedule: str = "ready", order: Sequence[int] | None = None) -> None:
-        """Nothing has happened yet. The schedule is "ready", or "phase": none starts while one before it can run.
-
-        `order` lists the steps by priority, one phase after the other; without it they go by their index.
+        Args:
+            schedule: "ready", or "phase": no step starts while one of a phase before its own can run.
+            order: the steps by priority, one phase after the other; without it they go by their index.
+            kinds: for each step the number of its request, 0 for an ordinary one. Without it all are.
+            placement: where steps of other requests run; it is told when a step ended or was given back.
         """
         assert schedule in ("ready", "phase"), schedule
         total = len(graph.parents)
         self._graph = graph
+        self._placement = placement
         self._phased = schedule == "phase"
         parents = graph.parents
         children = parents.turned() if parents.flat else parents
@@ -122,7 +105,7 @@ class Ledger:
         )
         roots = bytearray(map(not_, self._pending)) if parents.flat else bytearray([1]) * total
         self._state = roots.translate(_BEGINNING)
-        self._ready = Ready(total, order)
+        self._ready = Ready(total, order, kinds)
         self._ready.fill(roots)
         self.failures: Counter[int] = Counter()
         self.blame: dict[int, int] = {}
@@ -228,9 +211,9 @@ class Ledger:
         among them.
         """
         for index in indices:
-            self._ready.discard(index)
             self._state[index] = _INTERRUPTED
             self._interrupted = True
+        self._ready.fill(self._state.translate(_ARE_READY))
 
     def stop(self) -> None:
         """Hand out nothing more and try nothing again. Outcomes of what is running are still taken."""
@@ -240,13 +223,29 @@ class Ledger:
         """When the next delayed step is due."""
         return self._delayed[0][0] if self._delayed and not self._stopped else None
 
-    def next(self, now: float = 0.0) -> int | None:
-        """The step that would be taken first."""
+    def first(self, now: float = 0.0) -> int | None:
+        """Where the step that would be taken next stands in the order."""
         self._wake(now)
         return None if self._stopped else self._ready.first(self._wall())
 
+    def index(self, place: int) -> int:
+        """The step that stands there in the order."""
+        return self._ready.index(place)
+
+    def heads(self, now: float = 0.0) -> list[tuple[int, int]]:
+        """Of each kind of request but the ordinary the first step that is ready: its place in the order, the kind."""
+        self._wake(now)
+        return [] if self._stopped or not self._ready.apart else self._ready.heads(self._wall())
+
+    def take_head(self, kind: int) -> int:
+        """The first step of a kind that `heads` named, now running."""
+        index = self._ready.take_apart(kind)
+        self._state[index] = _RUNNING
+        self.running += 1
+        return index
+
     def take(self, count: int, now: float = 0.0) -> list[int]:
-        """Up to `count` ready steps, now running. The first in the order first: priority is decided here alone."""
+        """Up to `count` ready steps of ordinary requests, now running. The first in the order first."""
         if self._stopped:
             return []
         self._wake(now)
@@ -265,6 +264,8 @@ class Ledger:
             self._state[index] = _READY
         self.running -= len(back)
         self._ready.put_back(back)
+        if self._placement is not None:
+            self._placement.end(back)
 
     def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
         """Record the outcome of a running step.
@@ -275,6 +276,8 @@ class Ledger:
             return self.settle_done((index,))
         assert self._state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
         self.running -= 1
+        if self._placement is not None:
+            self._placement.end((index,))
         if status < 0:
             self._state[index] = _INTERRUPTED
             self._interrupted = True
@@ -291,6 +294,8 @@ class Ledger:
         """Record that running steps are done, each named once. What is contiguous costs least as a `range`."""
         state = self._state
         self.running -= len(indices)
+        if self._placement is not None:
+            self._placement.end(indices)
         if not self._ordinary:
             for index in indices:
                 assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"

@@ -1,50 +1,94 @@
-"""How many steps travel together: judged by how long steps of each function took so far."""
+"""How many steps travel together: judged by how long steps of each function take. Pure."""
 
 from __future__ import annotations
 
-import time
+from array import array
+from collections.abc import Mapping, Sequence
 
 from ezpyp import policy
 from ezpyp.ledger import Ledger
 from ezpyp.plan import Plan
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import callable_name
+
+
+class Functions:
+    """The functions that the steps of a plan call: a number for each step, and the name of each number."""
+
+    def __init__(self, numbers: Sequence[int], names: Sequence[str]) -> None:
+        self.numbers, self.names = numbers, names
+
+    @classmethod
+    def of(cls, plan: Plan) -> Functions:
+        """Those of a plan."""
+        known: dict[int, int] = {}
+        names: list[str] = []
+        numbers = array("i")
+        for step in plan.steps:
+            number = known.setdefault(id(step.function), len(names))
+            if number == len(names):
+                names.append(callable_name(step.function))
+            numbers.append(number)
+        return cls(numbers, names)
 
 
 class Pace:
     """How long steps of each function take, as far as is known: the size of lots."""
 
-    def __init__(self, plan: Plan, slots: int) -> None:
-        kinds: dict[int, int] = {}
-        self._kind = [kinds.setdefault(id(step.function), len(kinds)) for step in plan.steps]
-        self._seconds: list[float | None] = [None] * len(kinds)
+    def __init__(self, functions: Functions, slots: int, seconds: Mapping[str, float] | None = None) -> None:
+        """`seconds` is what is remembered of functions, by their names."""
+        remembered = seconds or {}
+        self._function = functions.numbers
+        self._seconds = [remembered.get(name) for name in functions.names]
         self._slots = slots
 
-    def learn(self, outcome: Outcome) -> None:
-        if outcome.status is Status.DONE:
-            kind = self._kind[outcome.step]
-            known = self._seconds[kind]
-            self._seconds[kind] = outcome.seconds if known is None else 0.8 * known + 0.2 * outcome.seconds
+    def learn(self, step: int, seconds: float, count: int = 1) -> None:
+        """A step took so long; or so many of its function took so long each."""
+        function = self._function[step]
+        known = self._seconds[function]
+        weight = 0.8**count
+        self._seconds[function] = seconds if known is None else weight * known + (1 - weight) * seconds
 
     def expected(self, step: int) -> float | None:
         """Seconds that a step will probably take, None for unknown."""
-        return self._seconds[self._kind[step]]
+        return self._seconds[self._function[step]]
 
-    def lot(self, ledger: Ledger) -> list[int]:
-        """The next lot from the ledger: steps of like duration, as many as fit its time."""
-        taken = ledger.take(1, time.monotonic())
-        if not taken:
-            return taken
-        most = policy.lot_size(self.expected(taken[0]), ledger.ready, self._slots)
-        if most > 1:
-            more = ledger.take(most - 1, time.monotonic())
-            kind = self._kind[taken[0]]
-            strange = next((k for k, step in enumerate(more) if self._kind[step] != kind), len(more))
-            ledger.give_back(more[strange:])
-            taken += more[:strange]
-        return taken
+    def lot(self, ledger: Ledger, now: float) -> list[int]:
+        """The next lot from the ledger: as many steps, in its order, as are expected to fill a lot's time."""
+        first = ledger.first(now)
+        if first is None:
+            return []
+        function = self._function[ledger.index(first)]
+        most = policy.lot_size(self._seconds[function], ledger.ready, self._slots)
+        lot = ledger.take(most, now)
+        fitting = self._fitting(lot, function)
+        if fitting < len(lot):
+            ledger.give_back(lot[fitting:])
+            del lot[fitting:]
+        return lot
 
-    def depth(self, ledger: Ledger) -> int:
-        """How many lots a slot may hold now, judged by the slowest kind that is known."""
-        known = [s for s in self._seconds if s is not None]
-        seconds = max(known) if len(known) == len(self._seconds) else None
+    def _fitting(self, lot: Sequence[int], function: int) -> int:
+        """How many of these travel together: what fills a lot's time, and nothing unknown beside another function."""
+        numbers = self._function
+        if len(self._seconds) == 1 or numbers[lot[0] : lot[0] + len(lot)].count(function) == len(lot) == _span(lot):
+            return len(lot)
+        left = policy.LOT_SECONDS
+        for k, step in enumerate(lot):
+            seconds = self._seconds[numbers[step]]
+            if seconds is None:
+                if numbers[step] != function:
+                    return k
+                continue
+            left -= seconds
+            if left < 0 and k:
+                return k
+        return len(lot)
+
+    def depth(self, ledger: Ledger, now: float) -> int:
+        """How many lots a slot may hold now, judged by what comes next."""
+        first = ledger.first(now)
+        seconds = None if first is None else self.expected(ledger.index(first))
         return policy.depth(seconds, ledger.ready, self._slots)
+
+
+def _span(steps: Sequence[int]) -> int:
+    return steps[-1] - steps[0] + 1

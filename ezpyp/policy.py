@@ -7,6 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from math import floor
 
+#: How long a lot should last.
+LOT_SECONDS = 0.05
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
@@ -59,7 +62,7 @@ class Allowance:
         return max(self.count, floor(self.share * members + 1e-9))
 
 
-def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = 0.05, most: int = 512) -> int:
+def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = LOT_SECONDS, most: int = 512) -> int:
     """How many ready steps travel together.
 
     Args:

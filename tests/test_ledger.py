@@ -264,7 +264,7 @@ def test_settled_together_members_of_a_group_release_its_descendants_once() -> N
 
 def test_the_order_decides_what_is_taken_first() -> None:
     ledger = Ledger(graph({5: [0], 6: [4]}, 7), order=[3, 4, 0, 1, 2, 6, 5])
-    assert ledger.next() == 3
+    assert ledger.first() == 0
     assert ledger.take(3) == [3, 4, 0]
     ledger.settle_done([0, 4])
     assert ledger.take(1) == [1]
@@ -277,7 +277,7 @@ def test_in_the_order_too_phases_are_walls() -> None:
     ledger.give_back([2])
     assert ledger.take(9) == [2, 1, 0]
     ledger.settle_done([0, 1])
-    assert (ledger.next(), ledger.take(9)) == (None, [])
+    assert (ledger.first(), ledger.take(9)) == (None, [])
     ledger.settle_done([2])
     assert ledger.take(9) == [4, 3]
 

@@ -180,9 +180,9 @@ class Carrier:
         return sorted(order, key=self.case.graph.phases.__getitem__)
 
     def _take(self) -> None:
-        first = self.ledger.next(self.clock)
+        first = self.ledger.first(self.clock)
         taken = self.ledger.take(self.chances.randrange(1, 5), self.clock)
-        assert taken[:1] == ([] if first is None else [first])
+        assert taken[:1] == ([] if first is None else [self.order[first]])
         assert taken == sorted(set(taken), key=self.order.index)
         if not taken and not self.running:
             wake = self.ledger.next_wake()

@@ -1,0 +1,377 @@
+"""Where steps run: what the nodes have, what of it is free, and what a step is granted. Pure.
+
+A *node* has units (its cores, or the helpers on it where those are more), numbered cores, GPUs and memory. A *seat*
+is a rank on it, with slots. A lot of ordinary steps takes one unit for as long as it lasts. A step that asks for more
+is granted what it asks of one node, and an idle slot with nothing queued behind it. Nothing is ever granted twice.
+
+No call looks at all nodes or all seats: those that may have room stand in queues, and leave them when they had none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import NamedTuple
+
+from ezpyp.resources import Grant
+from ezpyp.steps import Request
+
+#: The whole of a device, in the parts that are counted: sums of floats would grant a little too much or too little.
+_WHOLE = 1_000_000
+_ORDINARY = Request()
+#: A GPU: the rank that alone has it, or -1, and its name.
+_Device = tuple[int, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A rank as a place for steps: its slots, and what of its node this job may use."""
+
+    rank: int
+    host: str
+    slots: int
+    #: How many cores of the node the job may use, and the numbers of those that a process can be pinned to.
+    cores: int = 1
+    numbers: tuple[int, ...] = ()
+    #: What CUDA_VISIBLE_DEVICES may name; and whether other ranks mean other devices by the same names.
+    gpus: tuple[str, ...] = ()
+    own_gpus: bool = False
+    #: Bytes of the node; 0 for unknown.
+    memory: int = 0
+
+
+class _Node:
+    """A node: what it has, and what of it is free."""
+
+    __slots__ = (
+        "cores",
+        "devices",
+        "free",
+        "free_memory",
+        "hopes",
+        "host",
+        "memory",
+        "numbers",
+        "seats",
+        "starved",
+        "units",
+    )
+
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.host = places[0].host
+        self.cores = max(place.cores for place in places)
+        self.free = self.units = max(self.cores, sum(place.slots for place in places))
+        self.numbers = sorted({number for place in places for number in place.numbers})
+        self.free_memory = self.memory = max(place.memory for place in places) or sys.maxsize
+        #: What is free of each device.
+        self.devices = {device: _WHOLE for place in places for device in _devices(place)}
+        self.seats = [_Seat(place, self) for place in places if place.slots]
+        #: Seats that had an idle slot when the node had no unit for it.
+        self.starved: dict[_Seat, None] = {}
+        #: A bit for each request that may find room here.
+        self.hopes = 0
+
+    def can_hold(self, request: Request) -> bool:
+        """Whether a step of this request could run here if nothing else did."""
+        devices = ceil(request.gpus)
+        return (
+            request.cpus <= self.units
+            and request.memory <= self.memory
+            and any(devices <= seat.most_devices for seat in self.seats)
+        )
+
+
+class _Seat:
+    """A rank with slots: how many lots it holds, and how many of those are steps with a grant."""
+
+    __slots__ = ("devices", "granted", "in_deep", "in_idle", "lots", "most_devices", "node", "rank", "slots")
+
+    def __init__(self, place: Place, node: _Node) -> None:
+        self.rank, self.slots, self.node = place.rank, place.slots, node
+        self.devices = _devices(place)
+        # A process of CUDA uses one instance of a divided GPU, whatever it sees.
+        self.most_devices = (
+            min(1, len(place.gpus)) if place.gpus[:1] and place.gpus[0].startswith("MIG-") else len(place.gpus)
+        )
+        self.lots = self.granted = 0
+        self.in_idle = self.in_deep = False
+
+    @property
+    def lent(self) -> int:
+        """The units that its ordinary lots take: one for each slot that has any."""
+        return min(self.slots - self.granted, self.lots - self.granted)
+
+
+class _Held(NamedTuple):
+    """What a step with a grant holds."""
+
+    seat: _Seat
+    request: Request
+    numbers: tuple[int, ...]
+    devices: tuple[tuple[_Device, int], ...]
+
+
+@dataclass(slots=True)
+class _Lot:
+    """A lot of ordinary steps: where it is, and how many have not ended."""
+
+    seat: _Seat
+    left: int
+
+
+class Placement:
+    """Who has what, from moment to moment."""
+
+    def __init__(self, places: Iterable[Place], requests: Sequence[Request]) -> None:
+        """All is free. `requests` are those that steps make; each is known by its number, 0 for the ordinary one."""
+        self._requests = tuple(requests)
+        self._nodes = _nodes(places)
+        self._seats = {seat.rank: seat for node in self._nodes for seat in node.seats}
+        self._all = (1 << len(self._requests)) - 2  # a bit for each but the ordinary one
+        #: For each request the nodes that may have room for it.
+        self._hopeful: list[list[_Node]] = [[] for _ in self._requests]
+        for node in reversed(self._nodes):
+            self._hope(node)
+        #: Seats that may have an idle slot; and those that may take one more lot for each slot.
+        self._idle: deque[_Seat] = deque()
+        self._deep: deque[_Seat] = deque()
+        for seat in self._seats.values():
+            self._offer(seat)
+        self._lots: dict[int, _Lot] = {}
+        self._held: dict[int, _Held] = {}
+        #: A request, and the node that is kept free for it.
+        self._kept: tuple[int, _Node] | None = None
+
+    # ----- ordinary lots
+
+    def seat(self, *, deep: bool) -> int | None:
+        """A rank for an ordinary lot: one with an idle slot, else, if `deep`, one whose slots have one lot each."""
+        while self._idle:
+            seat = self._idle[0]
+            if seat.lots < seat.slots and seat.node.free and self._leaves_room(seat, _ORDINARY):
+                return seat.rank
+            self._idle.popleft()
+            seat.in_idle = False
+            if seat.lots < seat.slots:
+                seat.node.starved[seat] = None
+        while deep and self._deep:
+            seat = self._deep[0]
+            if seat.slots <= seat.lots < 2 * seat.slots and not seat.granted and not self._is_kept(seat.node):
+                return seat.rank
+            self._deep.popleft()
+            seat.in_deep = False
+        return None
+
+    def lend(self, rank: int, steps: Sequence[int]) -> None:
+        """An ordinary lot goes to a rank, which `seat` named."""
+        seat = self._seats[rank]
+        before = seat.lent
+        seat.lots += 1
+        seat.node.free -= seat.lent - before
+        self._lots.update(dict.fromkeys(steps, _Lot(seat, len(steps))))
+        if self._idle and self._idle[0] is seat:
+            self._idle.rotate(-1)  # so that all slots of all ranks fill evenly
+        if seat.lots >= seat.slots:
+            self._offer(seat)
+
+    # ----- steps with a grant
+
+    def give(self, kind: int, step: int) -> tuple[int, Grant] | None:
+        """Grant a step what it asks for: the rank that runs it, and what it has there; None where nothing is free."""
+        given = self._give(self._kept[1], kind, step) if self._kept is not None and self._kept[0] == kind else None
+        hopeful = self._hopeful[kind]
+        while hopeful and given is None:
+            given = self._give(hopeful[-1], kind, step)
+            if given is None:
+                hopeful.pop().hopes &= ~(1 << kind)
+        if given is not None and self._kept is not None and self._kept[0] == kind:
+            self._keep_no_more()
+        return given
+
+    def keep(self, kind: int) -> None:
+        """Keep a node free for a step of this request until one found room. Of those that can hold it, the one that has
+        most of what it asks for free. One node is kept at a time.
+        """
+        if self._kept is not None:
+            return
+        request = self._requests[kind]
+
+        def free(node: _Node) -> tuple[int, int, int]:
+            devices = sum(node.devices.values())
+            return min(request.cpus, node.free), min(request.memory, node.free_memory), devices if request.gpus else 0
+
+        self._kept = kind, max((node for node in self._nodes if node.can_hold(request)), key=free)
+
+    # ----- both
+
+    def end(self, steps: Iterable[int]) -> None:
+        """Steps have ended, or were given back: what they had is free."""
+        for step in steps:
+            lot = self._lots.pop(step, None)
+            if lot is None:
+                self._release(self._held.pop(step))
+                continue
+            lot.left -= 1
+            if not lot.left:
+                seat = lot.seat
+                before = seat.lent
+                seat.lots -= 1
+                self._freed(seat, before - seat.lent)
+
+    def wants_gpus(self, kind: int) -> bool:
+        """Whether a request is for GPUs."""
+        return self._requests[kind].gpus > 0
+
+    # ----- parts
+
+    def _give(self, node: _Node, kind: int, step: int) -> tuple[int, Grant] | None:
+        request = self._requests[kind]
+        if request.cpus > node.free or request.memory > node.free_memory:
+            return None
+        is_next = self._kept is not None and self._kept[0] == kind
+        for seat in node.seats:
+            if seat.lots >= seat.slots or not (is_next or self._leaves_room(seat, request)):
+                continue
+            if (devices := _choose(node, seat, request.gpus)) is not None:
+                break
+        else:
+            return None
+        numbers = _adjacent(node.numbers, request.cpus) if request.cpus > 1 else ()
+        node.numbers = [number for number in node.numbers if number not in numbers]
+        node.free -= request.cpus
+        node.free_memory -= request.memory
+        for device, parts in devices:
+            node.devices[device] -= parts
+        seat.lots += 1
+        seat.granted += 1
+        self._held[step] = _Held(seat, request, numbers, devices)
+        gpus = tuple((token, parts / _WHOLE) for (_, token), parts in devices)
+        return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory)
+
+    def _release(self, held: _Held) -> None:
+        seat, request, numbers, devices = held
+        node = seat.node
+        node.numbers = sorted((*node.numbers, *numbers))
+        node.free_memory += request.memory
+        for device, parts in devices:
+            node.devices[device] += parts
+        seat.lots -= 1
+        seat.granted -= 1
+        self._freed(seat, request.cpus)
+
+    def _freed(self, seat: _Seat, units: int) -> None:
+        node = seat.node
+        node.free += units
+        self._hope(node)
+        self._offer(seat)
+        if not self._is_kept(node):
+            while units > 0 and node.starved:
+                self._offer(node.starved.popitem()[0])
+                units -= 1
+
+    def _hope(self, node: _Node) -> None:
+        """Each request may find room there again."""
+        hopeless = self._all & ~node.hopes
+        node.hopes = self._all
+        while hopeless:
+            bit = hopeless & -hopeless
+            self._hopeful[bit.bit_length() - 1].append(node)
+            hopeless ^= bit
+
+    def _offer(self, seat: _Seat) -> None:
+        """A seat may take ordinary lots."""
+        if seat.lots < seat.slots:
+            if not seat.in_idle:
+                seat.in_idle = True
+                self._idle.append(seat)
+        elif not seat.in_deep:
+            seat.in_deep = True
+            self._deep.append(seat)
+
+    def _leaves_room(self, seat: _Seat, request: Request) -> bool:
+        """Whether a lot or step may start there with regard to the step that the node is kept for.
+
+        It may not take the GPUs or the memory that the other waits for. Once these are there, it has to leave cores and
+        an idle slot too; before, the other could not use them.
+        """
+        if not self._is_kept(seat.node):
+            return True
+        assert self._kept is not None
+        node, first = seat.node, self._requests[self._kept[0]]
+        if request.gpus and first.gpus:
+            return False
+        if request.memory and first.memory and node.free_memory - request.memory < first.memory:
+            return False
+        if first.memory > node.free_memory or all(_choose(node, each, first.gpus) is None for each in node.seats):
+            return True
+        others = [each for each in node.seats if each is not seat and each.devices == seat.devices]
+        idle = seat.slots - seat.lots - 1 + sum(max(0, each.slots - each.lots) for each in others)
+        return node.free - request.cpus >= first.cpus and idle > 0
+
+    def _is_kept(self, node: _Node) -> bool:
+        return self._kept is not None and self._kept[1] is node
+
+    def _keep_no_more(self) -> None:
+        assert self._kept is not None
+        node, self._kept = self._kept[1], None
+        self._hope(node)
+        node.starved.clear()
+        for seat in node.seats:
+            self._offer(seat)
+
+
+def cannot_hold(places: Iterable[Place], request: Request) -> str:
+    """Where no node could hold a step of this request: what the largest of them has, in words; else ""."""
+    nodes = _nodes(places)
+    if any(node.can_hold(request) for node in nodes):
+        return ""
+    largest = max(nodes, key=lambda node: (bool(request.gpus) and len(node.devices), node.units, node.memory))
+    gpus = len(largest.devices)
+    parts = [
+        f"{largest.units} core{'s' * (largest.units != 1)}",
+        "no GPU that this job may use" if not gpus else f"{gpus} GPU{'s' * (gpus != 1)}",
+    ]
+    if request.memory and largest.memory < sys.maxsize:
+        parts.append(f"{largest.memory / 2**30:.1f} GiB")
+    return f"{largest.host} has {', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _nodes(places: Iterable[Place]) -> list[_Node]:
+    by_host: dict[str, list[Place]] = {}
+    for place in places:
+        by_host.setdefault(place.host, []).append(place)
+    return [_Node(each) for each in by_host.values()]
+
+
+def _devices(place: Place) -> tuple[_Device, ...]:
+    """The GPUs of a rank, told apart from others that go by the same name."""
+    return tuple((place.rank if place.own_gpus else -1, token) for token in place.gpus)
+
+
+def _choose(node: _Node, seat: _Seat, gpus: float) -> tuple[tuple[_Device, int], ...] | None:
+    """Whole devices that nobody uses, and for a fraction the fullest that has room for it."""
+    whole = int(gpus)
+    part = int((gpus - whole) * _WHOLE + 1e-3)
+    unused = [device for device in seat.devices if node.devices[device] == _WHOLE][:whole]
+    if len(unused) < whole:
+        return None
+    found = [(device, _WHOLE) for device in unused]
+    if part:
+        able = [device for device in seat.devices if device not in unused and node.devices[device] >= part]
+        if not able:
+            return None
+        found.append((min(able, key=node.devices.__getitem__), part))
+    return tuple(found)
+
+
+def _adjacent(numbers: Sequence[int], count: int) -> tuple[int, ...]:
+    """So many of these sorted numbers, next to each other if they can be; none where they are too few."""
+    if len(numbers) < count:
+        return ()
+    for k in range(len(numbers) - count + 1):
+        if numbers[k + count - 1] - numbers[k] == count - 1:
+            return tuple(numbers[k : k + count])
+    return tuple(numbers[:count])
