@@ -21,18 +21,21 @@ class Capture:
         """Standard input becomes empty; output goes to `log` in the folder, or stays where it is if that is None."""
         import ctypes
 
-        self._log, self._start = log, 0
+        self._log, self._start, self._end = log, 0, 0
         self._flush_c = ctypes.CDLL(None).fflush
+        self._flush_c.argtypes = (ctypes.c_void_p,)
         nothing = os.open(os.devnull, os.O_RDONLY)
         written = _open_log(folder, log) if log is not None else None
         if written is not None:
             self._kept = (nothing, written, written)
+            self._end = os.lseek(written, 0, os.SEEK_END)
         else:
             self._log = None
             self._kept = (nothing, _duplicate(1), _duplicate(2))
         self._restore()
         # New streams: a notebook or a test runner may have put its own in place of those that write to 1 and 2.
-        self._streams = _open_streams() if written is not None else (sys.stdout, sys.stderr)
+        there = sys.stdout is not None and sys.stderr is not None
+        self._streams = (sys.stdout, sys.stderr) if there and written is None else _open_streams()
         sys.stdout, sys.stderr = self._streams
 
     @property
@@ -43,27 +46,33 @@ class Capture:
     def begin(self) -> int:
         """A step starts: its output begins at this offset. What the one before closed or replaced is put back."""
         self._restore()
-        if any(stream is None or stream.closed for stream in self._streams):
-            self._streams = _open_streams()
-        sys.stdout, sys.stderr = self._streams
-        if self._log is not None:
-            self._start = os.lseek(self._kept[1], 0, os.SEEK_END)
+        out, err = self._streams
+        if out.closed or err.closed:
+            self._streams = out, err = _open_streams()
+        sys.stdout, sys.stderr = out, err
+        self._start = self._end
         return self._start
 
     def end(self) -> Place | None:
         """Where the output of the step is, None if it printed nothing. Everything buffered counts as its output."""
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(Exception):
-                stream.flush()
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except Exception:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
         self._flush_c(None)
         if self._log is None:
             return None
-        end = os.lseek(self._kept[1], 0, os.SEEK_END)
-        return (self._log, self._start, end) if end > self._start else None
+        self._end = os.lseek(self._kept[1], 0, os.SEEK_END)
+        return (self._log, self._start, self._end) if self._end > self._start else None
 
     def _restore(self) -> None:
-        for descriptor, kept in enumerate(self._kept):
-            os.dup2(kept, descriptor)
+        nothing, out, err = self._kept
+        os.dup2(nothing, 0)
+        os.dup2(out, 1)
+        os.dup2(err, 2)
 
 
 def _open_log(folder: str, log: str) -> int | None:

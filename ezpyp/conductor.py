@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from ezpyp import lock
+from ezpyp.briefs import Outcomes, seconds_of, unpack
 from ezpyp.errors import StoreError
-from ezpyp.events import Bus, StepCached, StepEnded, StepStarted
+from ezpyp.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor
 from ezpyp.job import Job
 from ezpyp.keeping import Keeping
-from ezpyp.ledger import Ledger
+from ezpyp.ledger import Ledger, Settled
+from ezpyp.lots import Lot, Report, Task
 from ezpyp.pace import Pace
-from ezpyp.report import SMALL_RUN
-from ezpyp.steps import Outcome, Status
+from ezpyp.report import SMALL_RUN, shows_all
+from ezpyp.steps import Brief, Outcome, Status
 from ezpyp.stopping import Stop
 
 #: Seconds between two syncs at the borders of phases.
@@ -27,7 +30,9 @@ SYNC_EVERY = 1.0
 class Conductor:
     """Rank 0: the ledger and everyone who is told of its decisions."""
 
-    def __init__(self, job: Job, ledger: Ledger, bus: Bus) -> None:
+    def __init__(self, job: Job, ledger: Ledger, bus: Bus, hosts: Sequence[str]) -> None:
+        """`hosts` has one for each rank."""
+        self._hosts = hosts
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
         self._keeping = Keeping(job.plan)
         for k, status in enumerate(ledger.statuses()):
@@ -35,7 +40,9 @@ class Conductor:
                 self._keeping.finish(k)
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
-        self.outcomes: dict[int, Outcome] = {}
+        self.outcomes = Outcomes(job.plan.stems, job.store)
+        #: Each step is told of by itself. Of many steps only those of which there is something to say are.
+        self._one_by_one = len(job.plan.steps) <= SMALL_RUN or shows_all()
         self._longest_wait = 0.2 if job.link is None else 0.001
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
         self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
@@ -59,10 +66,8 @@ class Conductor:
                 signed = time.monotonic()
                 self._sign()
             moved = self._hand_out(team, pace)
-            for outcome in [o for executor in team for o in executor.poll()]:
-                if outcome.status is Status.DONE:
-                    pace.learn(outcome.step, outcome.seconds)
-                self._settle(outcome)
+            for report in [r for executor in team for r in executor.poll()]:
+                self._settle(report, pace)
                 moved = True
             if stop.signal and not ended:
                 ledger.stop()
@@ -74,9 +79,16 @@ class Conductor:
                 self._sync(team)
             pause = 50e-6 if moved else min(2 * pause, self._longest_wait)
             if not moved:
+                self._let_share(team)
                 self._bus.idle()
                 team[0].wait(pause)
         self._sign()
+
+    def _let_share(self, team: Sequence[Executor]) -> None:
+        """Where somebody has nothing to do, and all that is left waits behind other steps, have it given back."""
+        if not self._ledger.ready and any(executor.idle for executor in team):
+            for executor in team:
+                executor.recall()
 
     def _sync(self, team: Sequence[Executor]) -> None:
         """At the border of a phase, have all that was reported last; where phases are short, not at every one."""
@@ -92,22 +104,58 @@ class Conductor:
         for depth in range(1, pace.depth(ledger, time.monotonic()) + 1):
             for executor in team:
                 while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, time.monotonic())):
-                    executor.start([(k, ledger.failures[k] + 1, ledger.absent(k)) for k in lot])
+                    executor.start(self._lot(lot))
                     if len(lot) == 1:
                         self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name))
                     moved = True
         return moved
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _lot(self, steps: Sequence[int]) -> Lot:
+        ledger = self._ledger
+        special = [k for k in steps if ledger.absent(k) or k in ledger.failures]
+        return Lot(steps, {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special})
+
+    def _settle(self, report: Report, pace: Pace) -> None:
+        if report.briefs:
+            self._settle_briefs(report.briefs, pace)
+        for outcome in report.outcomes:
+            if outcome.status is Status.DONE:
+                pace.learn(outcome.step, outcome.seconds)
+            self._settle_outcome(outcome)
+        self._ledger.give_back(report.returned)
+
+    def _settle_briefs(self, packed: bytes, pace: Pace) -> None:
+        """Steps that are done and of which there is nothing to say: by numbers, all at once."""
+        steps, seconds = self.outcomes.take(packed), seconds_of(packed)
+        pace.learn(steps[0], sum(seconds) / len(steps), len(steps))
+        self._follow(self._ledger.settle_done(steps))
+        if self._one_by_one or len(steps) == 1:
+            for brief in unpack(packed):
+                self._tell(self._as_told(brief), final=True)
+        else:
+            self._count_down(steps)
+            self._bus.tell(self._lot_ended(steps, sum(seconds)))
+        for k in steps if self._keeping.any else ():
+            self._drop_unneeded(k)
+
+    def _settle_outcome(self, outcome: Outcome) -> None:
         settled = self._ledger.settle(outcome.step, outcome.status, outcome.cause, time.monotonic())
+        if not settled.retry:
+            self.outcomes.put(outcome)
         self._tell(outcome, final=not settled.retry)
         if outcome.status is Status.DONE:
             self._drop_unneeded(outcome.step)
+        self._follow(settled)
+
+    def _follow(self, settled: Settled) -> None:
+        """What else an outcome decided."""
         for index, status in settled.changes:
             if status == Status.SKIPPED:
-                self._tell(self._skipped(index), final=True)
+                skipped = self._skipped(index)
+                self.outcomes.put(skipped)
+                self._tell(skipped, final=True)
         for index in settled.reblamed:
-            self.outcomes[index] = self._skipped(index)
+            self.outcomes.put(self._skipped(index))
 
     def _drop_unneeded(self, done: int) -> None:
         """Drop the results that were there for this step alone, or for none that is not done."""
@@ -117,8 +165,8 @@ class Conductor:
             with contextlib.suppress(StoreError):  # the next run tries again
                 self._worker.store.drop(self._plan.stems[k], result_only=True)
                 self._worker.store.flush()
-                if k in self.outcomes:
-                    self.outcomes[k] = replace(self.outcomes[k], dropped=True)
+                if outcome := self.outcomes.get(k):
+                    self.outcomes.put(replace(outcome, dropped=True))
 
     def _skipped(self, index: int) -> Outcome:
         blamed = self._plan.steps[self._ledger.blame[index]]
@@ -141,12 +189,52 @@ class Conductor:
             # The disk may be what failed. What can still be done goes on, and the next run skips or runs it anew.
             return replace(outcome, note=f"{outcome.note} (and its status could not be stored: {error})")
 
+    def _count_down(self, steps: Sequence[int]) -> None:
+        """Notice where a phase ends."""
+        phases = self._plan.graph.phases
+        first, last = phases[steps[0]], phases[steps[-1]]
+        ordered = isinstance(steps, range) and first == last
+        for phase, count in ((first, len(steps)),) if ordered else Counter(phases[k] for k in steps).items():
+            self._left[phase] -= count
+            self._at_border = self._at_border or not self._left[phase]
+
+    def _lot_ended(self, steps: Sequence[int], seconds: float) -> LotEnded:
+        last = self.outcomes.brief(steps[-1])
+        names = self._plan.steps[steps[0]].name, self._plan.steps[steps[-1]].name
+        return LotEnded(
+            when=last.when, first=names[0], last=names[1], count=len(steps), rank=last.rank, seconds=seconds
+        )
+
+    def _as_told(self, brief: Brief) -> Outcome:
+        """A brief as listeners know it; where its result lies is not told."""
+        return Outcome(
+            step=brief.step,
+            status=Status.DONE,
+            when=brief.when,
+            seconds=brief.seconds,
+            rank=brief.rank,
+            host=self._hosts[brief.rank],
+            attempt=brief.attempt,
+        )
+
+    def durations(self) -> dict[str, dict[str, float]]:
+        """How long the steps that this run did took, by function (see RunEnded)."""
+        found: dict[str, list[float]] = {}
+        for name, steps in self._functions():
+            found.setdefault(name, []).extend(self.outcomes.seconds(steps))
+        return {name: _spread(sorted(seconds)) for name, seconds in found.items() if seconds}
+
+    def _functions(self) -> Iterator[tuple[str, range]]:
+        """Runs of steps of one function."""
+        begin = 0
+        for _, run in groupby(self._plan.steps, key=lambda step: step.function):
+            length = sum(1 for _ in run)
+            yield self._plan.steps[begin].function_name, range(begin, begin + length)
+            begin += length
+
     def _tell(self, outcome: Outcome, *, final: bool) -> None:
         if final:
-            self.outcomes[outcome.step] = outcome
-            phase = self._plan.graph.phases[outcome.step]
-            self._left[phase] -= 1
-            self._at_border = self._at_border or not self._left[phase]
+            self._count_down((outcome.step,))
         step = self._plan.steps[outcome.step]
         self._bus.tell(
             StepEnded(
@@ -161,3 +249,14 @@ class Conductor:
                 and self._ledger.is_allowed(outcome.step),
             )
         )
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Of durations in order."""
+    count = len(seconds)
+    return {
+        "count": count,
+        "mean": round(sum(seconds) / count, 9),
+        "p95": round(seconds[min(count - 1, int(0.95 * count))], 9),
+        "longest": round(seconds[-1], 9),
+    }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -159,7 +159,7 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     origin = provenance.gather(main_script(), job.standing.packages)
     started = replace(_started(job, slots, len(done), library, hosts or [job.host]), **origin)
     bus.tell(started)
-    conductor = Conductor(job, ledger, bus)
+    conductor = Conductor(job, ledger, bus, hosts or [job.host])
     conductor.tell_cached(done)
     try:
         conductor.conduct(team, Pace(Functions.of(job.plan), slots), stop, job.settings.grace)
@@ -170,7 +170,7 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
     finally:
         for executor in team:
             executor.close()
-    ended = _ended(job, ledger, stop, started)
+    ended = replace(_ended(job, ledger, stop, started), durations=conductor.durations())
     bus.tell(ended)
     return Finished(
         started=started,
@@ -178,8 +178,16 @@ def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, ho
         statuses=ledger.statuses().tobytes(),
         outcomes=conductor.outcomes,
         blame=dict(ledger.blame),
-        cached=bytes(k in done and k not in conductor.outcomes for k in range(len(job.plan.steps))),
+        cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
     )
+
+
+def _cached(done: Iterable[int], anew: Container[int], total: int) -> bytes:
+    """For each step 1 if its result is of an earlier run, else 0."""
+    found = bytearray(total)
+    for k in done:
+        found[k] = k not in anew
+    return bytes(found)
 
 
 def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
@@ -207,8 +215,8 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
 
 
 def _follow(job: Job, own: Executor, stop: Stop) -> None:
-    """A rank other than 0: pass lots on, pass outcomes back, until told to end."""
-    link, pause, told, held = job.link, 50e-6, (0, False), 0
+    """A rank other than 0: pass lots on, pass reports back, until told to end."""
+    link, pause, told, held, slots = job.link, 50e-6, (0, False), 0, own.slots
     assert link is not None
     try:
         while True:
@@ -222,12 +230,15 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                     held += 1
                 elif kind == "sync":
                     own.sync()
+                elif kind == "recall":
+                    own.recall()
                 else:
                     own.interrupt()
                 moved = True
-            outcomes = own.poll()
-            if outcomes or own.lots != held:
-                link.send(("outcomes", (outcomes, held - own.lots)), 0)
+            reports = own.poll()
+            if reports or own.lots != held or own.slots != slots:
+                slots = own.slots
+                link.send(("reports", (reports, held - own.lots, slots, own.idle)), 0)
                 held = own.lots
                 moved = True
             if stop.signal and told != (stop.signal, stop.again):

@@ -88,6 +88,20 @@ class StepEnded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LotEnded:
+    """Short steps of one lot are done, in a run of many steps: they are told together."""
+
+    when: float
+    #: By name, the first and the last of them in the order in which they ran, and how many there are.
+    first: str
+    last: str
+    count: int
+    rank: int
+    #: How long they took, together.
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunEnded:
     """The last event of a run that ended by itself."""
 
@@ -105,6 +119,8 @@ class RunEnded:
     exit_code: int
     #: "" or why it ended early.
     reason: str = ""
+    #: By the name of their function, of the steps that were done: count; mean, p95 and longest, in seconds.
+    durations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +133,7 @@ class StepCached:
     phase: int
 
 
-Event = RunStarted | StepCached | StepStarted | StepEnded | RunEnded
+Event = RunStarted | StepCached | StepStarted | StepEnded | LotEnded | RunEnded
 
 
 class Listener(Protocol):
@@ -344,7 +360,7 @@ class _Shape:
 
 
 _EVENTS: dict[str, type[Event]] = {
-    kind.__name__: kind for kind in (RunStarted, StepCached, StepStarted, StepEnded, RunEnded)
+    kind.__name__: kind for kind in (RunStarted, StepCached, StepStarted, StepEnded, LotEnded, RunEnded)
 }
 _SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
 

@@ -19,11 +19,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from ezpyp import helper, resources, scratch, seeding
+from ezpyp import helper, resources, running, scratch, seeding
 from ezpyp.capture import tail
 from ezpyp.errors import EzpypError
-from ezpyp.helper import Lot, Order, Task
-from ezpyp.nursery import Ending, Nursery, NurseryGone, Position
+from ezpyp.helper import Order
+from ezpyp.lots import Lot, Report, Task
+from ezpyp.nursery import NO_FENCE, Ending, Nursery, NurseryGone, Position
 from ezpyp.offspring import kill_group
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome, Status
@@ -33,27 +34,37 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 
-#: Seconds that finished steps of a lot may wait for one that takes longer, before the store is asked.
-_HELD_TOO_LONG = 0.05
+#: Seconds in one step after which those behind it are taken back, where somebody else could run them.
+_HELD_UP = 0.005
+#: Seconds after which each process has surely seen what another wrote into shared memory.
+_SETTLED = 0.001
 
 
 class Executor(Protocol):
     """Runs lots of steps. All methods are called from one thread."""
 
-    #: How many steps it can run at the same time.
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many steps it can run at the same time; those aside that are held up, behind which nothing may wait."""
 
     @property
     def lots(self) -> int:
-        """How many lots it holds that are not finished. A caller keeps it below two for each slot."""
+        """How many lots these slots hold that are not finished. A caller keeps it at two for each slot at most."""
+
+    @property
+    def idle(self) -> int:
+        """How many slots have nothing to do."""
 
     def start(self, lot: Lot) -> None:
         """Take a lot. Returns at once, except in line, where `poll` runs the steps."""
 
-    def poll(self) -> list[Outcome]:
-        """Outcomes that arrived since the last call. Every started step gives exactly one, whatever becomes of its
-        process.
+    def poll(self) -> list[Report]:
+        """What arrived since the last call. Every task is told of exactly once, whatever becomes of its process: what
+        came of it, or that it is given back.
         """
+
+    def recall(self) -> None:
+        """Give back what waits behind a step that takes long: others have nothing to do. Holds until the next lot."""
 
     def wait(self, seconds: float) -> None:
         """Sleep until something may have arrived, at most this long."""
@@ -83,22 +94,32 @@ class Serial:
     def lots(self) -> int:
         return len(self._lots)
 
+    @property
+    def idle(self) -> int:
+        return int(not self._lots)
+
     def start(self, lot: Lot) -> None:
         self._lots.append(deque(lot))
 
-    def poll(self) -> list[Outcome]:
-        dropped, self._dropped = self._dropped, []
-        if dropped or not self._lots:
-            return dropped
+    def poll(self) -> list[Report]:
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            return [Report(outcomes=dropped)]
+        if not self._lots:
+            return []
         task = self._lots[0].popleft()
         if not self._lots[0]:
             self._lots.popleft()
         try:
-            outcome = self._worker.run(*task)
+            with running.step():
+                came = self._worker.run(task)
             self._worker.store.flush()
-            return [outcome]
         except KeyboardInterrupt:
-            return [_interrupted(task, self._worker)]
+            came = _interrupted(task, self._worker)
+        return [Report(briefs=came) if isinstance(came, bytes) else Report(outcomes=[came])]
+
+    def recall(self) -> None:
+        """Nobody else could run it: it goes on."""
 
     def wait(self, seconds: float) -> None:
         if not self._lots and not self._dropped:
@@ -122,17 +143,44 @@ class _Slot:
     number: int
     pid: int = 0
     connection: Connection | None = None
-    lots: int = 0
-    #: What it was given and has not reported, in order.
-    owed: deque[Task] = field(default_factory=deque)
-    #: Outcomes of its next reports that were found in the store already.
-    known: int = 0
+    #: Lots that are not finished, in order, each with the running number of its first task.
+    given: deque[tuple[int, Lot]] = field(default_factory=deque)
+    #: Running numbers: of the first task that was not reported, and of the next one.
+    told: int = 0
+    next: int = 0
+    #: The fence: from this number on tasks are not begun; and when it was raised.
+    fence: int = NO_FENCE
+    raised: float = 0.0
+    #: Whether the tasks behind the fence were given back.
+    cleared: bool = False
     #: Deaths since it last reported anything.
     deaths: int = 0
     log: str | None = None
     ending: str = ""
     #: How much of its log was shown.
     shown: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not held up by a step with a fence behind it."""
+        return self.fence == NO_FENCE
+
+    @property
+    def owed(self) -> int:
+        """How many tasks it was given and has not reported; without those that were given back."""
+        return max(0, (self.fence if self.cleared else self.next) - self.told)
+
+    def task(self, number: int) -> Task | None:
+        """The task of that number, None where it is not owed."""
+        if not self.told <= number < self.told + self.owed:
+            return None
+        return next(lot[number - first] for first, lot in self.given if first <= number < first + len(lot))
+
+    def rest(self, begin: int = 0, end: int = NO_FENCE) -> list[Lot]:
+        """What is owed of the tasks with these numbers, by lots."""
+        begin, end = max(self.told, begin), min(self.told + self.owed, end)
+        cut = (lot[max(0, begin - first) : max(0, end - first)] for first, lot in self.given)
+        return [lot for lot in cut if lot]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,14 +210,15 @@ class Processes:
     """Helpers under one agent: a step that crashes, exits, hangs or is killed costs only itself."""
 
     def __init__(self, worker: Worker, nest: Nursery, position: Position, setup: Setup) -> None:
-        self.slots = setup.count
         self._worker, self._nest, self._position, self._setup = worker, nest, position, setup
-        self._arrived: list[Outcome] = []
+        self._arrived: list[Report] = []
         self._began = time.time()
         self._poll = select.poll()
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(step.options.timeout for step in worker.plan.steps)
         self._slots = [_Slot(number=k) for k in range(setup.count)]
+        #: Whether somebody has nothing to do, and whether there may be something to give back soon.
+        self._recalling = self._undecided = False
         self._looked = 0.0
         self._oom_kills = resources.oom_kills()
         try:
@@ -180,19 +229,30 @@ class Processes:
             raise
 
     @property
+    def slots(self) -> int:
+        return sum(slot.open for slot in self._slots)
+
+    @property
     def lots(self) -> int:
-        return sum(slot.lots for slot in self._slots)
+        return sum(len(slot.given) for slot in self._slots if slot.open)
+
+    @property
+    def idle(self) -> int:
+        return sum(not slot.given for slot in self._slots)
 
     def start(self, lot: Lot) -> None:
-        slot = min(self._slots, key=lambda each: each.lots)
-        slot.owed.extend(lot)
-        slot.lots += 1
-        self._send(slot, lot)
+        self._recalling = False
+        slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
+        if slot is not None:
+            self._give(slot, lot)
+        else:  # it was on its way when the fence was raised
+            self._arrived.append(Report(returned=lot.steps))
 
-    def poll(self) -> list[Outcome]:
+    def poll(self) -> list[Report]:
         for descriptor, _ in self._poll.poll(0):
             self._listen(self._by_descriptor[descriptor])
-        self._look_for_held()
+        if self._recalling:
+            self._undecided = sum(map(self._take_back, self._slots)) > 0
         if self._has_limits:
             self._enforce_limits()
         if self._setup.tee:
@@ -200,9 +260,14 @@ class Processes:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    def recall(self) -> None:
+        self._recalling = True
+
     def wait(self, seconds: float) -> None:
         if self._arrived:
             return
+        if self._recalling and self._undecided:
+            seconds = min(seconds, _SETTLED)
         if seconds < 0.001:
             time.sleep(seconds)
         else:
@@ -216,7 +281,7 @@ class Processes:
 
     def sync(self) -> None:
         for slot in self._slots:
-            self._send(slot, [])
+            self._send(slot, Lot(()))
 
     def close(self) -> None:
         for slot in self._slots:
@@ -239,7 +304,9 @@ class Processes:
 
         slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
         order = replace(self._setup.order, environment=self._setup.environments[slot.number], log=slot.log)
-        self._position.set(slot.number, -1)
+        self._position.reset(slot.number)
+        slot.told = slot.next = 0
+        slot.fence, slot.cleared = NO_FENCE, False
         slot.pid, own = self._nest.spawn(slot.number, order)
         slot.connection = Connection(own.detach())
         self._by_descriptor[slot.connection.fileno()] = slot
@@ -259,45 +326,66 @@ class Processes:
         except OSError:
             self._died(slot)
 
+    def _give(self, slot: _Slot, lot: Lot) -> None:
+        slot.given.append((slot.next, lot))
+        slot.next += len(lot)
+        self._send(slot, lot)
+
     def _listen(self, slot: _Slot) -> None:
         assert slot.connection is not None
         try:
-            outcomes, finished = slot.connection.recv()
+            report, finished = slot.connection.recv()
         except (EOFError, OSError):
             self._died(slot)
             return
         slot.deaths = 0
-        self._take(slot, outcomes, finished)
+        self._take(slot, report, finished)
 
-    def _take(self, slot: _Slot, outcomes: list[Outcome], finished: bool) -> None:
-        new = outcomes[slot.known :]
-        slot.known -= len(outcomes) - len(new)
-        for _ in new:
-            slot.owed.popleft()
-        slot.lots -= finished
-        self._arrived += new
+    def _take(self, slot: _Slot, report: Report, finished: bool) -> None:
+        returned = () if slot.cleared else report.returned
+        slot.told += report.ended + len(report.returned)
+        if finished:
+            slot.given.popleft()
+        if slot.told >= slot.fence and not slot.given:
+            slot.fence, slot.cleared = NO_FENCE, False
+            self._position.raise_fence(slot.number, NO_FENCE)
+        if report.ended or returned:
+            self._arrived.append(report._replace(returned=returned))
 
-    def _look_for_held(self) -> None:
-        """Helpers report short steps together. Where a long one follows, others must not wait for it."""
-        for slot in self._slots:
-            if len(slot.owed) < 2:
-                continue
-            index, since, _ = self._position.get(slot.number)
-            if index not in (-1, slot.owed[0][0]) and time.monotonic() - since > _HELD_TOO_LONG:
-                slot.known += self._find_finished(slot, index)
+    def _take_back(self, slot: _Slot) -> bool:
+        """Raise a fence behind a step that takes long; a moment later, give back what has to stay behind it.
 
-    def _find_finished(self, slot: _Slot, index: int) -> int:
-        """Take from the store what it finished and has not reported; how many outcomes. `index` is what it is at."""
-        found = 0
-        while slot.owed and slot.owed[0][0] != index and (outcome := self._stored(slot.owed[0])) is not None:
-            slot.owed.popleft()
-            self._arrived.append(outcome)
-            found += 1
-        return found
+        Whether there may be more to give back soon.
+        """
+        number, since, _ = self._position.get(slot.number)
+        now = time.monotonic()
+        if slot.open:
+            waits = slot.owed > 1
+            if waits and slot.task(number) is not None and now - since > _HELD_UP:
+                slot.fence, slot.raised = number + 1, now
+                self._position.raise_fence(slot.number, slot.fence)
+            return waits
+        if slot.cleared or now - slot.raised <= _SETTLED:
+            return not slot.cleared
+        if number == slot.fence - 1:
+            returned = [task.step for lot in slot.rest(slot.fence) for task in lot]
+            self._arrived.append(Report(returned=returned))
+            slot.cleared = True
+        elif slot.task(number) is not None:
+            # It got through: what it would not begin it gives back itself.
+            slot.fence = NO_FENCE
+            self._position.raise_fence(slot.number, NO_FENCE)
+        return False
+
+    def _find_finished(self, slot: _Slot, number: int) -> None:
+        """Take from the store what it finished and had not reported when it died. `number` is what it was at."""
+        while (task := slot.task(slot.told)) and slot.told != number and (outcome := self._stored(task)) is not None:
+            slot.told += 1
+            self._arrived.append(Report(outcomes=[outcome]))
 
     def _stored(self, task: Task) -> Outcome | None:
         """The outcome that a helper stored for a task, None where it cannot be told from an older one."""
-        worker, (index, attempt, _) = self._worker, task
+        worker, index, attempt = self._worker, task.step, task.attempt
         record = worker.store.read(worker.plan.stems[index])
         if record is None or record.fingerprint != worker.fingerprints[index]:
             return None
@@ -310,8 +398,9 @@ class Processes:
     def _enforce_limits(self) -> None:
         now = time.monotonic()
         for slot in self._slots:
-            index, since, _ = self._position.get(slot.number)
-            limit = self._worker.plan.steps[index].options.timeout if index >= 0 and slot.owed else None
+            number, since, _ = self._position.get(slot.number)
+            task = slot.task(number)
+            limit = self._worker.plan.steps[task.step].options.timeout if task is not None else None
             if limit is not None and now - since > limit:
                 slot.ending = "timeout"
                 self._buried(slot)
@@ -331,8 +420,7 @@ class Processes:
         """Take what it reported before it died."""
         with contextlib.suppress(EOFError, OSError):
             while slot.connection is not None and slot.owed and slot.connection.poll(0):
-                outcomes, finished = slot.connection.recv()
-                self._take(slot, outcomes, finished)
+                self._take(slot, *slot.connection.recv())
 
     def _buried(self, slot: _Slot) -> None:
         """End what is left of a helper, settle the step it was at, and start another that takes the rest."""
@@ -341,43 +429,40 @@ class Processes:
         if asked:
             self._collect(slot)
         self._shut(slot)
-        self._find_finished(slot, self._position.get(slot.number)[0])
+        number, since, offset = self._position.get(slot.number)
+        self._find_finished(slot, number)
+        rest = slot.rest()
         if asked == "interrupted":
-            for task in slot.owed:
-                scratch.remove(self._folder_of(slot, task))
-            self._arrived += [_interrupted(task, self._worker) for task in slot.owed]
-            slot.owed.clear()
-        else:
-            self._blame(slot, ending, asked)
-        slot.known = 0
+            dropped = [task for lot in rest for task in lot]
+            for each in dropped:
+                scratch.remove(self._folder_of(slot, each))
+            self._arrived.append(Report(outcomes=[_interrupted(each, self._worker) for each in dropped]))
+            rest = []
+        elif (task := slot.task(number)) is not None:
+            self._blame(slot, task, ending, asked, since, offset)
+            rest = [*slot.rest(end=number), *slot.rest(number + 1)]
+        slot.given.clear()
         self._open(slot)
-        slot.lots = 1 if slot.owed else 0
-        if slot.owed:
-            self._send(slot, list(slot.owed))
+        for lot in rest:
+            self._give(slot, lot)
 
-    def _blame(self, slot: _Slot, ending: Ending, asked: str) -> None:
+    def _blame(self, slot: _Slot, task: Task, ending: Ending, asked: str, since: float, offset: int) -> None:
         """The step it was at failed. Those that wait behind it run in another helper."""
-        index, since, offset = self._position.get(slot.number)
-        for task in slot.owed:
-            if task[0] != index:
-                continue
-            slot.owed.remove(task)
-            slot.deaths = 0
-            cause, note = self._cause(index, ending, asked)
-            if folder := self._folder_of(slot, task):
-                note = f"{note}  Folder kept: {folder}."
-            outcome = self._crash(task, since, cause, note)
-            self._arrived.append(self._with_last_words(outcome, slot, offset))
-            return
+        slot.deaths = 0
+        cause, note = self._cause(task.step, ending, asked)
+        if folder := self._folder_of(slot, task):
+            note = f"{note}  Folder kept: {folder}."
+        outcome = self._with_last_words(self._crash(task, since, cause, note), slot, offset)
+        self._arrived.append(Report(outcomes=[outcome]))
 
     def _folder_of(self, slot: _Slot, task: Task) -> str:
         """Where a step had its own folder in a helper that is gone; "" if it had none."""
-        worker, (index, attempt, _) = self._worker, task
-        room = worker.plan.steps[index].options.workdir
+        worker = self._worker
+        room = worker.plan.steps[task.step].options.workdir
         if room is None:
             return ""
-        stem = worker.plan.stems[index]
-        return scratch.left_behind(room, stem=stem, host=worker.host, attempt=attempt, pid=slot.pid)
+        stem = worker.plan.stems[task.step]
+        return scratch.left_behind(room, stem=stem, host=worker.host, attempt=task.attempt, pid=slot.pid)
 
     def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:
         if asked == "timeout":
@@ -392,16 +477,15 @@ class Processes:
         return "signal", f"ended with signal {-ending.code} ({_signal_name(-ending.code)})"
 
     def _crash(self, task: Task, since: float, cause: str, note: str) -> Outcome:
-        index, attempt, _ = task
-        args, kwargs = self._worker.plan.steps[index].texts()
+        args, kwargs = self._worker.plan.steps[task.step].texts()
         return Outcome(
-            step=index,
+            step=task.step,
             status=Status.FAILED,
             when=time.time(),
             seconds=max(0.0, time.monotonic() - since),
             rank=self._worker.rank,
             host=self._worker.host,
-            attempt=attempt,
+            attempt=task.attempt,
             args=args,
             kwargs=kwargs,
             cause=cause,
@@ -448,15 +532,14 @@ class Processes:
 
 
 def _interrupted(task: Task, worker: Worker) -> Outcome:
-    index, attempt, _ = task
-    args, kwargs = worker.plan.steps[index].texts()
+    args, kwargs = worker.plan.steps[task.step].texts()
     return Outcome(
-        step=index,
+        step=task.step,
         status=Status.NOT_RUN,
         when=time.time(),
         rank=worker.rank,
         host=worker.host,
-        attempt=attempt,
+        attempt=task.attempt,
         args=args,
         kwargs=kwargs,
         cause="interrupted",

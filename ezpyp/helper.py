@@ -1,7 +1,6 @@
 """A forked child that runs steps behind a socket: isolation, its own GPUs and cores, its output in a file of its own.
 
-It is told lots of tasks and answers with outcomes: (outcomes so far, whether the lot is finished). Short
-steps are reported together, long ones as they end.
+It is told lots, an empty one to sync its store, and answers with reports: (report, whether the lot is finished).
 """
 
 from __future__ import annotations
@@ -9,26 +8,23 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from time import monotonic
 from typing import Any
 
-from ezpyp import resources, seeding, spawned
+from ezpyp import resources, running, seeding, spawned
 from ezpyp.capture import Capture
+from ezpyp.guards import Guards
+from ezpyp.lots import Lot, Report
 from ezpyp.nursery import Position
 from ezpyp.plan import Plan
 from ezpyp.steps import Outcome
 from ezpyp.store import Writer, open_store
 from ezpyp.worker import Worker
-
-#: A step to run: its index in the plan, which attempt this is, and the steps upstream that failed and were allowed to.
-Task = tuple[int, int, tuple[int, ...]]
-#: What travels together; an empty one asks the helper to sync its store.
-Lot = Sequence[Task]
 
 #: Seconds of finished work that a helper may hold back to report it together with what follows.
 REPORT_EVERY = 0.01
@@ -86,10 +82,9 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     os.environ.update(order.environment)
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
+    running.stay()
     seeding.watch_imports()
     spawned.stand_in()
-    threads = _Threads(order)
-    capture = Capture(order.folder, order.log)
     worker = Worker(
         plan=plan,
         fingerprints=Fingerprints(order.fingerprints),
@@ -98,40 +93,55 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         folder=order.folder,
         rank=order.rank,
         host=order.host,
-        capture=capture,
+        guards=Guards(
+            Capture(order.folder, order.log),
+            partial(position.publish_offset, slot),
+            environment=order.environment,
+            cores=order.cores,
+        ),
     )
-    threads.give(1)
-    home = os.open(".", os.O_PATH)
     connection = Connection(own.detach())
-    most = _most_files()
+    most, number = _most_files(), 0
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(connection.recv, None):
             if not lot:
                 worker.store.sync()
                 continue
-            for outcomes, finished in _run(lot, worker, capture, threads, position, slot, home):
-                connection.send((outcomes, finished))
+            for report, finished in _run(lot, number, worker, position, slot):
+                connection.send((report, finished))
                 if _lowest_free() > most:
                     raise EOFError  # the agent forks another, which begins where this one ends
+            number += len(lot)
     worker.store.sync()
 
 
-class _Threads:
-    """Gives libraries as many threads as the step at hand asked cores for: one, so that sums are added in the same
-    order wherever a step runs, unless it says `cpus=`.
+def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int) -> Iterator[tuple[Report, bool]]:
+    """Run tasks, the first of which has this number, up to the fence. With each report, whether all of the lot is told.
+
+    Short steps are reported together, and flushed together.
     """
-
-    def __init__(self, order: Order) -> None:
-        self._variables = resources.thread_variables(order.environment)
-        self._cores, self._now = order.cores, 0
-
-    def give(self, cpus: int) -> None:
-        """Costs a comparison where nothing changes."""
-        wanted = min(cpus, self._cores)
-        if wanted != self._now:
-            self._now = wanted
-            os.environ.update(dict.fromkeys(self._variables, str(wanted)))
-            resources.limit_threads(wanted)
+    briefs: list[bytes] = []
+    outcomes: list[Outcome] = []
+    number, until = first, monotonic() + REPORT_EVERY
+    for number, task in enumerate(lot, first):
+        position.begin(slot, number)
+        if number >= position.fence(slot):
+            break
+        came = worker.run(task)
+        position.end(slot)
+        if isinstance(came, bytes):
+            briefs.append(came)
+        else:
+            outcomes.append(came)
+        if monotonic() > until:
+            worker.store.flush()
+            yield Report(b"".join(briefs), outcomes), False
+            briefs, outcomes, until = [], [], monotonic() + REPORT_EVERY
+    else:
+        number += 1
+    position.end(slot)
+    worker.store.flush()
+    yield Report(b"".join(briefs), outcomes, lot.steps[number - first :]), True
 
 
 def _most_files() -> int:
@@ -148,24 +158,3 @@ def _lowest_free() -> int:
         return sys.maxsize
     os.close(found)
     return found
-
-
-def _run(
-    lot: Lot, worker: Worker, capture: Capture, threads: _Threads, position: Position, slot: int, home: int
-) -> Iterator[tuple[list[Outcome], bool]]:
-    done: list[Outcome] = []
-    reported = time.monotonic()
-    for index, attempt, absent in lot:
-        threads.give(worker.plan.steps[index].options.request.cpus)
-        position.set(slot, index, capture.begin())
-        os.fchdir(home)  # a step may have gone elsewhere
-        done.append(worker.run(index, attempt, absent))
-        signal.setitimer(signal.ITIMER_REAL, 0)  # or the alarm of one step would end another
-        position.set(slot, -1)
-        now = time.monotonic()
-        if now - reported > REPORT_EVERY:
-            worker.store.flush()
-            yield done, False
-            done, reported = [], now
-    worker.store.flush()
-    yield done, True

@@ -22,6 +22,11 @@ class Keeping:
             for p in self._left.keys() & parents:
                 self._left[p] += 1
 
+    @property
+    def any(self) -> bool:
+        """Whether there is anything left to be dropped."""
+        return bool(self._left)
+
     def finish(self, index: int) -> list[int]:
         """A step is done, with all that it should get: the steps whose results nobody needs any more."""
         free: list[int] = []

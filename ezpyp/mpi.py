@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 
 if TYPE_CHECKING:
-    from ezpyp.helper import Lot
-    from ezpyp.steps import Outcome
+    from ezpyp.lots import Lot, Report
 
 T = TypeVar("T")
 
@@ -369,27 +368,42 @@ class Ranks:
 
     def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[..., None]) -> None:
         """`slots` says how many steps each rank runs at once; `stopped(number, again=)` hears of signals to ranks."""
-        self.slots = sum(slots.values())
-        self._link, self._of, self._stopped = link, dict(slots), stopped
+        self._link, self._all, self._of, self._stopped = link, dict(slots), dict(slots), stopped
         self._lots: dict[int, int] = dict.fromkeys(slots, 0)
-        self._arrived: list[Outcome] = []
+        self._idle: dict[int, int] = dict(slots)
+        #: How many tasks each rank holds, and which ranks were asked to give back what waits.
+        self._tasks: dict[int, int] = dict.fromkeys(slots, 0)
+        self._recalled: set[int] = set()
+        self._arrived: list[Report] = []
+
+    @property
+    def slots(self) -> int:
+        return sum(self._of.values())
 
     @property
     def lots(self) -> int:
         return sum(self._lots.values())
 
+    @property
+    def idle(self) -> int:
+        return sum(self._idle.values())
+
     def start(self, lot: Lot) -> None:
-        rank = min(self._lots, key=lambda r: self._lots[r] / self._of[r])
+        rank = min(self._lots, key=lambda r: self._lots[r] / (self._of[r] or 0.1))
         self._lots[rank] += 1
+        self._idle[rank] = max(0, self._idle[rank] - 1)
+        self._tasks[rank] += len(lot)
+        self._recalled.discard(rank)
         self._link.send(("lot", lot), rank)
 
-    def poll(self) -> list[Outcome]:
+    def poll(self) -> list[Report]:
         while (message := self._link.receive()) is not None:
             rank, (kind, content) = message
-            if kind == "outcomes":
-                outcomes, finished = content
-                self._arrived += outcomes
+            if kind == "reports":
+                reports, finished, self._of[rank], self._idle[rank] = content
+                self._arrived += reports
                 self._lots[rank] -= finished
+                self._tasks[rank] -= sum(each.ended + len(each.returned) for each in reports)
             elif kind == "signal":
                 number, again = content
                 self._stopped(number, again=again)
@@ -398,19 +412,25 @@ class Ranks:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    def recall(self) -> None:
+        for rank, tasks in self._tasks.items():
+            if tasks > self._all[rank] and rank not in self._recalled:
+                self._recalled.add(rank)
+                self._link.send(("recall", None), rank)
+
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def interrupt(self) -> None:
-        for rank in self._of:
+        for rank in self._all:
             self._link.send(("interrupt", None), rank)
 
     def sync(self) -> None:
-        for rank in self._of:
+        for rank in self._all:
             self._link.send(("sync", None), rank)
 
     def close(self) -> None:
-        for rank in self._of:
+        for rank in self._all:
             self._link.send(("end", None), rank)
 
 

@@ -33,7 +33,10 @@ PR_SET_PDEATHSIG = 1
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-_POSITION = struct.Struct("qdq")
+#: Words of eight bytes for each helper, a cache line of its own: number, fence, offset, since when.
+_WORDS = 8
+#: No task has such a number.
+NO_FENCE = 1 << 62
 
 #: The signals that were held before a step began to fork.
 _held_before: set[int] = set()
@@ -57,21 +60,51 @@ class NurseryGone(EzpypError, ConnectionError):
 
 
 class Position:
-    """What each helper is at, in memory that it shares with the agent: the one thing known of a helper that dies."""
+    """What each helper is at, in memory that it shares with the agent: the one thing known of a helper that dies.
 
-    __slots__ = ("_shared",)
+    Tasks of a helper have running numbers. The agent may set a fence: the helper begins no task from that number on. It
+    publishes a task's number *before* it looks at the fence. So when the agent has set a fence, has waited until each
+    has surely seen what the other wrote (a millisecond: a store takes nanoseconds to reach another core), and the
+    helper is still at a task before the fence, then it will never begin one behind it: it publishes first, and that
+    was not seen; so it looks later, and will see the fence. Where it had got further, nothing follows from it.
+    """
+
+    __slots__ = ("_numbers", "_times")
 
     def __init__(self) -> None:
-        self._shared = mmap.mmap(-1, _POSITION.size * MOST_HELPERS)
+        shared = memoryview(mmap.mmap(-1, 8 * _WORDS * MOST_HELPERS))
+        self._numbers, self._times = shared.cast("q"), shared.cast("d")
 
-    def set(self, slot: int, index: int, offset: int = 0) -> None:
-        """The helper of this slot begins a step now, its output at this offset of its log; -1 for no step."""
-        _POSITION.pack_into(self._shared, slot * _POSITION.size, index, time.monotonic(), offset)
+    def reset(self, slot: int) -> None:
+        """Another helper has this slot: it is at no task, and there is no fence."""
+        self.begin(slot, -1)
+        self.raise_fence(slot, NO_FENCE)
+
+    def begin(self, slot: int, number: int) -> None:
+        """The helper of this slot begins a task now; -1 for none."""
+        self._times[slot * _WORDS + 3] = time.monotonic()
+        self._numbers[slot * _WORDS] = number
+
+    def end(self, slot: int) -> None:
+        """The helper of this slot is at no task."""
+        self._numbers[slot * _WORDS] = -1
+
+    def publish_offset(self, slot: int, offset: int) -> None:
+        """Where in its log the output of the task begins."""
+        self._numbers[slot * _WORDS + 2] = offset
+
+    def fence(self, slot: int) -> int:
+        """The number from which on the helper of this slot begins nothing."""
+        return self._numbers[slot * _WORDS + 1]
+
+    def raise_fence(self, slot: int, number: int) -> None:
+        """From this number on the helper of this slot shall begin nothing."""
+        self._numbers[slot * _WORDS + 1] = number
 
     def get(self, slot: int) -> tuple[int, float, int]:
-        """(index, since when on the monotonic clock, offset in the log)."""
-        index, since, offset = _POSITION.unpack_from(self._shared, slot * _POSITION.size)
-        return index, since, offset
+        """(number, since when on the monotonic clock, offset in the log)."""
+        start = slot * _WORDS
+        return self._numbers[start], self._times[start + 3], self._numbers[start + 2]
 
 
 #: What a helper does with its socket, its slot and the order it was started with. It never returns to its caller's

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from ezpyp.events import RunEnded, RunStarted, StepCached, StepEnded
+from ezpyp.events import LotEnded, RunEnded, RunStarted, StepCached, StepEnded
 from ezpyp.steps import Status
 from ezpyp.summary import duration, tally
 
@@ -70,6 +70,10 @@ class Lines:
     def hear(self, event: Event, /) -> None:
         if isinstance(event, StepEnded):
             self._step(event)
+        elif isinstance(event, LotEnded):
+            self._counts[Status.DONE] += event.count
+            self._untold += event.count
+            self.idle()
         elif isinstance(event, StepCached):
             self._cached(event)
         elif isinstance(event, RunStarted):
@@ -164,6 +168,11 @@ class Lines:
         encoding = getattr(out, "encoding", None) or "ascii"
         out.write(text.encode(encoding, "backslashreplace").decode(encoding))
         out.flush()
+
+
+def shows_all(environ: Mapping[str, str] = os.environ) -> bool:
+    """Whether a line for every step was asked for, however many there are."""
+    return _mode(environ.get("EZPYP_LINES", "")) == "all"
 
 
 def _mode(text: str) -> str:

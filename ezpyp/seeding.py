@@ -28,15 +28,29 @@ def seed_of(pipeline_id: str, function_name: str, arguments_digest: bytes, name:
 
     `name` only where the user chose it: then two steps of one function and equal arguments draw differently.
     """
-    # "name or none" and "the empty name" differ; lengths keep ("ab", "c") and ("a", "bc") apart.
-    parts = [
-        pipeline_id.encode(),
-        function_name.encode(),
-        arguments_digest,
-        *([name.encode()] if name is not None else []),
-    ]
-    whole = b"".join(len(part).to_bytes(4, "little") + part for part in parts)
-    return int.from_bytes(blake2b(whole, digest_size=8, person=b"ezpyp-seed-1").digest(), "little") >> 1
+    return Seeds(pipeline_id, function_name).of(arguments_digest, name)
+
+
+class Seeds:
+    """The seeds of the steps of one function: what they have in common is digested once."""
+
+    __slots__ = ("_begun",)
+
+    def __init__(self, pipeline_id: str, function_name: str) -> None:
+        self._begun = blake2b(digest_size=8, person=b"ezpyp-seed-1")
+        self._begun.update(_part(pipeline_id.encode()) + _part(function_name.encode()))
+
+    def of(self, arguments_digest: bytes, name: str | None) -> int:
+        """See `seed_of`."""
+        whole = self._begun.copy()
+        # "name or none" and "the empty name" differ.
+        whole.update(_part(arguments_digest) if name is None else _part(arguments_digest) + _part(name.encode()))
+        return int.from_bytes(whole.digest(), "little") >> 1
+
+
+def _part(data: bytes) -> bytes:
+    """With its length: ("ab", "c") and ("a", "bc") are kept apart."""
+    return len(data).to_bytes(4, "little") + data
 
 
 def plant(seed: int | None) -> None:

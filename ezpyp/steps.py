@@ -14,6 +14,7 @@ from ezpyp.policy import Allowance, Retry
 from ezpyp.scratch import Room
 
 __all__ = [
+    "Brief",
     "Failed",
     "Group",
     "Home",
@@ -300,6 +301,18 @@ class Place(NamedTuple):
     size: int
     #: xxh3, 64 bits.
     checksum: int
+
+
+class Brief(NamedTuple):
+    """A step that is done and of which there is nothing to say but numbers: most are. See `briefs`, how they travel."""
+
+    step: int
+    attempt: int
+    rank: int
+    #: As in Outcome.
+    when: float
+    seconds: float
+    place: Place
 
 
 def callable_name(function: Callable[..., Any]) -> str:

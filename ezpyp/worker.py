@@ -1,7 +1,7 @@
 """Run one step, here and now: bind its arguments, call it, keep the result, and say what came of it.
 
 The hot path. It knows nothing of processes or ranks, imports nothing per step, and turns everything that a step can
-do short of ending the process into an Outcome.
+do short of ending the process into an Outcome, or into a Brief where there is nothing to say.
 """
 
 from __future__ import annotations
@@ -10,20 +10,28 @@ import contextlib
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pickle import dumps
+from time import monotonic, time
 from typing import Any, NoReturn
 
-from ezpyp import codecs, outputs, running, salvage, scratch, seeding
-from ezpyp.arguments import Deferred, Handed, describe
-from ezpyp.capture import Capture, tail
+from ezpyp import codecs, outputs, salvage, scratch, seeding
+from ezpyp.arguments import Arguments, Deferred, Handed, describe
+from ezpyp.briefs import pack
+from ezpyp.capture import tail
+from ezpyp.confined import PLAIN, is_confined
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted
+from ezpyp.files import Buffer
+from ezpyp.guards import Guards
+from ezpyp.lots import Task
 from ezpyp.plan import Plan
 from ezpyp.scripts import main_script
 from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import Record, Store, write_whole
 from ezpyp.upstream import Upstream
+
+_NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,34 +44,37 @@ class Worker:
     folder: str
     rank: int = 0
     host: str = ""
-    #: What the step prints; None where it goes to this process's own output.
-    capture: Capture | None = None
+    #: Keeps steps from changing this process for each other; None in line.
+    guards: Guards | None = None
     #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
     inputs: Mapping[int, bytes] = field(default_factory=dict)
-    #: What earlier steps made.
+    #: A child that a step forked has another.
+    pid: int = field(default_factory=os.getpid)
+    #: Results of earlier steps.
     upstream: Upstream = field(init=False)
+    _kinds: dict[tuple[int, int], _Kind] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
         object.__setattr__(self, "upstream", upstream)
 
-    def run(self, index: int, attempt: int = 1, absent: Sequence[int] = ()) -> Outcome:
-        """Run the step and store its result.
-
-        Args:
-            absent: steps upstream whose failures were allowed; recorded with the result, which depends on it.
+    def run(self, task: Task) -> bytes | Outcome:
+        """Run the step and store its result: a packed Brief, or an Outcome where there is more to say.
 
         Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
-        passes. Every outcome but a retried failure is on disk, whole, when the store is flushed.
+        passes. Everything but a retried failure is on disk, whole, when the store is flushed.
         """
-        step = self.plan.steps[index]
-        missing = tuple(self.plan.steps[k].name for k in absent)
-        call = _Call(worker=self, step=step, index=index, attempt=attempt, missing=missing)
-        with running.step():
-            try:
-                return call.run()
-            finally:
-                seeding.clear()
+        step = self.plan.steps[task.step]
+        kind = self._kinds.get((id(step.function), id(step.options))) or self._kind(step)
+        if kind.is_free(step.arguments):
+            return _Call(self, step, kind, task, free=True).run()
+        if self.guards is not None:
+            self.guards.enter(step.options.request.cpus)
+        seeding.plant(kind.seed(step, self.inputs.get(task.step, b"")))
+        try:
+            return _Call(self, step, kind, task, free=False).run()
+        finally:
+            seeding.clear()
 
     def keep(self, outcome: Outcome, chunks: Sequence[Any] | None = None) -> Outcome:
         """Store an outcome under its step's fingerprint."""
@@ -71,24 +82,74 @@ class Worker:
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
 
+    def _kind(self, step: Step) -> _Kind:
+        kind = _Kind(step, self.plan.pipeline_id)
+        return self._kinds.setdefault((id(step.function), id(step.options)), kind)
+
+
+class _Kind:
+    """What is decided once for all steps of a function with the same options."""
+
+    __slots__ = ("codec", "confined", "function", "options", "pickles", "room", "seeds")
+
+    def __init__(self, step: Step, pipeline_id: str) -> None:
+        # Kept alive, because kinds are known by their addresses.
+        self.function, self.options = step.function, step.options
+        self.codec, self.room = step.options.codec, step.options.workdir
+        #: Whether plain values need no more than a pickle.
+        self.pickles = self.codec == "pickle" and not step.options.outputs.patterns and self.room is None
+        self.confined = self.pickles and is_confined(step.function)
+        self.seeds = seeding.Seeds(pipeline_id, step.function_name)
+
+    def is_free(self, arguments: Arguments) -> bool:
+        """Whether the step can do nothing but compute: then it needs no guards and draws no numbers."""
+        if not self.confined or arguments.plain is None or arguments.deferred:
+            return False
+        args, kwargs = arguments.plain
+        return PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values()))
+
+    def seed(self, step: Step, read: bytes) -> int | None:
+        """The seed of a step that reads files of this digest."""
+        seed = self.options.seed
+        if seed == "auto":
+            return self.seeds.of(step.arguments.identity + read, step.name if step.named else None)
+        return seed  # type: ignore[return-value]
+
 
 class _Call:
     """One run of one step."""
 
-    __slots__ = ("args", "attempt", "began", "index", "kwargs", "missing", "place", "step", "worker")
+    __slots__ = (
+        "args",
+        "attempt",
+        "began",
+        "free",
+        "guards",
+        "index",
+        "kind",
+        "kwargs",
+        "missing",
+        "place",
+        "step",
+        "worker",
+    )
 
-    def __init__(self, *, worker: Worker, step: Step, index: int, attempt: int, missing: tuple[str, ...]) -> None:
-        self.worker, self.step, self.index, self.attempt, self.missing = worker, step, index, attempt, missing
-        self.args, self.kwargs = step.texts() if step.arguments.plain is not None else ("[…]", "{…}")
-        self.began = time.perf_counter()
+    def __init__(self, worker: Worker, step: Step, kind: _Kind, task: Task, *, free: bool) -> None:
+        self.worker, self.step, self.kind, self.free = worker, step, kind, free
+        self.guards = None if free else worker.guards
+        self.index, self.attempt, absent = task
+        self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
+        #: The arguments as texts, where they are not those that the plan shows.
+        self.args = self.kwargs = ""
+        self.began = monotonic()
         #: Its folder, where it asked for one.
         self.place: scratch.Place | None = None
 
-    def run(self) -> Outcome:
-        room, worker = self.step.options.workdir, self.worker
+    def run(self) -> bytes | Outcome:
+        room, worker = self.kind.room, self.worker
         if room is None:
             return self._run()
-        stem, log = worker.plan.stems[self.index], worker.capture.log if worker.capture is not None else None
+        stem, log = worker.plan.stems[self.index], worker.guards.log if worker.guards is not None else None
         try:
             self.place = scratch.Place(
                 room, stem=stem, host=worker.host, attempt=self.attempt, cache=worker.folder, log=log or ""
@@ -98,27 +159,30 @@ class _Call:
         with scratch.at(self.place):
             return self._run()
 
-    def _run(self) -> Outcome:
-        step = self.step
+    def _run(self) -> bytes | Outcome:
+        step, worker = self.step, self.worker
         try:
-            args, kwargs = step.arguments.thaw(self._resolve, copy=step.options.copy)
-            # What is handed over is shown by what it counts by: its repr may be an address.
-            handed = any(isinstance(each, Handed) for each in step.arguments.deferred)
-            self.args, self.kwargs = step.texts() if handed else describe(args, kwargs)
+            args, kwargs = self._arguments()
         except (EzpypError, OSError) as error:
             return self._failed("input", f"{type(error).__name__}: {error}")
         except Exception as error:
             return self._failed(
                 "input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0)
             )
-        seeding.plant(self._seed())
         try:
-            value = self._call(args, kwargs)
+            try:
+                value = step.function(*args, **kwargs)
+            finally:
+                # A child that it forked and that comes back here would be this process once more.
+                if not self.free and os.getpid() != worker.pid:
+                    _end_child()
         except BaseException as error:
             return self._raised(error)
+        if self.kind.pickles and type(value) in PLAIN:
+            return self._keep("pickle", (dumps(value, 5),))
         del args, kwargs
         try:
-            encoded = codecs.encode_result(step.options.codec, value, step=step.name)
+            encoded = codecs.encode_result(self.kind.codec, value, step=step.name)
         except CodecError as error:
             return self._unstorable(value, str(error))
         except Exception as error:
@@ -127,34 +191,35 @@ class _Call:
             files = self._files(encoded.files)
         except (EzpypError, OSError) as error:
             return self._failed("output", str(error))
-        outcome = self._outcome(Status.DONE, note=encoded.note, codec=encoded.codec, **files)
-        try:
-            return self._replace(outcome, encoded.chunks)
-        except (EzpypError, OSError) as error:
-            return self._failed("store", str(error))
-        except Exception as error:
-            return self._failed("store", _one_line(error), _frames(error))
+        return self._keep(encoded.codec, encoded.chunks, encoded.note, files)
 
     def _raised(self, error: BaseException) -> Outcome:
         """What came of a step that raised."""
-        if isinstance(error, KeyboardInterrupt) and self.worker.capture is None:
+        if isinstance(error, KeyboardInterrupt) and self.worker.guards is None:
             raise error  # in line: a person wants the step ended
         if isinstance(error, Interrupted):
             return self._outcome(Status.NOT_RUN, cause="interrupted", note=_one_line(error, named=False))
         if isinstance(error, CommandFailed):
             return self._failed(error.cause, _one_line(error, named=False), again=self._again(), last_words=error.tail)
         if isinstance(error, SystemExit):
-            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error, 2))
-        return self._failed("exception", _one_line(error), _frames(error, 2))
+            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
+        return self._failed("exception", _one_line(error), _frames(error))
 
-    def _call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        """Call the function. A child that it forked and that comes back here would be this process once more."""
-        here = os.getpid()
-        try:
-            return self.step.function(*args, **kwargs)
-        finally:
-            if os.getpid() != here:
-                _end_child()
+    def _arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        arguments = self.step.arguments
+        if arguments.plain is not None and not arguments.deferred:
+            return arguments.plain
+        args, kwargs = arguments.thaw(self._resolve, copy=self.step.options.copy)
+        # What is handed over is shown by what it counts by: its repr may be an address.
+        if arguments.deferred and not any(isinstance(each, Handed) for each in arguments.deferred):
+            self.args, self.kwargs = describe(args, kwargs)
+        return args, kwargs
+
+    def _resolve(self, deferred: Deferred) -> Any:
+        if isinstance(deferred, Handed):
+            return deferred.value
+        values = [self.worker.upstream.value(each, absent=each.name in self.missing) for each in deferred.sources()]
+        return values[0] if deferred.one else values
 
     def _files(self, returned: Sequence[str]) -> dict[str, Any]:
         """What it leaves beside its result, now at its place."""
@@ -167,10 +232,40 @@ class _Call:
             asked = [f"{base}/{name}" for names in self.place.outputs().values() for name in names]
             returned = list(dict.fromkeys([*returned, *asked]))
         left = outputs.left(step.options.outputs)
-        began = time.time() - (time.perf_counter() - self.began)
+        began = time() - (monotonic() - self.began)
         stem = worker.plan.stems[self.index]
         kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began, base=base)
         return {"files": kept, "outputs": left}
+
+    def _keep(
+        self, codec: str, chunks: Sequence[Buffer], note: str = "", files: Mapping[str, Any] = _NOTHING
+    ) -> bytes | Outcome:
+        """Store a result, by numbers alone where there is nothing else to say."""
+        worker, index = self.worker, self.index
+        log = self.guards.leave() if self.guards is not None else None
+        try:
+            if log or note or files or self.missing:
+                outcome = self._outcome(Status.DONE, note=note, codec=codec, **files)
+                return self._replace(outcome, chunks)
+            when, seconds = time(), monotonic() - self.began
+            place = worker.store.add(
+                worker.plan.stems[index],
+                self.step.name,
+                worker.fingerprints[index],
+                when=when,
+                seconds=seconds,
+                attempt=self.attempt,
+                codec=codec,
+                chunks=chunks,
+                args=self.args,
+                kwargs=self.kwargs,
+            )
+            segment, offset, size, checksum = place
+            return pack(index, self.attempt, worker.rank, segment, when, seconds, offset, size, checksum)
+        except (EzpypError, OSError) as error:
+            return self._failed("store", str(error))
+        except Exception as error:
+            return self._failed("store", _one_line(error), _frames(error))
 
     def _replace(self, outcome: Outcome, chunks: Sequence[Any]) -> Outcome:
         """Store a result; the files of the one that it replaces go when nothing names them any more."""
@@ -182,20 +277,6 @@ class _Call:
             outputs.discard(worker.folder, [each for each in former.outcome.files if each[0] not in now])
         return kept
 
-    def _resolve(self, deferred: Deferred) -> Any:
-        if isinstance(deferred, Handed):
-            return deferred.value
-        values = [self.worker.upstream.value(each, absent=each.name in self.missing) for each in deferred.sources()]
-        return values[0] if deferred.one else values
-
-    def _seed(self) -> int | None:
-        step = self.step
-        if step.options.seed != "auto":
-            return step.options.seed  # type: ignore[return-value]
-        name = step.name if step.named else None
-        arguments = step.arguments.identity + self.worker.inputs.get(self.index, b"")
-        return seeding.seed_of(self.worker.plan.pipeline_id, step.function_name, arguments, name)
-
     def _again(self) -> str:
         """What to type to run this step alone."""
         script = main_script()
@@ -205,22 +286,30 @@ class _Call:
         return f"Again, alone: {shlex.join([*words, '--only', self.step.name])}"
 
     def _outcome(self, status: Status, *, last_words: str = "", **more: Any) -> Outcome:
-        log = self.worker.capture.end() if self.worker.capture is not None else None
+        log = self.guards.leave() if self.guards is not None else None
+        args, kwargs = (self.args, self.kwargs) if self.args else self._texts()
         return Outcome(
             step=self.index,
             status=status,
-            when=time.time(),
-            seconds=time.perf_counter() - self.began,
+            when=time(),
+            seconds=monotonic() - self.began,
             rank=self.worker.rank,
             host=self.worker.host,
             attempt=self.attempt,
-            args=self.args,
-            kwargs=self.kwargs,
+            args=args,
+            kwargs=kwargs,
             missing=self.missing,
             log=log,
             tail=last_words or (tail(self.worker.folder, log) if status is Status.FAILED else ""),
             **more,
         )
+
+    def _texts(self) -> tuple[str, str]:
+        """The arguments as the plan shows them."""
+        try:
+            return self.step.texts()
+        except Exception:  # the arguments cannot be made
+            return "[…]", "{…}"
 
     def _failed(self, cause: str, note: str, traceback: str = "", *, again: str = "", last_words: str = "") -> Outcome:
         if self.place is not None:

@@ -11,7 +11,7 @@ import pytest
 
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.executors import Processes
-from ezpyp.steps import Outcome
+from ezpyp.lots import Report
 
 STEPS = 60
 SPECIAL = 50
@@ -26,7 +26,7 @@ def runs(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("ran-*")]
 
 
-def build(folder: Path, act: str) -> Pipeline:
+def build(folder: Path, act: str, workers: int = 1) -> Pipeline:
     """Short steps that travel in lots, one among them that crashes or takes long."""
 
     def work(k: int) -> float:
@@ -37,7 +37,7 @@ def build(folder: Path, act: str) -> Pipeline:
             time.sleep(1.5)
         return time.monotonic()
 
-    pipeline = Pipeline(folder / "cache", "lots")
+    pipeline = Pipeline(folder / "cache", "lots", workers=workers)
     as_pickle_step(pipeline)(work).map(range(STEPS))
     return pipeline
 
@@ -50,19 +50,18 @@ def test_a_crash_does_not_run_its_neighbours_twice(tmp_path: Path, again: int) -
     assert runs(tmp_path) == [1] * STEPS
 
 
-def test_a_long_step_does_not_hold_back_what_was_finished_before_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    arrived: dict[int, float] = {}
+def test_a_long_step_does_not_hold_back_what_waits_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[int] = []
     poll = Processes.poll
 
-    def watched(self: Processes) -> list[Outcome]:
-        outcomes = poll(self)
-        arrived.update((outcome.step, time.monotonic()) for outcome in outcomes)
-        return outcomes
+    def watched(self: Processes) -> list[Report]:
+        reports = poll(self)
+        given_back.extend(k for report in reports for k in report.returned)
+        return reports
 
     monkeypatch.setattr(Processes, "poll", watched)
-    pipeline = build(tmp_path, "sleep")
+    pipeline = build(tmp_path, "sleep", workers=2)
     assert pipeline.execute().done == STEPS
-    assert arrived[SPECIAL] - max(arrived[k] for k in range(SPECIAL)) > 1
+    ended = [pipeline.result(f"work[{k}]") for k in range(STEPS)]
+    assert ended[SPECIAL] - max(t for k, t in enumerate(ended) if k != SPECIAL) > 1
     assert runs(tmp_path) == [1] * STEPS

@@ -1,0 +1,83 @@
+"""What came of steps, as numbers: nothing is lost on the way, and whatever is known of a step last counts."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ezpyp import briefs
+from ezpyp.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
+from ezpyp.steps import Brief, Outcome, Place, Status
+from ezpyp.store import MemoryStore
+
+STEPS = 8
+STEMS = [f"step{k}" for k in range(STEPS)]
+
+numbers = st.integers(0, 2**31 - 1)
+moments = st.floats(0, 1e12)
+places = st.builds(Place, numbers, st.integers(0, 2**60), st.integers(0, 2**60), st.integers(0, 2**64 - 1))
+many_briefs = st.lists(st.builds(Brief, numbers, numbers, numbers, moments, moments, places))
+
+
+def packed(*several: Brief) -> bytes:
+    return b"".join(pack(b.step, b.attempt, b.rank, b.place.segment, b.when, b.seconds, *b.place[1:]) for b in several)
+
+
+@given(many_briefs)
+def test_what_is_packed_is_unpacked(several: list[Brief]) -> None:
+    data = packed(*several)
+    assert list(unpack(data)) == several
+    assert steps_of(data) == [b.step for b in several]
+    assert seconds_of(data) == [b.seconds for b in several]
+    assert len(data) == briefs.SIZE * len(several)
+
+
+@given(st.lists(st.integers(0, 5)))
+def test_a_range_is_what_it_stands_for(several: list[int]) -> None:
+    assert list(as_range(several)) == several
+
+
+def test_numbers_that_follow_each_other_are_a_range() -> None:
+    assert as_range([4, 5, 6]) == range(4, 7)
+    assert as_range([4, 6, 5, 7]) == [4, 6, 5, 7]
+
+
+def added(store: MemoryStore, step: int, seconds: float, attempt: int) -> bytes:
+    """Store a plain result, and the brief that says so."""
+    place = store.add(
+        STEMS[step], STEMS[step], "f", when=5.0, seconds=seconds, attempt=attempt, codec="pickle", chunks=[b"xyz"]
+    )
+    return packed(Brief(step, attempt, 0, 5.0, seconds, place))
+
+
+#: Reports one after another: of several steps that are done, or of one of which there is more to say.
+reports = st.lists(
+    st.lists(st.integers(0, STEPS - 1), min_size=1, unique=True) | st.integers(0, STEPS - 1).map(lambda k: (k,))
+)
+
+
+@given(reports)
+def test_what_is_known_of_a_step_last_counts(reports: list[list[int] | tuple[int]]) -> None:
+    store = MemoryStore()
+    outcomes, expected = Outcomes(STEMS, store), dict[int, tuple[Status, float]]()
+    for number, report in enumerate(reports, 1):
+        if isinstance(report, tuple):
+            outcomes.put(Outcome(step=report[0], status=Status.FAILED, seconds=number))
+        else:
+            assert list(outcomes.take(b"".join(added(store, k, number, number) for k in report))) == report
+        status = Status.FAILED if isinstance(report, tuple) else Status.DONE
+        expected |= dict.fromkeys(report, (status, float(number)))
+    assert {k: (each.status, each.seconds) for k, each in outcomes.items()} == expected
+    assert len(outcomes) == len(expected)
+    assert [k in outcomes for k in range(STEPS)] == [k in expected for k in range(STEPS)]
+    done = sorted(seconds for status, seconds in expected.values() if status is Status.DONE)
+    assert sorted(outcomes.seconds(range(STEPS))) == done
+
+
+def test_briefs_of_some_steps_travel_on() -> None:
+    store = MemoryStore()
+    outcomes = Outcomes(STEMS, store)
+    data = [added(store, k, float(k), 1) for k in (2, 3, 5)]
+    outcomes.take(b"".join(data))
+    assert outcomes.packed([5, 4, 2]) == data[2] + data[0]
+    assert outcomes.brief(3).seconds == 3
