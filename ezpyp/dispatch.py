@@ -42,13 +42,13 @@ class Dispatch:
         blocked = None
         for place, kind in sorted(heads, key=lambda head: (not self._placement.wants_gpus(head[1]), head)):
             if ordinary is not None and place > ordinary and not self._placement.wants_gpus(kind):
-                if start := self._lend(bool(heads), now):
+                if start := self._lend(now):
                     return self._passing(start, blocked, now)
                 ordinary = None
             if start := self._give(place, kind):
                 return self._passing(start, blocked, now)
             blocked = blocked or (place, kind)
-        if ordinary is not None and (start := self._lend(bool(heads), now)):
+        if ordinary is not None and (start := self._lend(now)):
             return self._passing(start, blocked, now)
         self._wait(blocked, now)
         return None
@@ -63,10 +63,8 @@ class Dispatch:
         rank, grant = given
         return Start(rank, [step], grant)
 
-    def _lend(self, is_wanted: bool, now: float) -> Start | None:
-        """An ordinary lot. Where a step waits for an idle slot, none is filled twice."""
-        deep = not is_wanted and self._pace.depth(self._ledger, now) > 1
-        rank = self._placement.seat(deep=deep)
+    def _lend(self, now: float) -> Start | None:
+        rank = self._placement.seat()
         if rank is None or not (steps := self._pace.lot(self._ledger, now)):
             return None
         self._placement.lend(rank, steps)

@@ -85,9 +85,9 @@ class _Node:
 
 
 class _Seat:
-    """A rank with slots: how many lots it holds, and how many of those are steps with a grant."""
+    """A rank with slots, and how many of them have a lot."""
 
-    __slots__ = ("devices", "granted", "in_deep", "in_idle", "lots", "most_devices", "node", "rank", "slots")
+    __slots__ = ("devices", "is_listed", "lots", "most_devices", "node", "rank", "slots")
 
     def __init__(self, place: Place, node: _Node) -> None:
         self.rank, self.slots, self.node = place.rank, place.slots, node
@@ -96,13 +96,9 @@ class _Seat:
         self.most_devices = (
             min(1, len(place.gpus)) if place.gpus[:1] and place.gpus[0].startswith("MIG-") else len(place.gpus)
         )
-        self.lots = self.granted = 0
-        self.in_idle = self.in_deep = False
-
-    @property
-    def lent(self) -> int:
-        """The units that its ordinary lots take: one for each slot that has any."""
-        return min(self.slots - self.granted, self.lots - self.granted)
+        self.lots = 0
+        #: Whether it stands in the queue of those that may have an idle slot.
+        self.is_listed = False
 
 
 class _Held(NamedTuple):
@@ -135,9 +131,8 @@ class Placement:
         self._hopeful: list[list[_Node]] = [[] for _ in self._requests]
         for node in reversed(self._nodes):
             self._hope(node)
-        #: Seats that may have an idle slot; and those that may take one more lot for each slot.
+        #: Seats that may have an idle slot.
         self._idle: deque[_Seat] = deque()
-        self._deep: deque[_Seat] = deque()
         for seat in self._seats.values():
             self._offer(seat)
         self._lots: dict[int, _Lot] = {}
@@ -147,35 +142,27 @@ class Placement:
 
     # ----- ordinary lots
 
-    def seat(self, *, deep: bool) -> int | None:
-        """A rank for an ordinary lot: one with an idle slot, else, if `deep`, one whose slots have one lot each."""
+    def seat(self) -> int | None:
+        """A rank with an idle slot and a unit for an ordinary lot. Slots hold one lot at a time: a second one would
+        keep a step waiting that asked for more.
+        """
         while self._idle:
             seat = self._idle[0]
             if seat.lots < seat.slots and seat.node.free and self._leaves_room(seat, _ORDINARY):
                 return seat.rank
             self._idle.popleft()
-            seat.in_idle = False
+            seat.is_listed = False
             if seat.lots < seat.slots:
                 seat.node.starved[seat] = None
-        while deep and self._deep:
-            seat = self._deep[0]
-            if seat.slots <= seat.lots < 2 * seat.slots and not seat.granted and not self._is_kept(seat.node):
-                return seat.rank
-            self._deep.popleft()
-            seat.in_deep = False
         return None
 
     def lend(self, rank: int, steps: Sequence[int]) -> None:
         """An ordinary lot goes to a rank, which `seat` named."""
         seat = self._seats[rank]
-        before = seat.lent
         seat.lots += 1
-        seat.node.free -= seat.lent - before
+        seat.node.free -= 1
         self._lots.update(dict.fromkeys(steps, _Lot(seat, len(steps))))
-        if self._idle and self._idle[0] is seat:
-            self._idle.rotate(-1)  # so that all slots of all ranks fill evenly
-        if seat.lots >= seat.slots:
-            self._offer(seat)
+        self._idle.rotate(-1)  # so that all ranks fill evenly
 
     # ----- steps with a grant
 
@@ -216,10 +203,7 @@ class Placement:
                 continue
             lot.left -= 1
             if not lot.left:
-                seat = lot.seat
-                before = seat.lent
-                seat.lots -= 1
-                self._freed(seat, before - seat.lent)
+                self._freed(lot.seat, 1)
 
     def wants_gpus(self, kind: int) -> bool:
         """Whether a request is for GPUs."""
@@ -246,7 +230,6 @@ class Placement:
         for device, parts in devices:
             node.devices[device] -= parts
         seat.lots += 1
-        seat.granted += 1
         self._held[step] = _Held(seat, request, numbers, devices)
         gpus = tuple((token, parts / _WHOLE) for (_, token), parts in devices)
         return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory)
@@ -258,12 +241,12 @@ class Placement:
         node.free_memory += request.memory
         for device, parts in devices:
             node.devices[device] += parts
-        seat.lots -= 1
-        seat.granted -= 1
         self._freed(seat, request.cpus)
 
     def _freed(self, seat: _Seat, units: int) -> None:
+        """A lot of this rank ended, and gave so many units back."""
         node = seat.node
+        seat.lots -= 1
         node.free += units
         self._hope(node)
         self._offer(seat)
@@ -282,14 +265,10 @@ class Placement:
             hopeless ^= bit
 
     def _offer(self, seat: _Seat) -> None:
-        """A seat may take ordinary lots."""
-        if seat.lots < seat.slots:
-            if not seat.in_idle:
-                seat.in_idle = True
-                self._idle.append(seat)
-        elif not seat.in_deep:
-            seat.in_deep = True
-            self._deep.append(seat)
+        """A seat may have an idle slot."""
+        if not seat.is_listed:
+            seat.is_listed = True
+            self._idle.append(seat)
 
     def _leaves_room(self, seat: _Seat, request: Request) -> bool:
         """Whether a lot or step may start there with regard to the step that the node is kept for.
@@ -308,7 +287,7 @@ class Placement:
         if first.memory > node.free_memory or all(_choose(node, each, first.gpus) is None for each in node.seats):
             return True
         others = [each for each in node.seats if each is not seat and each.devices == seat.devices]
-        idle = seat.slots - seat.lots - 1 + sum(max(0, each.slots - each.lots) for each in others)
+        idle = seat.slots - seat.lots - 1 + sum(each.slots - each.lots for each in others)
         return node.free - request.cpus >= first.cpus and idle > 0
 
     def _is_kept(self, node: _Node) -> bool:
