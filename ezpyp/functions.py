@@ -17,6 +17,7 @@ from ezpyp.errors import InitializationError
 from ezpyp.inputs import Input, inputs_of
 from ezpyp.outputs import Outputs
 from ezpyp.policy import Allowance, Retry
+from ezpyp.resources import bytes_of
 from ezpyp.running import inside_step
 from ezpyp.scratch import Room
 from ezpyp.steps import Group, Home, Options, Request, Step, Steps, callable_name
@@ -67,7 +68,7 @@ class Wishes:
             elif key == "allow_failure":
                 wishes = replace(wishes, allowance=Allowance.of(value))
             elif key in ("cpus", "gpus", "memory"):
-                request = replace(request, **{key: value})
+                request = replace(request, **{key: bytes_of(value) if key == "memory" else value})
             elif key == "max_age":
                 options = replace(options, max_age=seconds_of(value))
             elif key in _OPTIONS:
@@ -322,6 +323,7 @@ def _placed(options: Options) -> Options:
 
 
 def _checked(request: Request) -> Request:
-    if request.cpus < 1 or request.gpus < 0 or request.memory < 0:
+    whole = isinstance(request.cpus, int)
+    if not whole or request.cpus < 1 or request.gpus < 0 or request.memory < 0:
         raise ValueError(f"{request}: ask for at least one core, and for no negative amount")
     return request

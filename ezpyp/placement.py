@@ -16,31 +16,27 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from ezpyp.resources import Grant
+from ezpyp.resources import Grant, Stock
 from ezpyp.steps import Request
 
 #: The whole of a device, in the parts that are counted: sums of floats would grant a little too much or too little.
 _WHOLE = 1_000_000
 _ORDINARY = Request()
-#: A GPU: the rank that alone has it, or -1, and its name.
-_Device = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """A rank as a place for steps: its slots, and what of its node this job may use."""
+    """A rank as a place for steps: its slots, and what of its node it may use."""
 
     rank: int
     host: str
     slots: int
-    #: How many cores of the node the job may use, and the numbers of those that a process can be pinned to.
-    cores: int = 1
-    numbers: tuple[int, ...] = ()
-    #: What CUDA_VISIBLE_DEVICES may name; and whether other ranks mean other devices by the same names.
-    gpus: tuple[str, ...] = ()
-    own_gpus: bool = False
-    #: Bytes of the node; 0 for unknown.
-    memory: int = 0
+    stock: Stock
+
+
+_ORDINARY = Request()
+#: A GPU: the rank that alone has it, or -1, and its name.
+_Device = tuple[int, str]
 
 
 class _Node:
@@ -62,10 +58,10 @@ class _Node:
 
     def __init__(self, places: Sequence[Place]) -> None:
         self.host = places[0].host
-        self.cores = max(place.cores for place in places)
+        self.cores = max(place.stock.cores for place in places)
         self.free = self.units = max(self.cores, sum(place.slots for place in places))
-        self.numbers = sorted({number for place in places for number in place.numbers})
-        self.free_memory = self.memory = max(place.memory for place in places) or sys.maxsize
+        self.numbers = sorted({number for place in places for number in place.stock.numbers})
+        self.free_memory = self.memory = max(place.stock.memory for place in places) or sys.maxsize
         #: What is free of each device.
         self.devices = {device: _WHOLE for place in places for device in _devices(place)}
         self.seats = [_Seat(place, self) for place in places if place.slots]
@@ -87,15 +83,14 @@ class _Node:
 class _Seat:
     """A rank with slots, and how many of them have a lot."""
 
-    __slots__ = ("devices", "is_listed", "lots", "most_devices", "node", "rank", "slots")
+    __slots__ = ("devices", "is_listed", "lots", "most_devices", "node", "rank", "reach", "slots")
 
     def __init__(self, place: Place, node: _Node) -> None:
-        self.rank, self.slots, self.node = place.rank, place.slots, node
+        self.rank, self.slots, self.reach, self.node = place.rank, place.slots, place.stock.reach, node
         self.devices = _devices(place)
         # A process of CUDA uses one instance of a divided GPU, whatever it sees.
-        self.most_devices = (
-            min(1, len(place.gpus)) if place.gpus[:1] and place.gpus[0].startswith("MIG-") else len(place.gpus)
-        )
+        divided = any(token.startswith("MIG-") for token in place.stock.gpus)
+        self.most_devices = min(1, len(self.devices)) if divided else len(self.devices)
         self.lots = 0
         #: Whether it stands in the queue of those that may have an idle slot.
         self.is_listed = False
@@ -318,6 +313,18 @@ def cannot_hold(places: Iterable[Place], request: Request) -> str:
     return f"{largest.host} has {', '.join(parts[:-1])} and {parts[-1]}"
 
 
+def underused(places: Iterable[Place], ready: int, remedy: str) -> list[str]:
+    """A warning for each node that would use under half of its cores although that many steps are ready (message 9)."""
+    found = []
+    for node in (node for node in _nodes(places) if node.seats):
+        used = sum(min(seat.slots, seat.reach) for seat in node.seats)
+        if 2 * used < node.cores <= 2 * ready:
+            bound = any(seat.reach < node.cores // len(node.seats) for seat in node.seats)
+            unbind = " and mpirun --bind-to none" if bound else ""
+            found.append(f"{node.host}: {node.cores} cores allotted, {used} used. Set {remedy}{unbind}.")
+    return found
+
+
 def _nodes(places: Iterable[Place]) -> list[_Node]:
     by_host: dict[str, list[Place]] = {}
     for place in places:
@@ -327,7 +334,7 @@ def _nodes(places: Iterable[Place]) -> list[_Node]:
 
 def _devices(place: Place) -> tuple[_Device, ...]:
     """The GPUs of a rank, told apart from others that go by the same name."""
-    return tuple((place.rank if place.own_gpus else -1, token) for token in place.gpus)
+    return tuple((place.rank if place.stock.own_gpus else -1, token) for token in place.stock.gpus)
 
 
 def _choose(node: _Node, seat: _Seat, gpus: float) -> tuple[tuple[_Device, int], ...] | None:

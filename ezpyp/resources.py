@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
 T = TypeVar("T")
 
@@ -33,6 +34,36 @@ class Grant:
     memory: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stock:
+    """What of its node a rank may use."""
+
+    #: Cores of the node that the job was allotted, and how many of them the rank's helpers can run on.
+    cores: int = 1
+    reach: int = 1
+    #: The numbers of the cores that a helper can be pinned to.
+    numbers: tuple[int, ...] = ()
+    #: What CUDA_VISIBLE_DEVICES may name; and whether the same names mean other devices to other ranks.
+    gpus: tuple[str, ...] = ()
+    own_gpus: bool = False
+    #: Bytes of the node; 0 where that is not known.
+    memory: int = 0
+
+
+def stock() -> Stock:
+    """What of this node this process may use. Looks at files of the kernel; asks NVML only where a driver is."""
+    numbers, have = reachable_cores(), devices()
+    cores = allotted_cores()
+    return Stock(
+        cores=cores,
+        reach=min(cores, len(numbers)),
+        numbers=numbers,
+        gpus=have,
+        own_gpus=bool(have) and _is_bound_by_slurm(have, os.environ),
+        memory=memory(),
+    )
+
+
 # ----- cores
 
 
@@ -42,19 +73,33 @@ def allotted_cores(environ: Mapping[str, str] = os.environ, root: Path = Path("/
     The least of: the cores this process may be scheduled on (under a launcher its parent, whose set is the job's), the
     control group's CPU quota, and what Slurm says. `root` is where /proc and /sys are.
     """
-    limits = [_schedulable(launched=any(name in environ for name in _LAUNCHED)), *_quotas(root)]
+    limits = [len(_schedulable(environ)), *_quotas(root)]
     slurm = environ.get("SLURM_CPUS_ON_NODE", "")
     if slurm.isdecimal():
         limits.append(int(slurm))
     return max(1, min(limits))
 
 
-def _schedulable(*, launched: bool) -> int:
+def _schedulable(environ: Mapping[str, str]) -> set[int]:
     own = os.sched_getaffinity(0)
-    if launched:
+    if any(name in environ for name in _LAUNCHED):
         with contextlib.suppress(OSError):
             own = own | os.sched_getaffinity(os.getppid())
-    return len(own)
+    return own
+
+
+def reachable_cores(environ: Mapping[str, str] = os.environ) -> tuple[int, ...]:
+    """The numbers of the cores that a helper can run on: all that the job may use if the system lets it leave those
+    that the launcher bound this process to, else only these.
+    """
+    own, wanted = os.sched_getaffinity(0), _schedulable(environ)
+    if wanted - own:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, wanted)  # succeeds also where only some are granted
+            wanted = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, own)
+            return tuple(sorted(wanted))
+    return tuple(sorted(own))
 
 
 def bound_cores() -> int:
@@ -108,6 +153,45 @@ def _read(path: Path) -> str:
 
 
 # ----- memory
+
+
+def bytes_of(value: Any) -> int:
+    """An amount of memory: a number of bytes, or a text such as "512MB", "4GB", "1.5 TiB"."""
+    text = str(value).strip()
+    found = re.fullmatch(r"([\d.]+)\s*([kMGT]?)(i?)B?", text, re.IGNORECASE)
+    try:
+        if found is None:
+            return int(value)
+        number, prefix, binary = found.groups()
+        return int(float(number) * (1024 if binary else 1000) ** " KMGT".index(prefix.upper() or " "))
+    except (TypeError, ValueError):
+        raise ValueError(f'memory={value!r}: give a number of bytes, or "500MB", "4GB", "1.5TiB"') from None
+
+
+def memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+    """The bytes of this node's memory that the job may use; 0 where nobody says.
+
+    The least of what the node has, the limits of the control groups above this process, and what Slurm says.
+    """
+    limits = [*_memory_limits(root)]
+    slurm = environ.get("SLURM_MEM_PER_NODE", "")
+    if slurm.isdecimal() and int(slurm):
+        limits.append(int(slurm) * 2**20)
+    for line in _read(root / "proc/meminfo").splitlines():
+        if line.startswith("MemTotal:"):
+            limits.append(int(line.split()[1]) * 2**10)
+    return min(limits, default=0)
+
+
+def _memory_limits(root: Path) -> Iterator[int]:
+    """Version 1 writes a number beyond any memory for no limit, version 2 the word max."""
+    for controllers, group in _groups(root):
+        if controllers == "" or "memory" in controllers.split(","):
+            mount = root / "sys/fs/cgroup" / controllers
+            for folder in _upwards(mount, group):
+                text = _read(folder / ("memory.max" if controllers == "" else "memory.limit_in_bytes")).strip()
+                if text.isdecimal():
+                    yield int(text)
 
 
 def oom_kills(root: Path = Path("/")) -> int:
@@ -277,6 +361,29 @@ _POOLS = (
     (("libmkl_rt",), "MKL_NUM_THREADS", ("MKL_Set_Num_Threads",)),
     (("libblis",), "BLIS_NUM_THREADS", ("bli_thread_set_num_threads",)),
 )
+
+
+@contextlib.contextmanager
+def granted(grant: Grant, environ: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """Run something on the cores and with the GPUs of a grant, and what it starts too.
+
+    EZPYP_GPU_BIND=none leaves the GPUs alone.
+    """
+    cores = os.sched_getaffinity(0)
+    visible = environ.get("CUDA_VISIBLE_DEVICES")
+    if grant.cores:
+        os.sched_setaffinity(0, grant.cores)
+    if grant.gpus and environ.get("EZPYP_GPU_BIND", "").lower() != "none":
+        environ["CUDA_VISIBLE_DEVICES"] = ",".join(token for token, _ in grant.gpus)
+    try:
+        yield
+    finally:
+        if grant.cores:
+            os.sched_setaffinity(0, cores)
+        if visible is not None:
+            environ["CUDA_VISIBLE_DEVICES"] = visible
+        else:
+            environ.pop("CUDA_VISIBLE_DEVICES", None)
 
 
 def limit_threads(cores: int) -> dict[str, int]:

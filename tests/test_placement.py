@@ -18,17 +18,17 @@ from ezpyp.dispatch import Dispatch, Start
 from ezpyp.edges import Edges
 from ezpyp.ledger import Ledger
 from ezpyp.pace import Functions, Pace
-from ezpyp.placement import Place, Placement, cannot_hold
+from ezpyp.placement import Place, Placement, cannot_hold, underused
 from ezpyp.plan import Graph
 from ezpyp.policy import Retry
-from ezpyp.resources import Grant
+from ezpyp.resources import Grant, Stock
 from ezpyp.steps import Request, Status
 
 ORDINARY = Request()
 
 
 def place(rank: int = 0, host: str = "n1", slots: int = 1, **more: Any) -> Place:
-    return Place(rank=rank, host=host, slots=slots, **more)
+    return Place(rank=rank, host=host, slots=slots, stock=Stock(**more))
 
 
 def node(ranks: int, *, first: int = 0, host: str = "n1", slots: int = 1, **more: Any) -> list[Place]:
@@ -117,6 +117,27 @@ def test_what_no_node_can_ever_hold_is_known_before(request_: Request, said: str
         place(1, "big", 1, cores=4, memory=2**30, gpus=("a", "b")),
     ]
     assert cannot_hold(places, request_) == said
+
+
+@pytest.mark.parametrize(
+    ("places", "ready", "said"),
+    [
+        (node(1, cores=128, reach=128), 64, ["n1: 128 cores allotted, 1 used. Set EZPYP_HELPERS=auto."]),
+        (
+            node(1, slots=8, cores=128, reach=1),
+            64,
+            ["n1: 128 cores allotted, 1 used. Set EZPYP_HELPERS=auto and mpirun --bind-to none."],
+        ),
+        (node(1, cores=128, reach=128), 63, []),
+        (node(64, cores=128, reach=2), 500, []),
+        (node(63, cores=128, reach=2), 500, ["n1: 128 cores allotted, 63 used. Set EZPYP_HELPERS=auto."]),
+        (node(1, cores=2, reach=2), 500, []),
+        (node(2, slots=0, cores=8), 500, []),
+    ],
+)
+def test_a_node_that_is_hardly_used_is_told_of(places: list[Place], ready: int, said: list[str]) -> None:
+    """Message 9; but not of a run that could not use it."""
+    assert underused(places, ready, "EZPYP_HELPERS=auto") == said
 
 
 # ----- on a virtual clock
@@ -214,12 +235,12 @@ class Cluster:
         assert not where.cores.intersection(grant.cores)
         assert len(grant.cores) in (0, request.cpus)
         assert sum(share for _, share in grant.gpus) == pytest.approx(request.gpus, abs=1e-5)
-        assert {token for token, _ in grant.gpus} <= set(of.gpus)
+        assert {token for token, _ in grant.gpus} <= set(of.stock.gpus)
         where.cores.update(grant.cores)
         where.units += request.cpus
         where.memory += request.memory
         for token, share in grant.gpus:
-            where.devices[of.rank if of.own_gpus else -1, token] += round(share * 1e6)
+            where.devices[of.rank if of.stock.own_gpus else -1, token] += round(share * 1e6)
         self.grants[start.steps[0]] = start
 
     def _return(self, start: Start) -> None:
@@ -230,15 +251,15 @@ class Cluster:
         where.units -= request.cpus
         where.memory -= request.memory
         for token, share in grant.gpus:
-            where.devices[of.rank if of.own_gpus else -1, token] -= round(share * 1e6)
+            where.devices[of.rank if of.stock.own_gpus else -1, token] -= round(share * 1e6)
 
     def _check(self, rank: int) -> None:
         host = self.places[rank].host
         here = [p for p in self.places.values() if p.host == host]
         ordinary = sum(bool(q) and q[0] not in self.grants for p in here for q in self.slots[p.rank])
-        units = max(*(p.cores for p in here), sum(p.slots for p in here))
+        units = max(*(p.stock.cores for p in here), sum(p.slots for p in here))
         assert self.nodes[host].units + ordinary <= units
-        assert self.nodes[host].memory <= max(p.memory for p in here)
+        assert self.nodes[host].memory <= max(p.stock.memory for p in here)
         assert all(taken <= 1_000_000 for taken in self.nodes[host].devices.values())
 
 

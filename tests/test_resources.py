@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from ezpyp import resources
-from ezpyp.resources import bind, cores_each, devices, environments, scrubbed, share_of
+from ezpyp.resources import Grant, bind, cores_each, devices, environments, scrubbed, share_of
 
 FOUR = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
 
@@ -106,6 +106,30 @@ def test_the_first_version_of_control_groups(tmp_path: Path) -> None:
     assert resources.allotted_cores({"PMI_RANK": "1"}, tmp_path) == 3
 
 
+def test_helpers_reach_the_cores_of_the_job_where_the_system_lets_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    sets = {0: {1}, os.getppid(): {0, 1, 2, 3}}
+    allowed = {0, 1, 2}
+
+    def pin(pid: int, cores: set[int]) -> None:
+        if not cores & allowed:
+            raise OSError
+        sets[pid] = cores & allowed
+
+    monkeypatch.setattr(os, "sched_getaffinity", sets.__getitem__)
+    monkeypatch.setattr(os, "sched_setaffinity", pin)
+    assert resources.reachable_cores({"PMI_RANK": "0"}) == (0, 1, 2)
+    assert sets[0] == {1}, "the agent stays where the launcher bound it"
+    assert resources.reachable_cores({}) == (1,)
+    allowed.clear()
+    assert resources.reachable_cores({"PMI_RANK": "0"}) == (1,)
+
+
+def test_what_this_node_has() -> None:
+    stock = resources.stock()
+    assert stock.reach == stock.cores == len(stock.numbers) >= 1
+    assert stock.memory >= 2**20
+
+
 @pytest.mark.parametrize(
     ("allotted", "bound", "local_size", "helpers", "each"),
     [
@@ -123,6 +147,45 @@ def test_the_cores_of_a_helper(allotted: int, bound: int, local_size: int, helpe
 
 
 # ----- memory
+
+
+@pytest.mark.parametrize(
+    ("written", "amount"),
+    [
+        (0, 0),
+        (123, 123),
+        ("123", 123),
+        ("4GB", 4 * 10**9),
+        ("1.5 TiB", 1.5 * 2**40),
+        ("500 mb", 5 * 10**8),
+        ("2k", 2000),
+    ],
+)
+def test_an_amount_of_memory_may_be_written_as_people_do(written: Any, amount: float) -> None:
+    assert resources.bytes_of(written) == amount
+
+
+@pytest.mark.parametrize("written", ["many", "4 GBit", "1.2.3GB", "", None])
+def test_what_is_no_amount_of_memory_is_refused(written: Any) -> None:
+    with pytest.raises(ValueError, match="give a number of bytes"):
+        resources.bytes_of(written)
+
+
+@pytest.mark.parametrize(
+    ("files", "environ", "expected"),
+    [
+        ({"proc/meminfo": "MemFree: 1 kB\nMemTotal:  4096 kB\n"}, {}, 4096 * 1024),
+        ({"proc/meminfo": "MemTotal: 4096 kB\n"}, {"SLURM_MEM_PER_NODE": "2"}, 2 * 2**20),
+        ({"proc/meminfo": "MemTotal: 4096 kB\n"}, {"SLURM_MEM_PER_NODE": "0"}, 4096 * 1024),
+        ({"proc/self/cgroup": "0::/job/task\n", "sys/fs/cgroup/job/memory.max": "777\n"}, {}, 777),
+        ({"proc/self/cgroup": "0::/job\n", "sys/fs/cgroup/job/memory.max": "max\n"}, {}, 0),
+        ({"proc/self/cgroup": "4:memory:/x\n", "sys/fs/cgroup/memory/x/memory.limit_in_bytes": "555\n"}, {}, 555),
+    ],
+)
+def test_the_memory_that_the_job_may_use(
+    tmp_path: Path, files: dict[str, str], environ: dict[str, str], expected: int
+) -> None:
+    assert resources.memory(environ, tree(tmp_path, files)) == expected
 
 
 def test_kills_for_lack_of_memory_are_read_from_the_control_group(tmp_path: Path) -> None:
@@ -457,3 +520,31 @@ def test_a_pool_that_ran_before_the_fork_is_found_and_gets_one_thread() -> None:
     if "gomp" not in run("import sklearn.utils._openmp_helpers; print(open('/proc/self/maps').read())"):
         pytest.skip("this scikit-learn was built with another OpenMP")
     assert run(FORK) == "0\n"
+
+
+# ----- grants
+
+
+def test_a_grant_holds_for_what_a_step_starts_and_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    tell = "import os; print(sorted(os.sched_getaffinity(0)), os.environ.get('CUDA_VISIBLE_DEVICES'))"
+    with resources.granted(Grant(cores=(core,), gpus=(("2", 1.0), ("3", 0.5)))):
+        told = subprocess.run([sys.executable, "-c", tell], capture_output=True, text=True, check=True).stdout
+    assert told == f"[{core}] 2,3\n"
+    assert (os.sched_getaffinity(0), os.environ["CUDA_VISIBLE_DEVICES"]) == (before, "0,1,2,3")
+
+
+def test_after_a_grant_the_variable_is_gone_where_there_was_none() -> None:
+    environ: dict[str, str] = {}
+    with resources.granted(Grant(gpus=(("1", 1.0),)), environ):
+        assert environ == {"CUDA_VISIBLE_DEVICES": "1"}
+        environ["CUDA_VISIBLE_DEVICES"] = "a step may do so"
+    assert environ == {}
+
+
+def test_a_user_who_binds_gpus_alone_gets_no_grant_of_them_set() -> None:
+    environ = {"EZPYP_GPU_BIND": "none"}
+    with resources.granted(Grant(gpus=(("1", 1.0),)), environ):
+        assert environ == {"EZPYP_GPU_BIND": "none"}
