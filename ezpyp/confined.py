@@ -35,7 +35,7 @@ def is_confined(function: Any) -> bool:
     return (
         function.__closure__ is None
         and all(type(each) in PLAIN for each in defaults)
-        and function.__builtins__ is builtins.__dict__
+        and getattr(function, "__builtins__", None) is builtins.__dict__
         and _computes(function.__code__, function.__globals__)
     )
 
