@@ -82,7 +82,7 @@ def part_of(target: str) -> Iterator[str]:
         sync_files([temporary], os.path.dirname(target) or ".")
         os.replace(temporary, target)
     except OSError as error:
-        raise _refusal(target, error, " Former content is untouched.") from error
+        raise refusal(target, error, " Former content is untouched.") from error
     finally:
         _remove(temporary)
 
@@ -96,14 +96,14 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
             for chunk in chunks:
-                _write_all(descriptor, chunk)
+                write_all(descriptor, chunk)
             if sync:
                 os.fdatasync(descriptor)
         finally:
             os.close(descriptor)  # NFS may tell of a full disk only here
     except OSError as error:
         _remove(temporary)
-        raise _refusal(target, error, " Former content is untouched.") from error
+        raise refusal(target, error, " Former content is untouched.") from error
     except BaseException:
         _remove(temporary)
         raise
@@ -121,7 +121,7 @@ def _temporary() -> str:
     return f"{_MARK}{os.getpid()}-{_SALT}{next(_serial):x}-{_HOST}"
 
 
-def _write_all(descriptor: int, chunk: Buffer) -> None:
+def write_all(descriptor: int, chunk: Buffer) -> None:
     """write(2) takes 2 GiB at most, and less on a whim."""
     written = os.write(descriptor, chunk)
     if written < size_of(chunk):
@@ -141,7 +141,7 @@ def _place(drafts: Mapping[str, str], sync: bool, void: str = "") -> None:
     except OSError as error:
         for temporary in drafts:
             _remove(temporary)
-        raise _refusal(target, error) from error
+        raise refusal(target, error) from error
     if sync:
         sync_folder(os.path.dirname(target) or ".")
 
@@ -166,7 +166,7 @@ def _copy(source: str, target: str) -> str:
     try:
         file = open(source, "rb")  # noqa: SIM115  # what fails below is told of by _draft
     except OSError as error:
-        raise _refusal(target, error) from error
+        raise refusal(target, error) from error
     with file:
         return _draft(target, iter(lambda: file.read(1 << 20), b""), sync=True)
 
@@ -180,7 +180,7 @@ def remove(path: str) -> None:
     try:
         _unlink(path)
     except OSError as error:
-        raise _refusal(path, error) from error
+        raise refusal(path, error) from error
 
 
 def _unlink(path: str) -> None:
@@ -206,7 +206,8 @@ _REMEDIES = {
 }
 
 
-def _refusal(target: str, error: OSError, more: str = "") -> StoreError:
+def refusal(target: str, error: OSError, more: str = "") -> StoreError:
+    """Why a file was not written, and what to do."""
     remedy = _REMEDIES.get(error.errno or 0, "Look at its folder, then run again.")
     return StoreError(f"{target} could not be written ({error.strerror}). {remedy}{more}")
 

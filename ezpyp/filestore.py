@@ -6,10 +6,8 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 
 from __future__ import annotations
 
-import errno
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ezpyp import codecs, outputs
@@ -25,10 +23,11 @@ from ezpyp.files import (
     write_vouched,
     write_whole,
 )
+from ezpyp.patience import blamed, is_late, reason_of, tries, unreadable
 from ezpyp.reading import Reader, read_small
 from ezpyp.record import Record, from_json, to_json
 from ezpyp.steps import Outcome, Place, Status
-from ezpyp.storage import SHELF, Problem, Scan, Writer, checksum, done, place_of
+from ezpyp.storage import SHELF, Known, Problem, Scan, Writer, checksum, done, place_of
 
 #: More paths than this need not be remembered for `sync`: then all of the file system is synced.
 _REMEMBERED = 1000
@@ -60,7 +59,7 @@ class FileStore:
         try:
             self._shared = is_shared(self._folder) if shared is None else shared
         except OSError as error:
-            raise _unreadable(self._folder, error) from error
+            raise unreadable(self._folder, error) from error
         self._patience = patience if self._shared else 0.0
         self._reader = Reader(shared=self._shared)
 
@@ -104,7 +103,7 @@ class FileStore:
             raise StoreError(f"'{record.name}' has no result to read: it is {state}. Run again.")
         path = f"{self._folder}/{outcome.location}"
         error: Exception | None = None
-        for _ in self._tries(self._patience if outcome.host != self._host else 0):
+        for _ in tries(self._folder, self._patience if outcome.host != self._host else 0):
             try:
                 data = self._reader.read(path, record)
                 if wrong := outputs.misfit(self._folder, outcome.files):
@@ -112,16 +111,16 @@ class FileStore:
                 return data
             except (OSError, StoreError) as now:
                 error = now
-                if not _may_be_late(now):
+                if not is_late(now):
                     break
         assert error is not None
-        raise self._blame(path, record, error) from error
+        raise blamed(path, record, error, self._host, self._patience) from error
 
     def read(
         self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
     ) -> Record | None:
         record = None
-        for _ in self._tries(self._patience if wanted else 0):
+        for _ in tries(self._folder, self._patience if wanted else 0):
             try:
                 record = from_json(read_small(f"{self._folder}/{stem}.status"), stem)
             except (OSError, ValueError):
@@ -141,7 +140,7 @@ class FileStore:
             except FileNotFoundError:  # replaced just now: it will be there the next time
                 continue
             except (OSError, ValueError) as error:
-                problems.append(Problem(path=path, what=_reason(error)))
+                problems.append(Problem(path=path, what=reason_of(error)))
                 continue
             if wrong := self._misfit(record):
                 problems.append(Problem(path=f"{self._folder}/{record.outcome.location}", what=wrong))
@@ -149,7 +148,7 @@ class FileStore:
                 found[stem] = record
                 if record.outcome.dropped and os.path.exists(f"{self._folder}/{record.outcome.location}"):
                     leftovers.append(stem)
-        return Scan(records=found, problems=tuple(problems), leftovers=tuple(leftovers))
+        return Scan(records=Known(found), problems=tuple(problems), leftovers=tuple(leftovers))
 
     def move(self, stem: str, target: str) -> None:
         record = self.read(stem)
@@ -181,6 +180,9 @@ class FileStore:
             remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)
 
+    def begin(self, turn: int = 0) -> int:
+        return turn  # a file replaces another, whoever writes
+
     def sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, set()
         if unsynced:
@@ -194,7 +196,7 @@ class FileStore:
         try:
             names = _names(self._folder)
         except OSError as error:
-            raise _unreadable(self._folder, error) from error
+            raise unreadable(self._folder, error) from error
         if SHELF.rstrip("/") in names:
             names += [f"{SHELF}{name}" for name in _names(f"{self._folder}/{SHELF}")]
         return [n.removesuffix(".status") for n in names if n.endswith(".status") and not is_temporary(n)]
@@ -211,51 +213,7 @@ class FileStore:
             return f"torn: {size:,} bytes where '{record.name}' wrote {record.outcome.bytes:,}"
         return outputs.misfit(self._folder, record.outcome.files)
 
-    def _tries(self, patience: float) -> Iterator[None]:
-        """Once; then again and again, at growing intervals, until patience runs out."""
-        until = time.monotonic() + patience
-        pause = 0.01
-        yield
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(pause, left))
-            pause = min(1.0, 2 * pause)
-            _look_afresh(self._folder)
-            yield
-
-    def _blame(self, path: str, record: Record, error: Exception) -> StoreError:
-        if isinstance(error, StoreError):
-            return error
-        there = record.outcome.host or "another host"
-        if self._patience and there != self._host and _may_be_late(error):
-            return StoreError(
-                f"{path} does not show on {self._host} after {self._patience:g} s, though '{record.name}' wrote it on "
-                f"{there}. Let both hosts see the same folder, or run again to remake it."
-            )
-        reason = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_reason(error)})"
-        return StoreError(f"{path}, which '{record.name}' wrote on {there}, {reason}. Run again to remake it.")
-
 
 def _names(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         return [entry.name for entry in entries]
-
-
-def _unreadable(folder: str, error: OSError) -> StoreError:
-    return StoreError(f"The cache folder {folder} cannot be read ({error.strerror}). Look at its path and permissions.")
-
-
-def _may_be_late(error: Exception) -> bool:
-    """Whether what another host wrote may look so for a while: not there yet, or as it was before."""
-    return isinstance(error, StoreError) or (isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ESTALE))
-
-
-def _look_afresh(folder: str) -> None:
-    """Opening a folder makes NFS ask the server for its names anew (close-to-open consistency, nfs(5))."""
-    try:
-        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
-    except OSError:
-        return
-
-
-def _reason(error: Exception) -> str:
-    return (isinstance(error, OSError) and error.strerror) or str(error)

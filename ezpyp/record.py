@@ -1,4 +1,4 @@
-"""What is kept of a step: a record, and the status file that says it.
+"""What is kept of a step: a record, the status file that says it, and what of it a header cannot say.
 
 The file is JSON: what a person looks for first, then the rest of the outcome. By length and checksum it vouches for
 the result that it names.
@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 
 from ezpyp.files import Buffer
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import Outcome, Place, Status
 
 FORMAT = 1
 
@@ -26,6 +26,8 @@ class Record:
     name: str
     fingerprint: str
     outcome: Outcome
+    #: Where its result lies, as the store that it was read from knows it.
+    place: Place | None = field(default=None, compare=False)
 
 
 #: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.
@@ -39,6 +41,14 @@ _LASTING: dict[str, tuple[type, ...]] = {
 }
 #: Files of the step: few steps have any.
 _FILES: dict[str, tuple[type, ...]] = {"files": (str, int, str), "outputs": (str, str, int, int, int, str)}
+
+#: What of it few steps have to say, and what the others mean.
+_SELDOM: dict[str, Any] = {
+    **dict.fromkeys(("host", "args", "kwargs", "note", "cause", "traceback"), ""),
+    **dict.fromkeys(("missing", *_FILES), ()),
+    "log": None,
+    "dropped": False,
+}
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
@@ -60,6 +70,39 @@ def to_json(record: Record, outcome: Outcome) -> bytes:
             content[key] = each
     # File names that are no UTF-8 turn up in messages; json.loads takes them back.
     return _encode(content).encode("utf-8", "surrogatepass")
+
+
+def extras_of(outcome: Outcome, host: str, **more: Any) -> bytes:
+    """What of an outcome is not as with most steps, as JSON; nothing where nothing is. `host` need not be said."""
+    said = {key: value for key, usual in _SELDOM.items() if (value := getattr(outcome, key)) != usual}
+    if said.get("host") == host:
+        del said["host"]
+    elif not outcome.host and host:
+        said["host"] = ""
+    said |= more
+    return _encode(said).encode("utf-8", "surrogatepass") if said else b""
+
+
+def from_extras(text: Buffer, host: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an outcome is to be made with, and what else was said.
+
+    Raises:
+        ValueError: ezpyp did not write it.
+    """
+    said = {**_SELDOM, "host": host}
+    if not text:
+        return said, {}
+    try:
+        content = json.loads(bytes(text))
+        said |= {key: value for key, value in content.items() if key in _SELDOM}
+        more = {key: value for key, value in content.items() if key not in _SELDOM}
+        for key in _FILES:
+            said[key] = _files(content, key)
+        said["log"] = tuple(said["log"]) if said["log"] else None
+        said["missing"] = tuple(said["missing"])
+    except Exception as error:
+        raise ValueError(f"ezpyp did not write it ({type(error).__name__}: {error})") from error
+    return said, more
 
 
 def from_json(text: Buffer, stem: str) -> Record:
@@ -93,12 +136,8 @@ def _record(content: Mapping[str, Any]) -> Record:
         lasting[key] = value = content[key]
         if type(value) not in kinds:
             raise TypeError(f"{key} is {value!r}")
-    for key, kinds in _FILES.items():
-        lasting[key] = tuple(map(tuple, content.get(key, ())))
-        if any(tuple(map(type, each)) != kinds for each in lasting[key]):
-            raise TypeError(f"{key} is {content[key]!r}")
-    if any(not place.startswith("files/") or ".." in place.split("/") for place, *_ in lasting["files"]):
-        raise ValueError("it names files elsewhere")
+    for key in _FILES:
+        lasting[key] = _files(content, key)
     lasting["status"] = Status(lasting["status"])
     lasting["dropped"] = content.get("dropped") is True
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
@@ -106,3 +145,12 @@ def _record(content: Mapping[str, Any]) -> Record:
     when = datetime.fromisoformat(content["when"]).timestamp()
     outcome = Outcome(step=-1, when=when, **lasting)
     return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
+
+
+def _files(content: Mapping[str, Any], key: str) -> tuple[Any, ...]:
+    found = tuple(map(tuple, content.get(key, ())))
+    if any(tuple(map(type, each)) != _FILES[key] for each in found):
+        raise TypeError(f"{key} is {content[key]!r}")
+    if key == "files" and any(not place.startswith("files/") or ".." in place.split("/") for place, *_ in found):
+        raise ValueError("it names files elsewhere")
+    return found

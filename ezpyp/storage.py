@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,8 @@ from ezpyp.steps import Outcome, Place, Status
 
 #: How the stems of former results begin.
 SHELF = "old/"
+#: What to do where a file is not what it should be.
+REMAKE = "Remove it, and the next run makes it again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,11 +27,75 @@ class Problem:
     what: str
 
 
+class Records(Mapping[str, Record]):
+    """Records by stem, as they were when they were looked through. A store may read each when it is asked for."""
+
+    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+        """For each step 1 where a done result with its fingerprint lies under its own stem, and there is nothing else
+        to say of it; else 0.
+
+        Args:
+            fingerprints: 16 bytes a step.
+        """
+        raise NotImplementedError
+
+    def notable(self) -> Iterator[str]:
+        """The stems of all that is not done, or of which there is something else to say."""
+        raise NotImplementedError
+
+    def under(self, fingerprint: str) -> list[str]:
+        """The stems of records with this fingerprint."""
+        raise NotImplementedError
+
+
+class Known(Records):
+    """Records that were read."""
+
+    def __init__(self, found: Mapping[str, Record]) -> None:
+        self._found = found
+        self._stems: dict[str, list[str]] = {}
+
+    def __getitem__(self, stem: str) -> Record:
+        return self._found[stem]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+        wanted, width = fingerprints.hex(), 32
+        found = bytearray(len(fingerprints) // 16)
+        for k, stem in enumerate(stems):
+            record = self._found.get(stem)
+            found[k] = record is not None and (
+                record.fingerprint == wanted[k * width : (k + 1) * width] and is_plain(record.outcome)
+            )
+        return found
+
+    def notable(self) -> Iterator[str]:
+        found = self._found.items()
+        return (stem for stem, record in found if len(record.fingerprint) != 32 or not is_plain(record.outcome))
+
+    def under(self, fingerprint: str) -> list[str]:
+        if not self._stems:
+            for stem, record in self._found.items():
+                self._stems.setdefault(record.fingerprint, []).append(stem)
+        return self._stems.get(fingerprint, [])
+
+
+def is_plain(outcome: Outcome) -> bool:
+    """Whether a step is done and there is nothing else to say of it but where, when and with what arguments."""
+    rest = (outcome.note, outcome.log, outcome.missing, outcome.files, outcome.outputs, outcome.dropped)
+    return outcome.status is Status.DONE and not any(rest)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scan:
     """All readable records by stem, and what is not readable."""
 
-    records: Mapping[str, Record]
+    records: Records
     problems: tuple[Problem, ...] = ()
     #: Stems of dropped results that are still there: who dropped them was killed.
     leftovers: tuple[str, ...] = ()
@@ -40,6 +106,8 @@ class Writer(NamedTuple):
 
     rank: int = 0
     host: str = ""
+    #: Which helper of its rank it is; -1 for the agent.
+    slot: int = -1
 
 
 def on_shelf(stem: str, record: Record) -> str:
@@ -136,6 +204,16 @@ class Store(Protocol):
             StoreError: the folder cannot be written. With `result_only` the step is as it was.
         """
 
+    def begin(self, turn: int = 0) -> int:
+        """Let what is written from now on count as newer than all that there is, whatever the clocks say; the number
+        that tells other writers of the same run to do the same.
+
+        Called by who holds the folder, and has looked through it or will. Nothing of this store waits to be flushed.
+
+        Raises:
+            StoreError: the folder cannot be read.
+        """
+
     def sync(self) -> None:
         """Flush, and have what this store wrote since the last call survive a power failure. May block for seconds.
 
@@ -176,17 +254,19 @@ def place_of(outcome: Outcome) -> Place:
     return Place(0, 0, outcome.bytes, int(outcome.checksum.removeprefix("xxh3:"), 16))
 
 
-def verified(data: Buffer, record: Record, where: str) -> Buffer:
+def verified(data: Buffer, record: Record, where: str, remedy: str = REMAKE) -> Buffer:
+    """The bytes of a result, if they are what its record says.
+
+    Raises:
+        StoreError: they are not.
+    """
     outcome = record.outcome
     size = size_of(data)
     if size != outcome.bytes:
-        raise StoreError(f"{where} is torn: {size:,} bytes where '{record.name}' wrote {outcome.bytes:,}. {_REMAKE}")
+        raise StoreError(f"{where} is torn: {size:,} bytes where '{record.name}' wrote {outcome.bytes:,}. {remedy}")
     if checksum([data]) != outcome.checksum:
-        raise StoreError(f"{where} is not what '{record.name}' wrote: its checksum differs. {_REMAKE}")
+        raise StoreError(f"{where} is not what '{record.name}' wrote: its checksum differs. {remedy}")
     return data
-
-
-_REMAKE = "Remove it, and the next run makes it again."
 
 
 class MemoryStore:
@@ -238,7 +318,7 @@ class MemoryStore:
         return self._records.get(stem)
 
     def records(self) -> Scan:
-        return Scan(records=dict(self._records))
+        return Scan(records=Known(dict(self._records)))
 
     def move(self, stem: str, target: str) -> None:
         if record := self._records.pop(stem, None):
@@ -253,6 +333,9 @@ class MemoryStore:
         record = self._records.pop(stem, None)
         if record is not None and result_only:
             self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
+
+    def begin(self, turn: int = 0) -> int:
+        return turn
 
     def sync(self) -> None:
         """Nothing outlives the process."""

@@ -9,6 +9,7 @@ from ezpyp.errors import StoreError
 from ezpyp.files import write_whole
 from ezpyp.filestore import FileStore
 from ezpyp.naming import stems
+from ezpyp.packed import PackedStore
 from ezpyp.record import Record
 from ezpyp.steps import Place
 from ezpyp.storage import SHELF, MemoryStore, Problem, Scan, Store, Writer, on_shelf
@@ -17,6 +18,7 @@ __all__ = [
     "SHELF",
     "FileStore",
     "MemoryStore",
+    "PackedStore",
     "Place",
     "Problem",
     "Record",
@@ -29,7 +31,11 @@ __all__ = [
     "write_whole",
 ]
 
-_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {"files": FileStore, "memory": MemoryStore}
+_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {
+    "files": FileStore,
+    "memory": MemoryStore,
+    "packed": PackedStore,
+}
 
 
 def open_store(kind: str, folder: str | os.PathLike[str], writer: Writer | None = None) -> Store:

@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from ezpyp import codecs, files, reading, storage
-from ezpyp import filestore as module
+from ezpyp import codecs, files, patience, reading, storage
 from ezpyp.errors import StoreError
 from ezpyp.steps import Outcome, Status
 from ezpyp.storage import checksum
@@ -437,7 +436,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     found = Clock()
-    monkeypatch.setattr(module, "time", found)
+    monkeypatch.setattr(patience, "time", found)
     return found
 
 
