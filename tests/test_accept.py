@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, Status, acceptance, as_pickle_step, prospect, resume, runs, session, store, surveys
+from ezpyp import Pipeline, Status, acceptance, as_pickle_step, filestore, prospect, resume, runs, session, surveys
 from ezpyp import plan as plans
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
@@ -338,7 +338,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, survived: int, act: Callable[[
 
     with monkeypatch.context() as patch:
         for module, operation in (
-            *((store, each) for each in ("link_whole", "remove", "write_whole")),
+            *((filestore, each) for each in ("link_whole", "remove", "write_whole")),
             (acceptance, "write_whole"),
         ):
             patch.setattr(module, operation, guard(getattr(module, operation)))
