@@ -11,12 +11,24 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, Status, acceptance, as_pickle_step, filestore, prospect, resume, runs, session, surveys
+from ezpyp import (
+    Pipeline,
+    Status,
+    acceptance,
+    as_pickle_step,
+    filestore,
+    naming,
+    prospect,
+    resume,
+    runs,
+    session,
+    surveys,
+)
 from ezpyp import plan as plans
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
 from ezpyp.steps import Outcome
-from ezpyp.store import FileStore
+from ezpyp.store import FileStore, Record
 from tests.conftest import interpreter
 from tests.test_explain import Typist
 
@@ -300,7 +312,7 @@ class Folder:
 
     def prospect(self, edition: dict[str, int], on_change: str = "refuse") -> prospect.Prospect:
         pipeline = self.pipeline(edition)
-        organised = plans.organise(pipeline.steps, pipeline_id="accept", stems=store.stems)
+        organised = plans.organise(pipeline.steps, pipeline_id="accept", stems=naming.stems)
         return prospect.look(
             organised, str(self.path), kind="files", choices=Choices({"on_change": on_change}), selection=Selection()
         )
@@ -407,7 +419,7 @@ def test_the_same_result_twice_in_a_second_is_kept_once(tmp_path: Path) -> None:
     where = FileStore(tmp_path)
     outcome = Outcome(step=0, status=Status.DONE, when=1000.0, codec="pickle")
     for content in (b"first", b"second"):
-        where.put("f", store.Record(name="f", fingerprint="0" * 32, outcome=outcome), [content])
+        where.put("f", Record(name="f", fingerprint="0" * 32, outcome=outcome), [content])
         resume.shelve(["f"], where.records().records, where, 1)
     (kept,) = where.records().records.values()
     assert where.get(kept) == b"second"
@@ -428,7 +440,7 @@ def test_results_that_moved_are_accepted_where_they_are(tmp_path: Path) -> None:
 
     def survey(values: list[str], offset: int) -> surveys.Survey:
         steps = pipeline(values, offset).steps
-        organised = plans.organise(steps, pipeline_id="moved", stems=store.stems)
+        organised = plans.organise(steps, pipeline_id="moved", stems=naming.stems)
         return surveys.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     pipeline(["a", "b", "c"], 1).execute()

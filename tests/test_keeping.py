@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, ResultDropped, Status, as_pickle_step, open, session, store
+from ezpyp import Pipeline, ResultDropped, Status, as_pickle_step, filestore, open, session
 from ezpyp.functions import StepFunction
 from ezpyp.ledger import Ledger
 from tests.conftest import Launcher
@@ -199,7 +199,7 @@ def test_random_graphs_that_are_killed_now_and_then(seed: int, tmp_path: Path, m
             with monkeypatch.context() as patch:
                 guard = killing(rng.randint(3, 3 + 2 * size))
                 for operation in ("write_whole", "write_vouched", "remove"):
-                    patch.setattr(store, operation, guard(getattr(store, operation)))
+                    patch.setattr(filestore, operation, guard(getattr(filestore, operation)))
                 patch.setattr(Ledger, "settle", guard(Ledger.settle))
                 with contextlib.suppress(Killed):
                     build(steps).execute()

@@ -82,7 +82,7 @@ def test_reordering_runs_nothing_and_needs_no_permission(tmp_path: Path, book: B
 
 def test_a_killed_rearrangement_loses_nothing(tmp_path: Path, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop after every single file operation of a move; the next start finds all results."""
-    from ezpyp import store
+    from ezpyp import filestore
 
     names = [f"s{k}" for k in range(4)]
     pipeline, f = start(tmp_path)
@@ -109,7 +109,7 @@ def test_a_killed_rearrangement_loses_nothing(tmp_path: Path, book: Book, monkey
 
         with monkeypatch.context() as patch:
             for operation in ("link_whole", "remove", "write_whole"):
-                patch.setattr(store, operation, step(getattr(store, operation)))
+                patch.setattr(filestore, operation, step(getattr(filestore, operation)))
             pipeline, f = start(tmp_path)
             f.map([book.note()] * 4, names)
             with pytest.raises(Killed):
