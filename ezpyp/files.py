@@ -9,8 +9,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import count
+from typing import TYPE_CHECKING
 
 from ezpyp.errors import StoreError
+
+if TYPE_CHECKING:
+    import ctypes
 
 #: What a codec makes: written one after another, never joined.
 Buffer = bytes | bytearray | memoryview
@@ -22,6 +26,13 @@ _DRAFT = re.compile(rf"{re.escape(_MARK)}(\d+)-[0-9a-f]+-(.+)", re.DOTALL)
 #: Up to so many files are synced one by one, which leaves the rest of the file system alone. A file costs about
 #: 0.2 ms so, 0.01 ms where all are synced at once.
 _FEW = 64
+
+#: Files from this size on have their room reserved first, and are on their way to the disk when they are written.
+_LARGE = 1 << 24
+#: FALLOC_FL_KEEP_SIZE: room beyond the end of the file, which grows with what is written (fallocate(2)).
+_KEEP_SIZE = 1
+#: SYNC_FILE_RANGE_WRITE: begin, and wait for nothing (sync_file_range(2)).
+_BEGIN = 2
 
 #: File systems that several hosts may mount, so that one may see late what another wrote (names as in mount(8)).
 _SHARED = frozenset(
@@ -95,10 +106,15 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
         # 0666 less the umask, as any program would: tempfile's 0600 shuts out colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         try:
+            size = sum(map(size_of, chunks)) if isinstance(chunks, (list, tuple)) else 0
+            if size >= _LARGE:
+                _reserve(descriptor, size)
             for chunk in chunks:
                 write_all(descriptor, chunk)
             if sync:
                 os.fdatasync(descriptor)
+            elif size >= _LARGE:
+                _hasten(descriptor)
         finally:
             os.close(descriptor)  # NFS may tell of a full disk only here
     except OSError as error:
@@ -128,6 +144,34 @@ def write_all(descriptor: int, chunk: Buffer) -> None:
         rest = memoryview(chunk).cast("B")
         while written < len(rest):
             written += os.write(descriptor, rest[written:])
+
+
+def _reserve(descriptor: int, size: int) -> None:
+    """Have the room on the disk, where the file system can say so: a full disk shows at once, and writing is quicker.
+
+    posix_fallocate, which Python offers, writes zeros where the file system cannot.
+    """
+    import ctypes
+
+    if _libc().fallocate(descriptor, _KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+        code = ctypes.get_errno()
+        if code in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(code, os.strerror(code))
+
+
+def _hasten(descriptor: int) -> None:
+    """Have the disk begin: whoever makes the file lasting later waits less. Nothing is lost where it cannot."""
+    import ctypes
+
+    _libc().sync_file_range(descriptor, ctypes.c_int64(0), ctypes.c_int64(0), _BEGIN)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
+    """Calls of Linux that Python does not offer."""
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True)
 
 
 def _place(drafts: Mapping[str, str], sync: bool, void: str = "") -> None:
@@ -253,7 +297,7 @@ def _sync_all(folder: str) -> None:
 
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+        if _libc().syncfs(descriptor):
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
     finally:

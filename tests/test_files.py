@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import re
 import resource
 import signal
 import stat
@@ -53,6 +55,42 @@ def test_a_call_that_writes_less_than_it_was_given_goes_on(tmp_path: Path, monke
     plane = memoryview(bytes(range(24))).cast("B", (4, 6))
     files.write_whole(tmp_path / "a", [b"0123456789", plane])
     assert (tmp_path / "a").read_bytes() == b"0123456789" + bytes(range(24))
+
+
+@pytest.mark.parametrize("refused", [0, errno.EOPNOTSUPP, errno.EPERM])
+def test_a_large_file_is_written_whether_or_not_room_can_be_had_for_it_first(
+    refused: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LARGE", 8)
+    if refused:
+        monkeypatch.setattr(files, "_libc", lambda: Refusing(refused))
+    files.write_whole(tmp_path / "a", [b"01234", b"56789"])
+    assert (tmp_path / "a").read_bytes() == b"0123456789"
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_large_file_for_which_there_is_no_room_is_not_begun(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "_LARGE", 8)
+    monkeypatch.setattr(files, "_libc", lambda: Refusing(code))
+    monkeypatch.setattr(os, "write", None)
+    with pytest.raises(StoreError, match=re.escape(os.strerror(code))):
+        files.write_whole(tmp_path / "a", [b"01234", b"56789"])
+    assert list(tmp_path.iterdir()) == []
+
+
+class Refusing:
+    """A kernel that refuses."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def fallocate(self, *_: object) -> int:
+        ctypes.set_errno(self._code)
+        return -1
+
+    sync_file_range = fallocate
 
 
 @pytest.mark.parametrize("call", ["open", "write", "close", "replace"])

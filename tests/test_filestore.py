@@ -352,7 +352,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
-def test_a_disk_that_is_really_full(small_disk: Path) -> None:
+@pytest.mark.parametrize("large", [1, 1 << 24])
+def test_a_disk_that_is_really_full(large: int, small_disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_LARGE", large)
     store = FileStore(small_disk)
     store.put("alpha", record(), [b"former"])
     with pytest.raises(StoreError) as caught:
