@@ -23,14 +23,16 @@ from typing import Any, cast
 from unittest.mock import patch
 
 from ezpyp import Pipeline, as_pickle_step, conductor, mpi
+from ezpyp.briefs import pack
 from ezpyp.conductor import Conductor
 from ezpyp.events import Bus, Journal
 from ezpyp.helper import REPORT_EVERY
 from ezpyp.job import Job
 from ezpyp.ledger import Ledger
+from ezpyp.lots import Report
 from ezpyp.pace import Functions, Pace
 from ezpyp.plan import Plan
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import Status
 from ezpyp.stopping import Stop
 
 
@@ -153,7 +155,7 @@ class Wire:
         """The helper that is free first takes it, and reports as helpers do."""
         free = self._free.setdefault(rank, [0.0] * self._helpers)
         now = max(arrival, free[0])
-        done: list[Outcome] = []
+        done: list[bytes] = []
         reported = now
         for number, (index, attempt, *_) in enumerate(lot):
             if index in self._run.began:
@@ -161,14 +163,11 @@ class Wire:
             self._run.began[index] = now
             now += self._seconds[index] + self._costs.step
             self._run.ended[index] = now
-            done.append(
-                Outcome(
-                    step=index, status=Status.DONE, when=now, seconds=self._seconds[index], rank=rank, attempt=attempt
-                )
-            )
+            done.append(pack(index, attempt, rank, 0, now, self._seconds[index], 0, 0, 0))
             if now - reported > REPORT_EVERY or number == len(lot) - 1:
                 self._count += 1
-                report = ("outcomes", (done, number == len(lot) - 1))
+                # Nothing is idle and nothing held up, so far as it says: what waits is not recalled.
+                report = ("reports", ([Report(b"".join(done))], number == len(lot) - 1, self._helpers, 0))
                 heapq.heappush(self._on_way, (now + self._costs.latency, self._count, rank, report))
                 done, reported = [], now
         heapq.heapreplace(free, now)
@@ -200,9 +199,9 @@ def simulate(
         ledger = run.ledger = Ledger(plan.graph)
         ledger.resume([Status.DONE if k in done else Status.NOT_RUN for k in range(len(plan.steps))], {})
         todo = range(len(plan.steps)) if not done else [k for k in range(len(plan.steps)) if k not in done]
-        job = SimpleNamespace(plan=plan, todo=todo, worker=lambda: None, sign=None, link=wire)
+        job = SimpleNamespace(plan=plan, todo=todo, worker=lambda: None, store=None, sign=None, link=wire)
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
-        leader = Conductor(cast("Job", job), ledger, bus)
+        leader = Conductor(cast("Job", job), ledger, bus, [""] * (ranks + 1))
         team = [mpi.Ranks(cast("mpi.Link", wire), dict.fromkeys(range(1, ranks + 1), helpers), lambda *_, **__: None)]
         pacing = Pace(Functions.of(plan), ranks * helpers)
         clock.start(dies_at)
