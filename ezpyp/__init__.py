@@ -38,6 +38,7 @@ from ezpyp.inputs import File, Files, Tree
 from ezpyp.pipeline import (
     Pipeline,
     as_cloudpickle_step,
+    as_command_step,
     as_dill_step,
     as_json_step,
     as_numpy_step,
@@ -99,6 +100,7 @@ __all__ = [
     "UnknownStep",
     "UnrecognizedStepWarning",
     "as_cloudpickle_step",
+    "as_command_step",
     "as_dill_step",
     "as_json_step",
     "as_numpy_step",

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ezpyp import executors, mpi, provenance, resources
+from ezpyp import executors, mpi, provenance, resources, surroundings
 from ezpyp.conductor import Conductor
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.events import Bus, RunEnded, RunStarted
@@ -130,6 +130,7 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
     )
     environments = resources.environments(local_rank=local_rank, local_size=local_size, helpers=helpers, cores=cores)
     captured = job.settings.capture != "off"
+    surroundings.publish(job.run)
     return Setup(
         count=helpers,
         order=Order(
@@ -143,7 +144,7 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
             cores=cores,
             log=None,
         ),
-        environments=environments,
+        environments=[{**each, surroundings.RUN: job.run} for each in environments],
         log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
         tee=job.settings.capture == "tee",
     )

@@ -10,12 +10,13 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from ezpyp.errors import LauncherError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, MutableMapping, Sequence
     from subprocess import Popen
     from types import FrameType
 
@@ -71,8 +72,8 @@ def find_mpirun(make: str) -> str:
         LauncherError: there is none; the text says which others were found.
     """
     others = []
-    for path in _candidates():
-        found = _make_of(_ask([path, "--version"])[1], _LAUNCHERS)
+    for path in _candidates([os.path.dirname(sys.executable), *os.environ.get("PATH", os.defpath).split(os.pathsep)]):
+        found = _make_of_launcher(path)
         if found == make:
             return path
         others.append(f"{path} is of {_TITLES.get(found, 'an unknown make')}")
@@ -107,6 +108,72 @@ def command(
     first = os.path.join(os.path.dirname(os.path.abspath(__file__)), "rank.py")
     python = [sys.executable, "-I", "-S", first, *python_flags(sys.orig_argv), script]
     return Command(argv=(mpirun, *options, *python, *args), environ=env)
+
+
+def ranks_of(argv: Sequence[str], *, ranks: int, nodes: int = 1, environ: MutableMapping[str, str]) -> list[str]:
+    """How a step starts a program on so many ranks: on one node, where they share the cores of this process, or on
+    several nodes of the Slurm job. Takes from the environment what would lead the launcher elsewhere.
+
+    Raises:
+        LauncherError: there is nothing to start it with.
+    """
+    if nodes > 1:
+        return [*_srun(ranks, nodes, environ), *argv]
+    mpirun, make = mpirun_at_hand(environ.get("PATH", os.defpath))
+    for name in [name for name in environ if name.startswith("SLURM_")]:
+        del environ[name]  # or it would count the cores of the whole job, and ask Slurm for its own
+    options = ["-n", str(ranks)]
+    if make == "openmpi":
+        if os.geteuid() == 0:
+            environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
+            environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
+        # It would bind to the first cores of the node, whichever this process may use.
+        options += ["--bind-to", "none", "--oversubscribe"]
+    return [mpirun, *options, *argv]
+
+
+def check_ranks(ranks: int, nodes: int, environ: Mapping[str, str]) -> None:
+    """See whether a step could start a program on so many ranks.
+
+    Raises:
+        LauncherError: it could not; the text says what could be had.
+    """
+    if nodes > 1:
+        _srun(ranks, nodes, environ)
+    else:
+        mpirun_at_hand(environ.get("PATH", os.defpath))
+
+
+def mpirun_at_hand(search: str) -> tuple[str, str]:
+    """The first mpirun of a known make, and the make: on this PATH where it leads to one, else beside Python.
+
+    Raises:
+        LauncherError: there is none.
+    """
+    for path in _candidates([*search.split(os.pathsep), os.path.dirname(sys.executable)]):
+        if make := _make_of_launcher(path):
+            return path, make
+    raise LauncherError(
+        "mpi= needs an mpirun, and there is none on the PATH of the step nor beside Python. Load the site's MPI with "
+        "setup=, or pip install 'ezpyp[mpich]'. Without mpi= the program runs as one process."
+    )
+
+
+def _srun(ranks: int, nodes: int, environ: Mapping[str, str]) -> list[str]:
+    srun = shutil.which("srun", path=environ.get("PATH", os.defpath))
+    have = int(environ.get("SLURM_JOB_NUM_NODES", "0") or 0) if "SLURM_JOB_ID" in environ else 0
+    if srun is None or have < nodes:
+        here = f"this job has {have}" if have else "this is no Slurm job"
+        raise LauncherError(
+            f"mpi={ranks}, nodes={nodes} needs srun and a Slurm job of {nodes} nodes or more; {here}"
+            f"{'' if srun else ' and there is no srun'}. On one node it could run: take nodes= away."
+        )
+    return [srun, "--overlap", "--exact", "-N", str(nodes), "-n", str(ranks)]
+
+
+@cache
+def _make_of_launcher(path: str) -> str:
+    return _make_of(_ask([path, "--version"])[1], _LAUNCHERS)
 
 
 def python_flags(orig_argv: Sequence[str]) -> list[str]:
@@ -219,11 +286,10 @@ class _Relay:
             process.send_signal(signal.SIGUSR1 if self._gentle else self.first)
 
 
-def _candidates() -> list[str]:
-    """Every mpirun and mpiexec, beside Python first; each once."""
-    beside = os.path.dirname(sys.executable)
-    folders = dict.fromkeys([beside, *os.environ.get("PATH", os.defpath).split(os.pathsep)])
-    found = (shutil.which(name, path=folder) for folder in folders if folder for name in ("mpirun", "mpiexec"))
+def _candidates(folders: Iterable[str]) -> list[str]:
+    """Every mpirun and mpiexec of these folders; each once."""
+    once = dict.fromkeys(folders)
+    found = (shutil.which(name, path=folder) for folder in once if folder for name in ("mpirun", "mpiexec"))
     return [path for path in found if path]
 
 

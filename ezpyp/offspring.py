@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import cache
 
 PR_SET_CHILD_SUBREAPER = 36
 #: Seconds after which processes that do not go away, for instance in a system call that hangs, are left.
@@ -123,6 +124,7 @@ def _state(pid: int) -> tuple[str, int] | None:
         return None
 
 
+@cache
 def _prctl() -> Callable[..., int]:
     import ctypes
 

@@ -27,6 +27,7 @@ from ezpyp.settings import Choices
 from ezpyp.steps import Status, Step
 
 if TYPE_CHECKING:
+    from ezpyp.commands import CommandFunction, Commands
     from ezpyp.prospect import Prospect
     from ezpyp.session import Session
     from ezpyp.summary import Summary
@@ -93,6 +94,7 @@ class Pipeline:
         self._steps: dict[str, Step] = {}
         self._calls: dict[Any, str] = {}
         self._numbers: dict[str, int] = {}
+        self._commands: Commands | None = None
         self._plan: Plan | None = None
         self._kind = "files"
         self._session: Session | None = None
@@ -137,6 +139,36 @@ class Pipeline:
         """A decorator: `@pipeline.step(codec="json", retry=2)`. The options are those of `as_pickle_step`."""
         wishes = Wishes().with_(codec=codec, **options)
         return lambda function: StepFunction(function, self, wishes)
+
+    def command(self, name: str, command: Any, **options: Any) -> Step:
+        """Add a step that is a program: `pipeline.command("sim", ["./sim", "--x", 0.3, mesh, File("in.nc")])`.
+
+        It runs without a shell in an empty folder of its own, and its result is a `Completed`. A step among the
+        arguments is written as its result, a list as several arguments, a tuple as one. Relative paths refer to the
+        script's folder. It is known by the program's content, its arguments and `inputs=`.
+
+        Args:
+            name: what it is called; the next of that name is `name[1]`.
+            command: a list; with shell="bash" also a text.
+            **options: inputs (files that count; as a dict, also linked in under its names), outputs (names, patterns
+                and folders that it has to leave in its folder, moved into the cache), env (variables; None takes one
+                away), setup (lines for a login shell, such as "module load cdo"), cwd (a folder to run in instead),
+                shell ("bash"), ok_codes (exit codes that are no failure), track (False: the program itself does not
+                count), stdout (a file for its output), progress (a pattern with the number, or number and total, of a
+                line that tells how far it is), mpi (ranks, on as many cores of one node), nodes (of the Slurm job, for
+                these), scratch (where its folder is made; else $SLURM_TMPDIR, $TMPDIR or /tmp), timeout, cpus, gpus,
+                memory, retry, allow_failure, depends_on, always, max_age, keep: as for functions.
+        """
+        from ezpyp import commands
+
+        return commands.command(self._commands_of(), name, command, options)
+
+    def _commands_of(self) -> Commands:
+        if self._commands is None:
+            from ezpyp.commands import Commands
+
+            self._commands = Commands(self)
+        return self._commands
 
     def add(self, step: Step) -> None:
         """Take a step. Decorated functions call this.
@@ -398,9 +430,21 @@ def as_parquet_step(
     return pipeline.step("parquet", depends_on=depends_on, **options)
 
 
+def as_command_step(pipeline: Pipeline, **options: Any) -> Callable[[Callable[..., Any]], CommandFunction]:
+    """A decorator for a function that returns commands; its calls, `map` and `product` make steps that run them.
+
+    The function is called at once and only arranges: what it is given of other steps it can put into the list, but not
+    look at. Its code does not count, what it returns does. The options are those of `Pipeline.command`.
+    """
+    from ezpyp.commands import CommandFunction
+
+    return lambda function: CommandFunction(function, pipeline._commands_of(), options)
+
+
 __all__ = [
     "Pipeline",
     "as_cloudpickle_step",
+    "as_command_step",
     "as_dill_step",
     "as_json_step",
     "as_numpy_step",

@@ -60,13 +60,15 @@ class Room:
 class Place:
     """Where a step is at work."""
 
-    def __init__(self, room: Room, *, stem: str, host: str, attempt: int, cache: str = "", log: str = "") -> None:
-        """Make the folder and go there.
+    def __init__(
+        self, room: Room, *, name: str, stem: str, host: str, attempt: int, cache: str = "", log: str = ""
+    ) -> None:
+        """Make the folder of a step and go there.
 
         Raises:
             OSError: it cannot be made, or `cwd` is not there.
         """
-        self.room = room
+        self.room, self.name = room, name
         #: The cache folder, and in it the file that gets what the step prints.
         self.cache, self.log = cache, log
         self._made = not room.cwd

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import signal
 import threading
 import time
@@ -10,6 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 
 from ezpyp.running import inside_step
+
+#: One byte that the agent shares with all that is forked from it: whether it heard that the run is to stop.
+_heard = mmap.mmap(-1, 1)
 
 
 class Stop:
@@ -29,6 +33,7 @@ class Stop:
         self.again = self.again or again
         self.signal = self.signal or number
         self.since = self.since or time.monotonic()
+        _heard[0] = 1
 
     @property
     def exit_code(self) -> int:
@@ -39,9 +44,18 @@ class Stop:
         return f"stopped by {signal.Signals(self.signal).name}" if self.signal else ""
 
 
+def was_asked(patience: float = 0.0) -> bool:
+    """Whether the agent on this node heard, or hears within `patience` seconds, that the run is to stop."""
+    until = time.monotonic() + patience
+    while not _heard[0] and time.monotonic() < until:
+        time.sleep(0.01)
+    return bool(_heard[0])
+
+
 @contextmanager
 def listening(stop: Stop) -> Iterator[None]:
     """Turn INT, TERM and USR1 into a stop for as long as a run lasts. Only the main thread may set handlers."""
+    _heard[0] = 0
     if threading.current_thread() is not threading.main_thread():
         yield
         return

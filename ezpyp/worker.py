@@ -149,10 +149,15 @@ class _Call:
         room, worker = self.kind.room, self.worker
         if room is None:
             return self._run()
-        stem, log = worker.plan.stems[self.index], worker.guards.log if worker.guards is not None else None
         try:
             self.place = scratch.Place(
-                room, stem=stem, host=worker.host, attempt=self.attempt, cache=worker.folder, log=log or ""
+                room,
+                name=self.step.name,
+                stem=worker.plan.stems[self.index],
+                host=worker.host,
+                attempt=self.attempt,
+                cache=worker.folder,
+                log=(worker.guards.log if worker.guards is not None else None) or "",
             )
         except OSError as error:
             return self._failed("input", f"its folder cannot be used: {error}")
@@ -235,7 +240,7 @@ class _Call:
         began = time() - (monotonic() - self.began)
         stem = worker.plan.stems[self.index]
         kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began, base=base)
-        return {"files": kept, "outputs": left}
+        return {"files": kept, "outputs": left} if kept or left else {}
 
     def _keep(
         self, codec: str, chunks: Sequence[Buffer], note: str = "", files: Mapping[str, Any] = _NOTHING

@@ -73,7 +73,8 @@ def layers() -> list[str]:
 
 def imported(path: Path) -> Iterator[str]:
     """The modules of ezpyp that a module imports, anywhere but for type checkers alone."""
-    waiting: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    files = path.rglob("*.py") if path.is_dir() else [path]
+    waiting: list[ast.AST] = [ast.parse(file.read_text(encoding="utf-8")) for file in files]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -89,7 +90,10 @@ def imported(path: Path) -> Iterator[str]:
 
 
 def modules() -> list[Path]:
-    return sorted(path for path in (CHECKOUT / "ezpyp").glob("*.py") if not path.name.startswith("__"))
+    """Files, and the few folders that are packages of their own."""
+    package = CHECKOUT / "ezpyp"
+    files = [path for path in package.glob("*.py") if not path.name.startswith("__")]
+    return sorted([*files, *(path.parent for path in package.glob("*/__init__.py"))])
 
 
 def test_the_readme_lists_every_module_once() -> None:
@@ -112,7 +116,7 @@ def test_the_wheel_holds_the_package_and_its_types(tmp_path: Path) -> None:
     subprocess.run(command, cwd=CHECKOUT, check=True, capture_output=True)
     (wheel,) = tmp_path.glob("*.whl")
     names = set(zipfile.ZipFile(wheel).namelist())
-    wanted = {f"ezpyp/{path.name}" for path in (CHECKOUT / "ezpyp").glob("*.py")} | {"ezpyp/py.typed"}
+    wanted = {str(path.relative_to(CHECKOUT)) for path in (CHECKOUT / "ezpyp").rglob("*.py")} | {"ezpyp/py.typed"}
     assert wanted <= names
     assert any(name.endswith("/licenses/LICENSE") for name in names)
     assert not [name for name in names if name.startswith(("tests", "examples"))]

@@ -28,7 +28,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def place(room: Room = Room(), attempt: int = 1) -> Place:
-    return Place(room, stem="sim[17]", host="n017", attempt=attempt)
+    return Place(room, name="sim[17]", stem="sim[17]", host="n017", attempt=attempt)
 
 
 def test_a_place_is_new_empty_and_gone_afterwards(node: Path) -> None:
