@@ -20,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
+from ezpyp.atoms import ATOMS, brief, group, text
 from ezpyp.contents import printable
 from ezpyp.errors import ArgumentChanged, IdentityError
 from ezpyp.inputs import File, Input, Tree
@@ -42,9 +43,18 @@ class Deferred:
     __slots__ = ()
     one = True
 
-    def sources(self) -> tuple[Step, ...]:
+    def sources(self) -> Sequence[Step]:
         """The steps whose values it stands for, in order."""
         raise NotImplementedError
+
+    def differ(self) -> bool:
+        """Whether these are all different steps."""
+        found = self.sources()
+        return len(set(found)) == len(found)
+
+    def apart(self, other: Deferred) -> bool:
+        """Whether it is plain to see that no step is in both."""
+        return False
 
 
 class Handed(Deferred):
@@ -58,7 +68,7 @@ class Handed(Deferred):
     def __repr__(self) -> str:
         return shorten(self.stands)
 
-    def sources(self) -> tuple[Step, ...]:
+    def sources(self) -> Sequence[Step]:
         return ()
 
 
@@ -66,18 +76,19 @@ class Handed(Deferred):
 Resolve = Callable[[Deferred], Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Arguments:
-    """What a call was given, by value.
+    """What a call was given, by value. Never changed (and not frozen, which would double the time of a call).
 
     Attributes:
-        plain: (args, kwargs) where all are immutable or deferred; then `pickled` is None.
+        plain: (args, kwargs) where all are immutable or deferred; then `pickled` and `joined` are None.
         pickled: (args, kwargs) as bytes; persistent ids index `deferred` and `arrays`.
         arrays: large arrays with their digests at the time of the call.
         digest: tells this call from others of one run: deferred values count by their order of appearance, files by
             their paths.
         identity: the same for good: files, too, count by their order of appearance. What they hold is added when the
-            plan is identified.
+            plan is identified. Both are the call itself in bytes where these are few, else a digest of them.
+        joined: of a member of a family: immutable (args, kwargs), and keyword arguments that all members share.
     """
 
     plain: tuple[tuple[Any, ...], dict[str, Any]] | None
@@ -90,6 +101,7 @@ class Arguments:
     inputs: tuple[Input, ...] = ()
     #: Functions and classes among them: what these do is followed when the pipeline is initialized.
     met: tuple[object, ...] = ()
+    joined: tuple[tuple[Any, ...], dict[str, Any], Arguments] | None = None
 
     def sources(self) -> Iterator[Step]:
         """Every step that a deferred argument stands for, as often as it appears."""
@@ -119,6 +131,9 @@ class Arguments:
                 tuple(resolve(a) if isinstance(a, Deferred) else a for a in args),
                 {k: resolve(a) if isinstance(a, Deferred) else a for k, a in kwargs.items()},
             )
+        if self.joined is not None:
+            args, kwargs, shared = self.joined
+            return args, {**shared.thaw(resolve, copy=copy)[1], **kwargs}
         assert self.pickled is not None
         thawed = _Thaw(io.BytesIO(self.pickled), self, resolve, copy).load()
         return thawed[0], thawed[1]
@@ -158,8 +173,10 @@ def freeze(
     """
     if identity:
         args, kwargs = _hand_over(args, kwargs, of, names, identity)
+    if not inputs and (known := plain_call(args, kwargs)) is not None:
+        return Arguments((args, kwargs), None, (), (), known, known)
     deferred: list[Deferred] = []
-    if all(type(a) in _IMMUTABLE or _defer(a, deferred) for a in (*args, *kwargs.values())):
+    if all(is_immutable(a) or _defer(a, deferred) for a in (*args, *kwargs.values())):
         digest, lasting, read = _digests((args, kwargs), deferred, inputs)
         return Arguments((args, dict(kwargs)), None, tuple(deferred), (), digest, lasting, read)
     deferred.clear()
@@ -176,6 +193,46 @@ def freeze(
             f"({type(error).__name__}: {error}). Pass what it is made from (a path), or make it inside the step."
         ) from error
     return Arguments(None, pickled, tuple(deferred), tuple(arrays), digest, lasting, read, tuple(met))
+
+
+def plain_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None:
+    """The identity of a call whose arguments are plain, as the general way gives it; None where they are not.
+
+    Most calls are so, and the general way takes five times as long.
+    """
+    try:
+        pieces = [_PLAIN[type(a)](a) for a in args]
+        named = sorted([text(k) + _PLAIN[type(v)](v) for k, v in kwargs.items()]) if kwargs else []
+    except (KeyError, RecursionError):
+        return None
+    return brief(group(b"t", [group(b"t", pieces), group(b"d", named)]))
+
+
+def encoded(value: object, deferred: Sequence[Deferred]) -> bytes:
+    """The bytes of something inside a call, as they stand in the call's identity."""
+    return fingerprint.encoded_value(value, reference=_by_path(deferred, []), met=[])
+
+
+def plain_encoder(kind: type) -> Callable[[Any], bytes] | None:
+    """What gives the bytes of values of a plain type, as they stand in the identity of a call."""
+    return _PLAIN.get(kind)
+
+
+def _plain_tuple(value: tuple[Any, ...]) -> bytes:
+    return group(b"t", [_PLAIN[type(each)](each) for each in value])
+
+
+#: Plain are numbers and texts, and tuples of such: they need no copy, and nothing has to be followed.
+_PLAIN: dict[type, Callable[[Any], bytes]] = {
+    **{kind: ATOMS[kind] for kind in (int, float, str, bytes, bool, complex, type(None))},
+    tuple: _plain_tuple,
+}
+
+
+def is_immutable(value: Any) -> bool:
+    """Whether a value needs no copy."""
+    kind = type(value)
+    return kind in _IMMUTABLE or (kind is tuple and all(map(is_immutable, value)))
 
 
 def _hand_over(
@@ -217,10 +274,10 @@ def _digests(
 ) -> tuple[bytes, bytes, tuple[Input, ...]]:
     """The digest, the identity, and the files that are read."""
     found: list[Input] = []
-    digest = fingerprint.digest_value(value, reference=_by_path(deferred, found), met=met)
+    digest = brief(fingerprint.encoded_value(value, reference=_by_path(deferred, found), met=met))
     if not found and not more:
         return digest, digest, ()
-    identity = fingerprint.digest_value(value, reference=_by_place(deferred), met=[]) if found else digest
+    identity = brief(fingerprint.encoded_value(value, reference=_by_place(deferred), met=[])) if found else digest
     if more:
         digest = bytes.fromhex(fingerprint.combine(digest, *(each.text for each in more)))
     return digest, identity, (*found, *more)
@@ -236,18 +293,18 @@ def _without_identity(labelled: list[tuple[str, Any]], of: str) -> IdentityError
     return None
 
 
-def check_unchanged(steps: Iterable[Step]) -> None:
-    """Digest every large array again.
+def check_unchanged(frozen: Iterable[tuple[str, Arguments]]) -> None:
+    """Digest every large array again, of arguments with the names of steps that have them.
 
     Raises:
         ArgumentChanged: one differs from what its call was given.
     """
     known: dict[int, bytes] = {}
-    for step in steps:
-        what = step.arguments.changed(known)
+    for name, arguments in frozen:
+        what = arguments.changed(known)
         if what is not None:
             raise ArgumentChanged(
-                f"An argument of '{step.name}', {what}, was changed after the call that took it. "
+                f"An argument of '{name}', {what}, was changed after the call that took it. "
                 "Pass a copy, or make the change before the call. Nothing was run."
             )
 
@@ -309,15 +366,17 @@ def _placeholder(value: Any) -> bytes | None:
     return b"deferred" if isinstance(value, Deferred) else None
 
 
-def _by_path(deferred: list[Deferred], found: list[Input]) -> Callable[[Any], bytes | None]:
+def _by_path(deferred: Sequence[Deferred], found: list[Input]) -> Callable[[Any], bytes | None]:
     """Deferred values count by their place among the deferred, never by name; files by path, and are gathered."""
-    places = {id(each): k for k, each in enumerate(deferred)}
+    places: dict[Deferred, int] = {}
+    for k, each in enumerate(deferred):
+        places.setdefault(each, k)
 
     def reference(value: Any) -> bytes | None:
         if isinstance(value, Handed):
             return b"handed " + fingerprint.digest_value(value.stands, reference=reference, met=[])
         if isinstance(value, Deferred):
-            return b"deferred %d %d" % (places.get(id(value), -1), len(value.sources()))
+            return b"deferred %d %d" % (places.get(value, -1), len(value.sources()))
         if isinstance(value, Input):
             found.append(value)
             return value.text

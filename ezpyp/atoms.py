@@ -44,6 +44,15 @@ def digest(data: bytes) -> bytes:
     return blake2b(data, digest_size=16).digest()
 
 
+#: Up to this many bytes stand for themselves where a digest would do.
+BRIEF = 64
+
+
+def brief(data: bytes) -> bytes:
+    """`data` itself where it is short, else its digest. What an encoder gives never begins with a hash sign."""
+    return data if len(data) <= BRIEF else b"#" + digest(data)
+
+
 def combine(*parts: bytes | str) -> str:
     """A digest of several parts in order, as 32 hexadecimal digits. No two lists of parts give the same
     input.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from hashlib import blake2b
 from itertools import accumulate
 from typing import overload
 
@@ -52,6 +53,15 @@ class Edges(Sequence[tuple[int, ...]]):
                     found[place[end]] = k
                     place[end] += 1
         return Edges(first, found)
+
+    def digest(self, start: int, stop: int) -> bytes:
+        """A digest of the edges of these steps; nothing where there are none."""
+        begin, end = self.first[start], self.first[stop]
+        if begin == end:
+            return b""
+        whole = blake2b(self.flat[begin:end], digest_size=16)
+        whole.update(self.first[start : stop + 1])
+        return whole.digest()
 
     def __len__(self) -> int:
         return len(self.first) - 1

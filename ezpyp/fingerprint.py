@@ -24,6 +24,7 @@ __all__ = [
     "code_digest",
     "combine",
     "digest_value",
+    "encoded_value",
     "explain",
     "follow",
     "register_identity",
@@ -49,7 +50,17 @@ def digest_value(
     Raises:
         IdentityError: there is none. The text continues "Argument 'conn' of 'load' ".
     """
-    return digest(encode(value, _code if met is None else partial(_noted, met), reference))
+    return digest(encoded_value(value, reference=reference, met=met))
+
+
+def encoded_value(
+    value: object,
+    *,
+    reference: Callable[[object], bytes | None] | None = None,
+    met: list[object] | None = None,
+) -> bytes:
+    """The bytes that `digest_value` gives the digest of."""
+    return encode(value, _code if met is None else partial(_noted, met), reference)
 
 
 def follow(function: object, *, uses: Sequence[object] = (), user_modules: UserModules | None = None) -> Code:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
-import itertools
+import math
 import sys
 import types
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ezpyp import codecs
-from ezpyp.arguments import Deferred, freeze, shorten
+from ezpyp.arguments import Arguments, Deferred, freeze, shorten
+from ezpyp.columns import Column, Columns, column_of
 from ezpyp.errors import InitializationError
 from ezpyp.inputs import Input, inputs_of
 from ezpyp.outputs import Outputs
@@ -20,7 +21,7 @@ from ezpyp.policy import Allowance, Retry
 from ezpyp.resources import bytes_of
 from ezpyp.running import inside_step
 from ezpyp.scratch import Room
-from ezpyp.steps import Group, Home, Options, Request, Step, Steps, callable_name
+from ezpyp.steps import Definition, Family, Group, Home, Options, Request, Step, Steps, callable_name
 
 #: Options that a call or `map` takes as keywords, unless the function has a parameter of that name.
 _CALL_WORDS = ("name", "allow_failure", "depends_on")
@@ -29,11 +30,11 @@ _CALL_WORDS = ("name", "allow_failure", "depends_on")
 class Collector(Home, Protocol):
     """What a decorated function needs of its pipeline."""
 
-    def add(self, step: Step, /) -> None:
-        """Take a new step, or refuse it."""
+    def add(self, family: Family, /) -> None:
+        """Take new steps, or refuse them."""
 
-    def number(self, base: str, /) -> int:
-        """How many steps were named after `base` so far; counts one more."""
+    def number(self, base: str, count: int = 1, /) -> int:
+        """How many steps were named after `base` so far; counts so many more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,7 +118,10 @@ class StepFunction:
             raise TypeError(f"A step is made from a function, not from {shorten(function)}.")
         self.function = function
         self._home, self._wishes = home, wishes
+        self._name = callable_name(function)
         self._signature = _signature(function)
+        self._fewest, self._most = _arity(self._signature)
+        self._definition: Definition | None = None
         functools.update_wrapper(self, function, updated=())
 
     def __repr__(self) -> str:
@@ -133,9 +137,13 @@ class StepFunction:
         """
         if inside_step():
             return self.function(*args, **kwargs)
-        wishes, kwargs = self._split(kwargs)
+        wishes, kwargs = self._split(kwargs) if kwargs else (self._wishes, kwargs)
         name = wishes.name or self._named()
-        return self._make(name, args, kwargs, wishes, self._group(name, wishes))
+        family = Family(
+            self._defined(wishes), (self._taken(name, args, kwargs, wishes),), name, None, self._group(name, wishes)
+        )
+        self._home.add(family)
+        return Step(family)
 
     def options(self, **options: Any) -> StepFunction:
         """The same function with other options: `train.options(name="long", timeout=3600)(x)`."""
@@ -148,10 +156,15 @@ class StepFunction:
         allowance is for all of them together) unless the function has parameters of these names.
         """
         if not iterables:
-            raise TypeError(f"{callable_name(self.function)}.map() needs at least one iterable")
+            raise TypeError(f"{self._name}.map() needs at least one iterable")
         for each in iterables:
             _iterable(each, "map")
-        return self._many(zip(*iterables, strict=True), lambda: itertools.repeat({}), constants)
+        wishes, constants = self._split(constants)
+        columns = [*map(_taken_once, iterables)]
+        sizes = [*map(len, columns)]
+        if len(set(sizes)) > 1:
+            raise ValueError(f"{self._name}.map() needs iterables of one length, not of {', '.join(map(str, sizes))}")
+        return self._many([Column(each) for each in columns], {}, constants, sizes[0], wishes)
 
     def product(self, *axes: Iterable[Any], **named_axes: Any) -> Steps:
         """A step for every combination: `train.product(model=["a", "b"], depth=[2, 4, 8])` makes six, the last axis
@@ -160,11 +173,11 @@ class StepFunction:
         wishes, named = self._split(named_axes)
         for each in (*axes, *named.values()):
             _iterable(each, "product")
-        columns = [list(axis) for axis in (*axes, *named.values())]
-        rows = list(itertools.product(*columns))
-        positional = (row[: len(axes)] for row in rows)
-        keywords = [dict(zip(named, row[len(axes) :], strict=True)) for row in rows]
-        return self._many(positional, lambda: iter(keywords), {}, wishes)
+        given = [_taken_once(each) for each in (*axes, *named.values())]
+        sizes = [len(each) for each in given]
+        columns = [Column(each, math.prod(sizes[k + 1 :])) for k, each in enumerate(given)]
+        keywords = dict(zip(named, columns[len(axes) :], strict=True))
+        return self._many(columns[: len(axes)], keywords, {}, math.prod(sizes), wishes)
 
     def __get__(self, instance: object, owner: type | None = None) -> StepFunction:
         """In a class body: a method whose calls make steps."""
@@ -180,20 +193,47 @@ class StepFunction:
 
     def _many(
         self,
-        positional: Iterable[tuple[Any, ...]],
-        keywords: Callable[[], Iterator[Mapping[str, Any]]],
+        positional: list[Column],
+        named: dict[str, Column],
         constants: dict[str, Any],
-        wishes: Wishes | None = None,
+        size: int,
+        wishes: Wishes,
     ) -> Steps:
-        if wishes is None:
-            wishes, constants = self._split(constants)
-        label = wishes.name or callable_name(self.function)
-        group = self._group(label, wishes)
-        made = []
-        for args, kwargs in zip(positional, keywords(), strict=False):
-            name = f"{label}[{self._home.number(label)}]"
-            made.append(self._make(name, args, {**constants, **kwargs}, wishes, group))
-        return Steps(made)
+        label = wishes.name or self._name
+        first = self._home.number(label, size)
+        calls: Sequence[Arguments] | None = None
+        if not wishes.inputs and not wishes.identity:
+            calls = self._in_columns(f"{label}[{first}]", positional, named, constants, size)
+        if calls is None:
+            calls = tuple(
+                self._taken(
+                    f"{label}[{first + k}]",
+                    tuple([column.at(k) for column in positional]),
+                    {**constants, **{key: column.at(k) for key, column in named.items()}},
+                    wishes,
+                )
+                for k in range(size)
+            )
+        family = Family(self._defined(wishes), calls, label, first, self._group(label, wishes))
+        self._home.add(family)
+        return Steps(parts=[(family, range(size))] if size else [])
+
+    def _in_columns(
+        self, name: str, positional: list[Column], named: dict[str, Column], constants: dict[str, Any], size: int
+    ) -> Columns | None:
+        """The calls as columns; None where each has to be frozen on its own."""
+        plain = {id(column): column_of(column.values) for column in (*positional, *named.values())}
+        if not size or any(values is None for values in plain.values()):
+            return None
+        self._check(name, tuple([c.at(0) for c in positional]), {**constants, **{k: c.at(0) for k, c in named.items()}})
+        found = Columns(
+            [Column(plain[id(c)] or (), c.stride) for c in positional],
+            {key: Column(plain[id(c)] or (), c.stride) for key, c in named.items()},
+            constants,
+            size,
+            of=name,
+        )
+        return found if found.is_simple else None
 
     def _split(self, kwargs: dict[str, Any]) -> tuple[Wishes, dict[str, Any]]:
         """Take the words that are options out of a call's keywords."""
@@ -212,41 +252,67 @@ class StepFunction:
         return word in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
     def _named(self) -> str:
-        base = callable_name(self.function)
-        number = self._home.number(base)
-        return f"{base}[{number}]" if number else base
+        number = self._home.number(self._name)
+        return f"{self._name}[{number}]" if number else self._name
 
     @staticmethod
     def _group(label: str, wishes: Wishes) -> Group | None:
-        return Group(label=label, allowance=wishes.allowance) if wishes.allowance != Allowance() else None
+        return Group(label=label, allowance=wishes.allowance) if wishes.allowance else None
 
-    def _make(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes, group: Group | None
-    ) -> Step:
-        if self._signature is not None:
-            try:
-                self._signature.bind(*args, **kwargs)
-            except TypeError as error:
-                raise TypeError(f"{callable_name(self.function)}() for step '{name}': {error}") from None
-        names = tuple(self._signature.parameters) if self._signature is not None else ()
-        if strange := next((each for each in wishes.identity if not self._accepts(each)), None):
-            raise TypeError(
-                f"identity= of '{name}' has '{strange}': {callable_name(self.function)}() has no such parameter."
-            )
-        step = Step(
-            name=name,
+    def _defined(self, wishes: Wishes) -> Definition:
+        """What the steps have in common; made once for all calls without options of their own."""
+        if wishes is self._wishes and self._definition is not None:
+            return self._definition
+        found = Definition(
             function=self.function,
-            arguments=freeze(args, kwargs, of=name, names=names, inputs=wishes.inputs, identity=wishes.identity),
-            after=wishes.depends_on,
-            options=wishes.options,
-            group=group,
-            named=wishes.name is not None,
-            parameters=names,
-            title=codecs.get(wishes.options.codec).title,
             home=self._home,
+            options=wishes.options,
+            after=wishes.depends_on,
+            named=wishes.name is not None,
+            parameters=tuple(self._signature.parameters) if self._signature is not None else (),
+            title=codecs.get(wishes.options.codec).title,
         )
-        self._home.add(step)
-        return step
+        if wishes is self._wishes:
+            self._definition = found
+        return found
+
+    def _taken(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], wishes: Wishes) -> Arguments:
+        """The arguments of a call, checked and frozen."""
+        self._check(name, args, kwargs)
+        if strange := next((each for each in wishes.identity if not self._accepts(each)), None):
+            raise TypeError(f"identity= of '{name}' has '{strange}': {self._name}() has no such parameter.")
+        names = self._defined(wishes).parameters
+        return freeze(args, kwargs, of=name, names=names, inputs=wishes.inputs, identity=wishes.identity)
+
+    def _check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """See that the function takes these arguments."""
+        if self._signature is None or (not kwargs and self._fewest <= len(args) <= self._most):
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}() for step '{name}': {error}") from None
+
+
+def _arity(signature: inspect.Signature | None) -> tuple[int, float]:
+    """With how many positional arguments and no others a function can be called: at least, at most."""
+    if signature is None:
+        return 0, math.inf
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    required = [parameter for parameter in signature.parameters.values() if parameter.default is parameter.empty]
+    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in required):
+        return 1, 0  # with none at all
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    most = math.inf if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in positional for kind in kinds)
+    return sum(parameter.kind in positional for parameter in required), most
+
+
+def _taken_once(given: Iterable[Any]) -> Sequence[Any]:
+    """What was given to `map` or `product`, which may be used up by being read."""
+    if isinstance(given, (range, tuple, Steps)):
+        return given
+    listed = tuple(given)
+    return Steps(listed) if listed and all(type(each) is Step for each in listed) else listed
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -10,14 +10,14 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
-from typing import Any
 
 from ezpyp import resources, running, seeding, spawned
 from ezpyp.capture import Capture
+from ezpyp.fingerprints import Fingerprints
 from ezpyp.guards import Guards
 from ezpyp.lots import Lot, Report
 from ezpyp.nursery import Position
@@ -30,7 +30,6 @@ from ezpyp.worker import Worker
 REPORT_EVERY = 0.01
 #: Files that a step must be able to open, whatever earlier ones left open.
 SPARE_FILES = 256
-DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,28 +50,6 @@ class Order:
     cores: int
     #: The file that gets what steps print, relative to the folder; None leaves the streams alone.
     log: str | None
-
-
-def pack(fingerprints: Sequence[str]) -> bytes:
-    """Fingerprints as an Order carries them."""
-    return b"".join(bytes.fromhex(each) for each in fingerprints)
-
-
-class Fingerprints(Sequence[str]):
-    """Packed fingerprints, unpacked one at a time."""
-
-    __slots__ = ("_packed",)
-
-    def __init__(self, packed: bytes) -> None:
-        self._packed = packed
-
-    def __len__(self) -> int:
-        return len(self._packed) // DIGEST_BYTES
-
-    def __getitem__(self, k: Any) -> Any:
-        if isinstance(k, slice):
-            return [self[i] for i in range(*k.indices(len(self)))]
-        return self._packed[k * DIGEST_BYTES : (k + 1) * DIGEST_BYTES].hex()
 
 
 def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from ezpyp import mpi
-from ezpyp.helper import Fingerprints
+from ezpyp.fingerprints import Fingerprints
 from ezpyp.nursery import Nursery, Position
 from ezpyp.plan import Plan
 from ezpyp.resume import Standing

@@ -15,7 +15,7 @@ class Keeping:
     def __init__(self, plan: Plan) -> None:
         """Nothing is done yet."""
         self._parents = plan.graph.parents
-        passing = {k for k, step in enumerate(plan.steps) if not step.options.keep}
+        passing = {k for b in plan.blocks if not b.family.definition.options.keep for k in range(b.start, b.stop)}
         #: For each step whose result is not kept, how many are not finished, of itself and its children.
         self._left = dict.fromkeys(passing & {p for parents in self._parents for p in parents}, 1)
         for parents in self._parents:

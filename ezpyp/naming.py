@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from functools import partial
 from hashlib import blake2b
 from itertools import count
 
@@ -21,21 +22,64 @@ def stems(names: Sequence[str]) -> dict[str, str]:
 
     Pure, and different without regard to case: of names that differ only in case, the later gets the digest too.
     """
-    found: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in dict.fromkeys(names):
-        stem = next(each for each in _candidates(name) if each.casefold() not in taken)
-        taken.add(stem.casefold())
-        found[name] = stem
-    return found
+    taken = Stems()
+    return {name: taken.add(name) for name in dict.fromkeys(names)}
 
 
-def _candidates(name: str) -> Iterator[str]:
-    if _is_safe(name):
-        yield name
-    # Two digests of 40 bits may meet in a million names.
-    for salt in count():
-        yield _digested(name, salt)
+class Stems:
+    """Stems that are taken, those of numbered names as spans of numbers."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        #: By label without regard to case, spans of numbers that are stems as they stand.
+        self._spans: dict[str, list[range]] = {}
+        self._safe: dict[str, bool] = {}
+
+    def add(self, name: str) -> str:
+        """The stem of a name that was not given before."""
+        if self._is_safe(name):
+            stem = name
+            key = stem.casefold()
+            if key not in self._taken and not (self._spans and self._in_span(key)):
+                self._taken.add(key)
+                return stem
+        # Two digests of 40 bits may meet in a million names.
+        stem = next(each for each in map(partial(_digested, name), count()) if each.casefold() not in self._taken)
+        self._taken.add(stem.casefold())
+        return stem
+
+    def add_numbered(self, label: str, numbers: range) -> bool:
+        """Take `label[n]` for these numbers as stems, at once. False, and nothing is taken, where not all can be."""
+        if not numbers or "[" in label or not all(_is_safe(f"{label}[{n}]") for n in (numbers[0], numbers[-1])):
+            return False
+        key = label.casefold()
+        spans = self._spans.setdefault(key, [])
+        if any(each.start < numbers.stop and numbers.start < each.stop for each in spans):
+            return False
+        if any(stem.startswith(f"{key}[") and _number_in(stem, numbers) for stem in self._taken):
+            return False
+        spans.append(numbers)
+        return True
+
+    def _is_safe(self, name: str) -> bool:
+        """As `_is_safe`; numbered names of one label are looked at once."""
+        label, bracket, number = name.partition("[")
+        if not bracket or len(name) > 80 or not (number[:-1].isdecimal() and number.isascii() and number[-1] == "]"):
+            return _is_safe(name)
+        safe = self._safe.get(label)
+        if safe is None:
+            safe = self._safe[label] = _is_safe(f"{label}[0]")
+        return safe
+
+    def _in_span(self, key: str) -> bool:
+        spans = self._spans.get(key.partition("[")[0], ())
+        return any(_number_in(key, span) for span in spans)
+
+
+def _number_in(stem: str, numbers: range) -> bool:
+    """Whether a stem ends in one of these numbers, as they are written."""
+    number = stem.partition("[")[2].removesuffix("]")
+    return number.isdecimal() and number.isascii() and str(int(number)) == number and int(number) in numbers
 
 
 def _is_safe(name: str) -> bool:

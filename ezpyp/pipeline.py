@@ -13,18 +13,18 @@ from ezpyp.errors import (
     FailedStepWarning,
     InitializationError,
     NotExecutedStepWarning,
-    RepeatedStepError,
     ResultUnavailable,
     SkippedStepWarning,
     UnknownStep,
     UnrecognizedStepWarning,
 )
 from ezpyp.functions import StepFunction, Wishes
-from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE, stems
+from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE
 from ezpyp.plan import Plan
+from ezpyp.register import Register
 from ezpyp.selection import Selection, unknown
 from ezpyp.settings import Choices
-from ezpyp.steps import Status, Step
+from ezpyp.steps import Family, Status, Step
 
 if TYPE_CHECKING:
     from ezpyp.commands import CommandFunction, Commands
@@ -91,9 +91,7 @@ class Pipeline:
         )
         counted = packages if isinstance(packages, bool) else tuple(packages)
         self._following = plan.Following(also=tuple(follow), never=tuple(ignore), packages=counted)
-        self._steps: dict[str, Step] = {}
-        self._calls: dict[Any, str] = {}
-        self._numbers: dict[str, int] = {}
+        self._steps = Register()
         self._commands: Commands | None = None
         self._plan: Plan | None = None
         self._kind = "files"
@@ -124,12 +122,12 @@ class Pipeline:
         return told is None or told.rank == 0
 
     @property
-    def steps(self) -> list[Step]:
-        """The steps in the order of their calls."""
-        return list(self._steps.values())
+    def steps(self) -> Sequence[Step]:
+        """The steps in the order of their calls; each is made when it is looked at."""
+        return self._steps.steps
 
     @property
-    def phases(self) -> list[list[Step]]:
+    def phases(self) -> Sequence[Sequence[Step]]:
         """The steps of each phase, once they are organised."""
         return self._organised("phases").phases
 
@@ -170,40 +168,23 @@ class Pipeline:
             self._commands = Commands(self)
         return self._commands
 
-    def add(self, step: Step) -> None:
-        """Take a step. Decorated functions call this.
+    def add(self, family: Family) -> None:
+        """Take steps. Decorated functions call this.
 
         Raises:
-            InitializationError: the pipeline was initialized; RepeatedStepError: its name or its very call is taken.
+            InitializationError: the pipeline was initialized; RepeatedStepError: a name or the very call is taken.
         """
         if self._session is not None:
             raise InitializationError(
-                f"Step '{step.name}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it before, "
-                "or to a new Pipeline with a folder of its own."
+                f"Step '{family.name(0)}' comes after initialize_schema() of pipeline '{self.pipeline_id}'. Add it "
+                "before, or to a new Pipeline with a folder of its own."
             )
-        if step.name in self._steps:
-            raise RepeatedStepError(f"There is a step named '{step.name}' already. Give another name=.")
-        if not step.named:
-            call = (
-                id(step.function),
-                step.arguments.digest,
-                tuple(s.name for s in step.arguments.sources()),
-                step.options.codec,
-            )
-            before = self._calls.setdefault(call, step.name)
-            if before != step.name:
-                raise RepeatedStepError(
-                    f"The call for '{step.name}' is the very same as for '{before}': {self._steps[before].label}. One "
-                    f"step is enough; if a replicate is meant, name it: {step.function_name}(…, name='{before}_again')."
-                )
-        self._steps[step.name] = step
+        self._steps.add(family)
         self._plan = None
 
-    def number(self, base: str) -> int:
-        """How many steps were named after `base` so far; counts one more."""
-        number = self._numbers.get(base, 0)
-        self._numbers[base] = number + 1
-        return number
+    def number(self, base: str, count: int = 1) -> int:
+        """How many steps were named after `base` so far; counts so many more."""
+        return self._steps.number(base, count)
 
     # ----- planning
 
@@ -214,7 +195,7 @@ class Pipeline:
             InitializationError: there are none, or they wait for each other or for steps that are not here.
         """
         if self._plan is None:
-            self._plan = plan.organise(self.steps, pipeline_id=self.pipeline_id, stems=stems, following=self._following)
+            self._plan = plan.organise(self._steps, pipeline_id=self.pipeline_id, following=self._following)
 
     def get_schema(self) -> dict[str, Any]:
         """The phases as the schema file shows them: {"0": [entry, …], "1": …}.

@@ -1,24 +1,28 @@
-"""Steps to phases: the plan, its digest, and the lasting identity of its steps."""
+"""Steps to phases: the plan and its digest."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from itertools import accumulate
+from typing import Any, NamedTuple, Union
 
 from ezpyp import fingerprint
+from ezpyp.arguments import Arguments
+from ezpyp.columns import Columns
 from ezpyp.edges import Edges
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency
-from ezpyp.inputs import Memory, Seen
-from ezpyp.naming import some
+from ezpyp.naming import Stems, some
 from ezpyp.policy import Retry
-from ezpyp.steps import Group, Step
+from ezpyp.register import Register
+from ezpyp.steps import Family, Group, Step, Steps
 
-if TYPE_CHECKING:
-    from ezpyp.graph import Code
+#: Families with the members of each that are meant, in order.
+Parts = Sequence[tuple[Family, range]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,44 +58,71 @@ class Following:
         return {name: version for name, version in versions.items() if name in wanted}
 
 
+class Block(NamedTuple):
+    """Steps that follow each other in the plan and are of one family."""
+
+    start: int
+    stop: int
+    family: Family
+    members: range
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """The steps of a pipeline in the order of their phases. Made from memory alone, the same on every rank."""
 
     pipeline_id: str
-    steps: tuple[Step, ...]
+    #: In index order; a step is made when it is looked at.
+    steps: Steps
     graph: Graph
     #: The file stem of each step.
-    stems: tuple[str, ...]
+    stems: Sequence[str]
+    register: Register
+    places: Places
     following: Following = Following()
 
     @cached_property
-    def index(self) -> dict[str, int]:
-        """Names to indices."""
-        return {step.name: k for k, step in enumerate(self.steps)}
+    def blocks(self) -> list[Block]:
+        """The steps as runs of one family each: what is the same for a whole family is found out once."""
+        ends = accumulate(len(members) for _, members in self.steps.parts)
+        return [
+            Block(end - len(members), end, family, members)
+            for end, (family, members) in zip(ends, self.steps.parts, strict=True)
+        ]
 
     @cached_property
-    def phases(self) -> list[list[Step]]:
+    def index(self) -> Mapping[str, int]:
+        """Names to indices."""
+        return Index(self)
+
+    @cached_property
+    def phases(self) -> list[Steps]:
         """The steps of each phase."""
-        found: list[list[Step]] = []
-        for step, phase in zip(self.steps, self.graph.phases, strict=True):
-            if phase == len(found):
-                found.append([])
-            found[phase].append(step)
+        phases, found, start = self.graph.phases, [], 0
+        while start < len(phases):
+            stop = bisect_right(phases, phases[start])
+            found.append(self.steps[start:stop])
+            start = stop
         return found
+
+    def block(self, k: int) -> Block:
+        """The block that a step is in."""
+        return self.blocks[self.steps.part_of(k)]
 
     @cached_property
     def digests(self) -> list[bytes]:
-        """What each rank believes each step to be: name, code objects, arguments and edges. No file is read."""
+        """What each rank believes each block to be: names, code objects, arguments and edges. No file is read."""
         codes: dict[int, bytes] = {}
         found = []
-        for k, step in enumerate(self.steps):
-            code = codes.get(id(step.function))
+        for block in self.blocks:
+            family, members, definition = block.family, block.members, block.family.definition
+            code = codes.get(id(definition.function))
             if code is None:
-                code = codes[id(step.function)] = fingerprint.code_digest(step.function)
-            edges = ",".join(map(str, self.graph.parents[k]))
-            text = f"{step.name}\0{step.options.codec}\0{edges}\0".encode()
-            found.append(blake2b(text + code + step.arguments.digest, digest_size=16).digest())
+                code = codes[id(definition.function)] = fingerprint.code_digest(definition.function)
+            names = family.label if family.first is None else f"{family.label}[{family.first}]"
+            edges = self.graph.parents.digest(block.start, block.stop)
+            text = f"{names}\0{members!r}\0{definition.options.codec}\0".encode()
+            found.append(blake2b(text + edges + code + _calls_digest(family, members), digest_size=16).digest())
         return found
 
     @cached_property
@@ -101,180 +132,378 @@ class Plan:
         whole.update(b"".join(self.digests))
         return whole.digest()
 
+    def member_digests(self, block: Block) -> list[bytes]:
+        """The same for each step of a block: to find the one that two ranks built differently."""
+        family, edges = block.family, self.graph.parents
+        code = fingerprint.code_digest(family.definition.function)
+        return [
+            family.name(member).encode() + code + family.calls[member].digest + edges.digest(k, k + 1)
+            for k, member in zip(range(block.start, block.stop), block.members, strict=True)
+        ]
 
-def organise(
-    steps: Sequence[Step],
-    *,
-    pipeline_id: str,
-    stems: Callable[[Sequence[str]], Mapping[str, str]],
-    following: Following = Following(),
-) -> Plan:
+    def frozen(self) -> Iterator[tuple[str, Arguments]]:
+        """Names of steps with what was frozen for them; what a family shares comes once."""
+        for family in self.register.families:
+            calls = family.calls
+            shared = [calls.shared] if isinstance(calls, Columns) else calls
+            yield from ((family.name(k), each) for k, each in enumerate(shared))
+
+
+def _calls_digest(family: Family, members: range) -> bytes:
+    calls = family.calls
+    if isinstance(calls, Columns):
+        return calls.digest()
+    return b"".join([calls[k].digest for k in members])
+
+
+class Places:
+    """Where the members of each family are in the plan."""
+
+    def __init__(self, register: Register, parts: Parts) -> None:
+        #: By family: the index of its first member where all follow each other, else an index for each.
+        self._places: list[int | array[int]] = [0] * len(register.families)
+        start = 0
+        for family, members in parts:
+            if len(members) == len(family):
+                self._places[family.number] = start
+            else:
+                places = self._places[family.number]
+                if isinstance(places, int):
+                    places = self._places[family.number] = array("i", bytes(4 * len(family)))
+                places[members.start : members.stop] = array("i", range(start, start + len(members)))
+            start += len(members)
+
+    def of(self, family: Family, members: range) -> Sequence[int]:
+        """The indices of members."""
+        places = self._places[family.number]
+        if isinstance(places, int):
+            return range(places + members.start, places + members.stop)
+        return places[members.start : members.stop]
+
+    def all(self, parts: Parts) -> Sequence[int]:
+        """The indices of steps of any families."""
+        if len(parts) == 1:
+            return self.of(*parts[0])
+        found = array("i")
+        for part in parts:
+            found.extend(self.of(*part))
+        return found
+
+    def __getitem__(self, step: Step) -> int:
+        places = self._places[step.family.number]
+        return places + step.member if isinstance(places, int) else places[step.member]
+
+
+class Index(Mapping[str, int]):
+    """Names to indices; nothing is kept for a name."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    def __getitem__(self, name: str) -> int:
+        return self._plan.places[self._plan.register[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._plan.register
+
+    def __len__(self) -> int:
+        return len(self._plan.steps)
+
+    def __iter__(self) -> Iterator[str]:
+        return (step.name for step in self._plan.steps)
+
+
+class _PlannedStems(Sequence[str]):
+    """The stem of each step: its name, unless its family needs others."""
+
+    def __init__(self, steps: Steps, others: Mapping[int, Sequence[str]]) -> None:
+        self._steps, self._others = steps, others
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return [self[each] for each in range(len(self))[k]]
+        family, member = self._steps.find(range(len(self))[k])
+        others = self._others.get(family.number)
+        return family.name(member) if others is None else others[member]
+
+    def __iter__(self) -> Iterator[str]:
+        for family, members in self._steps.parts:
+            others = self._others.get(family.number)
+            for member in members:
+                yield family.name(member) if others is None else others[member]
+
+
+class _Retries(Mapping[int, Retry]):
+    """Steps that are tried again, and how."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __getitem__(self, k: int) -> Retry:
+        retry = self._steps[k].options.retry
+        if not retry.times:
+            raise KeyError(k)
+        return retry
+
+    def __iter__(self) -> Iterator[int]:
+        return (k for k in range(len(self._steps)) if self._steps[k].options.retry.times)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def organise(register: Register, *, pipeline_id: str, following: Following = Following()) -> Plan:
     """Order steps by phase and resolve what they depend on.
 
     Raises:
         InitializationError: no steps; MissingDependency: a name or step that is not among them;
         CyclicDependency: steps that wait for each other.
     """
-    if not steps:
+    if not register:
         raise InitializationError(f"Pipeline '{pipeline_id}' has no steps. Call a decorated function to add one.")
-    named = {step.name: k for k, step in enumerate(steps)}
-    parents = [_parents(step, named, steps) for step in steps]
-    depths = _depths(parents, steps)
-    order = sorted(range(len(steps)), key=depths.__getitem__)
-    place = [0] * len(steps)
-    for new, old in enumerate(order):
-        place[old] = new
-    ordered = tuple(steps[old] for old in order)
-    groups, allowed = _groups(ordered)
+    needs = [_needs(family, register) for family in register.families]
+    depths = _depths(register, needs)
+    parts, phases = _ordered(register.families, depths)
+    places = Places(register, parts)
+    steps = Steps(parts=parts)
+    groups, allowed = _groups(parts)
+    retried = any(family.definition.options.retry.times for family in register.families)
     graph = Graph(
-        parents=Edges.of(sorted(place[p] for p in parents[old]) for old in order),
-        phases=array("i", (depths[old] for old in order)),
+        parents=_parents(parts, needs, places),
+        phases=phases,
         groups=groups,
         allowed=allowed,
-        retries={k: step.options.retry for k, step in enumerate(ordered) if step.options.retry.times},
+        retries=_Retries(steps) if retried else {},
     )
-    by_name = stems([step.name for step in steps])
     return Plan(
         pipeline_id=pipeline_id,
-        steps=ordered,
+        steps=steps,
         graph=graph,
-        stems=tuple(by_name[step.name] for step in ordered),
+        stems=_PlannedStems(steps, _other_stems(register.families)),
+        register=register,
+        places=places,
         following=following,
     )
 
 
-def _parents(step: Step, named: Mapping[str, int], steps: Sequence[Step]) -> list[int]:
-    found = []
-    for each in step.depends_on:
-        name = each if isinstance(each, str) else each.name
-        place = named.get(name)
-        if place is None:
-            raise MissingDependency(
-                f"Step '{step.name}' depends on '{name}', which is not a step of this pipeline. Known: {some(named)}."
-            )
-        if not isinstance(each, str) and steps[place] is not each:
-            raise MissingDependency(
-                f"Step '{step.name}' depends on '{name}' of another pipeline ('{_owner(each)}'). Results of another "
-                "pipeline are passed as values: execute it first and use its result()."
-            )
-        found.append(place)
-    return list(dict.fromkeys(found))
+class _Needs(NamedTuple):
+    """What the members of a family depend on.
+
+    Attributes:
+        all: what every member does. columns: steps of which each member depends on one.
+        each: what each member does beside that, where calls are kept one by one.
+    """
+
+    all: Parts = ()
+    columns: Sequence[tuple[Steps, int]] = ()
+    each: Sequence[Steps] | None = None
+
+    def steps(self) -> Iterator[tuple[Family, range]]:
+        """Everything that any member depends on."""
+        yield from self.all
+        for column, _ in self.columns:
+            yield from column.parts
+        for one in self.each or ():
+            yield from one.parts
 
 
-def _owner(step: Step) -> str:
-    return str(getattr(step.home, "pipeline_id", "?"))
+_NOTHING = _Needs()
 
 
-def _depths(parents: Sequence[Sequence[int]], steps: Sequence[Step]) -> list[int]:
-    """Depth in the graph. Calls mostly come after what they depend on; what does not is left to graphlib."""
-    depths = [-1] * len(parents)
-    order: Iterable[int] = range(len(parents))
-    if any(p >= k for k, each in enumerate(parents) for p in each):
-        from graphlib import CycleError, TopologicalSorter
+def _needs(family: Family, register: Register) -> _Needs:
+    calls, after = family.calls, family.definition.after
+    every = [_found(each, family, register) for each in after] if after else []
+    if isinstance(calls, Columns):
+        every += calls.shared.sources()
+        columns = [(column.values, column.stride) for column in calls.deferred]
+        if not every and not columns:
+            return _NOTHING
+        found = _Needs(Steps(every).parts, [(steps, stride) for steps, stride in columns if isinstance(steps, Steps)])
+    elif any(call.deferred for call in calls):
+        found = _Needs(Steps(every).parts, (), [Steps(call.sources()) for call in calls])
+    elif not every:
+        return _NOTHING
+    else:
+        found = _Needs(Steps(every).parts)
+    for other, members in found.steps():
+        if not register.holds(Step(other, members.start)):
+            raise _missing(family, Step(other, members.start), register)
+    return found
 
-        try:
-            order = list(TopologicalSorter(dict(enumerate(parents))).static_order())
-        except CycleError as error:
-            circle = " → ".join(f"'{steps[k].name}'" for k in reversed(error.args[1]))
-            raise CyclicDependency(f"These steps wait for each other: {circle}. Take one dependency away.") from None
+
+def _found(each: Step | str, family: Family, register: Register) -> Step:
+    if isinstance(each, Step):
+        return each
+    step: Step | None = register.get(each)
+    if step is None:
+        raise MissingDependency(
+            f"Step '{family.name(0)}' depends on '{each}', which is not a step of this pipeline. "
+            f"Known: {some(register)}."
+        )
+    return step
+
+
+def _missing(family: Family, other: Step, register: Register) -> MissingDependency:
+    if other.name not in register:
+        return MissingDependency(
+            f"Step '{family.name(0)}' depends on '{other.name}', which is not a step of this pipeline. "
+            f"Known: {some(register)}."
+        )
+    owner = getattr(other.home, "pipeline_id", "?")
+    return MissingDependency(
+        f"Step '{family.name(0)}' depends on '{other.name}' of another pipeline ('{owner}'). Results of another "
+        "pipeline are passed as values: execute it first and use its result()."
+    )
+
+
+#: The phase of all members of a family, or of each.
+_Depth = Union[int, "array[int]"]
+
+
+def _depths(register: Register, needs: Sequence[_Needs]) -> list[_Depth]:
+    """Depth in the graph. Families mostly come after what they depend on; what does not is left to graphlib."""
+    found: list[_Depth] = []
+    for family, need in zip(register.families, needs, strict=True):
+        if need is _NOTHING:
+            found.append(0)
+        elif any(other.number >= family.number for other, _ in need.steps()):
+            return _depths_in_any_order(register, needs)
+        else:
+            found.append(_depth(family, need, found))
+    return found
+
+
+def _depth(family: Family, need: _Needs, found: Sequence[_Depth]) -> _Depth:
+    """One below the deepest that each member depends on."""
+    if all(isinstance(found[other.number], int) for other, _ in need.steps()):
+        least = _deepest(need.all, found)
+        if need.each is None and all(_even(steps.parts, found) for steps, _ in need.columns):
+            return max([least, *(_deepest(steps.parts, found) for steps, _ in need.columns)])
+        if need.each is not None and len(family) == 1:
+            return max(least, _deepest(need.each[0].parts, found))
+    depths = array("i", (_deepest(parts, found) for parts in _of_members(need, range(len(family)))))
+    return depths[0] if len(set(depths)) == 1 else depths
+
+
+def _even(parts: Parts, found: Sequence[_Depth]) -> bool:
+    return len({found[other.number] for other, _ in parts}) <= 1
+
+
+def _deepest(parts: Parts, found: Sequence[_Depth]) -> int:
+    """The phase after the last of these."""
+    deepest = -1
+    for other, members in parts:
+        depth = found[other.number]
+        deepest = max(deepest, depth if isinstance(depth, int) else max(depth[members.start : members.stop]))
+    return 1 + deepest
+
+
+def _of_members(need: _Needs, members: range) -> Iterator[list[tuple[Family, range]]]:
+    """What each of these members depends on."""
+    for member in members:
+        parts = [*need.all]
+        for steps, stride in need.columns:
+            family, at = steps.find(member // stride % len(steps))
+            parts.append((family, range(at, at + 1)))
+        if need.each is not None:
+            parts += need.each[member].parts
+        yield parts
+
+
+def _depths_in_any_order(register: Register, needs: Sequence[_Needs]) -> list[_Depth]:
+    """The same step by step, where a family comes before what it depends on."""
+    from graphlib import CycleError, TopologicalSorter
+
+    families = register.families
+    first = [0, *accumulate(map(len, families))]
+    parents: list[list[int]] = []
+    for family, need in zip(families, needs, strict=True):
+        for parts in _of_members(need, range(len(family))):
+            parents.append([first[other.number] + k for other, members in parts for k in members])
+    try:
+        order = list(TopologicalSorter(dict(enumerate(parents))).static_order())
+    except CycleError as error:
+        names = list(register)
+        circle = " → ".join(f"'{names[k]}'" for k in reversed(error.args[1]))
+        raise CyclicDependency(f"These steps wait for each other: {circle}. Take one dependency away.") from None
+    depths = array("i", bytes(4 * len(parents)))
     for k in order:
         depths[k] = 1 + max((depths[p] for p in parents[k]), default=-1)
-    return depths
+    mine = [depths[first[k] : first[k + 1]] for k in range(len(families))]
+    return [each[0] if len(set(each)) == 1 else each for each in mine]
 
 
-def _groups(steps: Sequence[Step]) -> tuple[Sequence[int], tuple[int, ...]]:
+def _ordered(families: Sequence[Family], depths: Sequence[_Depth]) -> tuple[list[tuple[Family, range]], array[int]]:
+    """The steps by phase and then in the order of their calls, and the phase of each."""
+    runs: list[tuple[int, int, Family, range]] = []
+    for family, depth in zip(families, depths, strict=True):
+        if isinstance(depth, int):
+            if len(family):
+                runs.append((depth, len(runs), family, range(len(family))))
+            continue
+        start = 0
+        while start < len(depth):
+            stop = next((k for k in range(start, len(depth)) if depth[k] != depth[start]), len(depth))
+            runs.append((depth[start], len(runs), family, range(start, stop)))
+            start = stop
+    runs.sort(key=lambda run: run[:2])
+    phases = array("i")
+    for depth, _, _, members in runs:
+        phases.extend(array("i", [depth]) * len(members))
+    return [(family, members) for _, _, family, members in runs], phases
+
+
+def _parents(parts: Parts, needs: Sequence[_Needs], places: Places) -> Edges:
+    """What each step depends on, as indices."""
+    first, flat = array("q", [0]), array("i")
+    for family, members in parts:
+        need = needs[family.number]
+        total, end = len(members), len(flat)
+        if need is _NOTHING:
+            first.extend(array("q", [end]) * total)
+        elif need.each is None and not need.columns:
+            every = array("i", sorted({*places.all(need.all)}))
+            flat.extend(every * total)
+            first.extend(range(end + len(every), end + len(every) * total + 1, len(every)))
+        elif need.each is None and not need.all and len(need.columns) == 1 and need.columns[0][1] == 1:
+            # One to one: of a product, the last axis may come again and again.
+            each = places.all(need.columns[0][0].parts)
+            again = each if len(each) == len(family) else [each[k % len(each)] for k in range(len(family))]
+            flat.extend(array("i", again[members.start : members.stop]))
+            first.extend(range(end + 1, end + total + 1))
+        else:
+            for mine in _of_members(need, members):
+                flat.extend(sorted({*places.all(mine)}))
+                first.append(len(flat))
+    return Edges(first, flat)
+
+
+def _groups(parts: Parts) -> tuple[array[int], tuple[int, ...]]:
     """Numbers for the failure groups, and how many members of each may fail."""
     numbers: dict[Group, int] = {}
-    members = array("i", (-1 if s.group is None else numbers.setdefault(s.group, len(numbers)) for s in steps))
-    sizes = [0] * len(numbers)
-    for number in members:
-        if number >= 0:
-            sizes[number] += 1
-    return members, tuple(g.allowance.of_members(sizes[k]) for g, k in numbers.items())
+    sizes: list[int] = []
+    found = array("i")
+    for family, members in parts:
+        number = -1
+        if family.group is not None:
+            number = numbers.setdefault(family.group, len(numbers))
+            sizes += [0] * (len(numbers) - len(sizes))
+            sizes[number] += len(members)
+        found.extend(array("i", [number]) * len(members))
+    return found, tuple(group.allowance.of_members(sizes[k]) for group, k in numbers.items())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
-    """The lasting identity of every step of a plan; computed by one rank, since it reads the sources."""
-
-    fingerprints: tuple[str, ...]
-    #: For each step, the key of its function in `functions`.
-    codes: tuple[str, ...]
-    functions: Mapping[str, Code]
-    #: What steps read, by their indices, in the order of their arguments.
-    inputs: Mapping[int, tuple[Seen, ...]]
-
-
-def identify(plan: Plan, memory: Memory | None = None) -> Identity:
-    """Fingerprint every step: code, arguments, codec, a name given by the user, inputs, and the fingerprints upstream.
-
-    Reads each source file once. Each function is followed once however many steps call it. A version that the user gave
-    stands for the code. Files that steps read are looked at through the memory.
-
-    Raises:
-        InitializationError: an input is not there or cannot be read; the text names the step and the argument.
-    """
-    memory = memory or Memory()
-    functions: dict[str, Code] = {}
-    known: dict[tuple[int, ...], str] = {}
-    from ezpyp.code import Follower  # enters here: only the rank that reads sources needs it
-
-    follower = Follower(fingerprint.UserModules(also=plan.following.also, never=plan.following.never))
-    prints: list[str] = []
-    codes: list[str] = []
-    inputs: dict[int, tuple[Seen, ...]] = {}
-    for k, step in enumerate(plan.steps):
-        uses = (*step.options.uses, *step.arguments.met)
-        leads = (id(step.function), *map(id, uses))
-        code = known.get(leads)
-        if code is None:
-            with memory.asked():
-                followed = follower.follow(step.function, uses=uses)
-            _check_asked(memory, step)
-            code = known[leads] = followed.digest
-            functions[code] = followed
-        if step.arguments.inputs:
-            inputs[k] = _look(memory, step)
-        codes.append(code)
-        versions = plan.following.counted(functions[code].packages)
-        prints.append(_fingerprint(plan, step, code, prints, inputs.get(k, ()), versions))
-    return Identity(fingerprints=tuple(prints), codes=tuple(codes), functions=functions, inputs=inputs)
-
-
-def _look(memory: Memory, step: Step) -> tuple[Seen, ...]:
-    found = []
-    for thing in step.arguments.inputs:
-        try:
-            found.append(memory.look(thing))
-        except InitializationError as error:
-            holder = step.arguments.holder(thing, step.parameters)
-            raise InitializationError(f"Step '{step.name}' reads {thing!r} ({holder}): {error}") from error
-    return tuple(found)
-
-
-def _check_asked(memory: Memory, step: Step) -> None:
-    """Inputs that code leads to: what follows code bears whatever objects raise, so that it is told here."""
-    for thing, error in memory.missed:
-        raise InitializationError(
-            f"Step '{step.name}' reads {thing!r} (a value that its code uses): {error}"
-        ) from error
-
-
-def _fingerprint(
-    plan: Plan, step: Step, code: str, prints: Sequence[str], inputs: Sequence[Seen], versions: Mapping[str, str]
-) -> str:
-    upstream = [prints[plan.index[source.name]] for source in step.arguments.sources()]
-    read: list[bytes | str] = [b"inputs", *(seen.digest for seen in inputs)] if inputs else []
-    counted: list[bytes | str] = [b"packages", *(f"{n} {versions[n]}" for n in sorted(versions))] if versions else []
-    order_only = sorted(prints[plan.index[s if isinstance(s, str) else s.name]] for s in step.after)
-    return fingerprint.combine(
-        code if step.options.version is None else f"version {step.options.version} of {step.function_name}",
-        step.arguments.identity,
-        step.options.codec,
-        step.name if step.named else "",
-        *upstream,
-        b"after",
-        *order_only,
-        *read,
-        *counted,
-    )
+def _other_stems(families: Sequence[Family]) -> dict[int, list[str]]:
+    """The stems of families whose names are no stems."""
+    taken, found = Stems(), {}
+    for family in families:
+        if family.first is None:
+            stem = taken.add(family.label)
+            if stem != family.label:
+                found[family.number] = [stem]
+        elif not taken.add_numbered(family.label, range(family.first, family.first + len(family))):
+            found[family.number] = [taken.add(family.name(k)) for k in range(len(family))]
+    return found

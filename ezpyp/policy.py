@@ -44,6 +44,10 @@ class Allowance:
     share: float = 0.0
     count: int = 0
 
+    def __bool__(self) -> bool:
+        """Whether any may."""
+        return bool(self.share or self.count)
+
     @classmethod
     def of(cls, value: Allowance | bool | int | float | None) -> Allowance:
         """What a user may write: True (all), a share below 1, or a count."""

@@ -16,10 +16,10 @@ from ezpyp.admission import admit
 from ezpyp.borrowing import borrow, offers
 from ezpyp.errors import IdentityError
 from ezpyp.events import run_of_log
-from ezpyp.helper import pack
+from ezpyp.fingerprints import Identity
 from ezpyp.keeping import Keeping
 from ezpyp.naming import SCHEMA_FILE
-from ezpyp.plan import Identity, Plan
+from ezpyp.plan import Plan
 from ezpyp.steps import Status
 from ezpyp.store import SHELF, Record, Store, on_shelf, write_whole
 from ezpyp.surveys import VOID, Decision, Survey, decide_all, survey
@@ -156,7 +156,7 @@ def _standing(found: Survey) -> Standing:
         if status is Status.DONE and record is not None and record.outcome.missing:
             missing[k] = tuple(plan.index[name] for name in record.outcome.missing if name in plan.index)
     return Standing(
-        fingerprints=pack(found.identity.fingerprints),
+        fingerprints=found.identity.fingerprints.packed,
         statuses=bytes(statuses),
         missing=missing,
         inputs={k: b"".join(seen.digest for seen in each) for k, each in found.identity.inputs.items()},

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
 from ezpyp.errors import StoreError
+from ezpyp.fingerprints import Identity
 from ezpyp.inputs import Seen
 from ezpyp.naming import SCHEMA_FILE
-from ezpyp.plan import Identity, Plan
+from ezpyp.plan import Plan
 from ezpyp.steps import Step
 
 if TYPE_CHECKING:

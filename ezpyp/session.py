@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 from ezpyp import archive, engine, executors, exits, launch, lock, mpi, resume, runs
@@ -79,7 +80,7 @@ class Session:
         try:
             settings = choices.settings(under_mpi=self._link is not None)
             wanted = selection.of(self.plan) if selection else None
-            check_unchanged(self.plan.steps)
+            check_unchanged(self.plan.frozen())
             if self._link is not None:
                 self._link.meet(mpi.Mark.EXECUTE, self.plan.digest, self._whereabouts)
             if not self._fresh:
@@ -197,22 +198,20 @@ class Session:
 
 def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
     """Find the first step that two ranks built differently, and raise the same error on all (message 2)."""
-    digests = link.gather([(d, organised.steps[k].label) for k, d in enumerate(organised.digests)])
+    digests = link.gather(organised.digests)
     hosts = link.gather(link.host)
     ids = link.gather(organised.pipeline_id)
-    base = digests[0]
-    other = next(
-        r for r, each in enumerate(digests) if [d for d, _ in each] != [d for d, _ in base] or ids[r] != ids[0]
-    )
-    theirs = digests[other]
-    place = next(
-        (k for k, (a, b) in enumerate(zip(base, theirs, strict=False)) if a[0] != b[0]), min(len(base), len(theirs))
-    )
+    other = next(r for r, each in enumerate(digests) if each != digests[0] or ids[r] != ids[0])
+    # Of the first family that differs, each rank tells its steps.
+    family = _first_difference(digests[0], digests[other])
+    block = organised.blocks[family] if family < len(organised.blocks) else None
+    told = link.gather(organised.member_digests(block) if block is not None else [])
+    place = _first_difference(told[0], told[other]) + (block.start if block is not None else len(organised.steps))
+    labels = link.gather(organised.steps[place].label if place < len(organised.steps) else "missing")
     if ids[other] != ids[0]:
         what = f"pipeline '{ids[other]}' there, '{ids[0]}' here"
     else:
-        there = theirs[place][1] if place < len(theirs) else "missing"
-        here = base[place][1] if place < len(base) else "missing"
+        here, there = labels[0], labels[other]
         what = f"step {place} is {there} there, {here if here != there else 'another ' + here} here"
     error = RankMismatch(
         f"Rank {other} ({hosts[other]}) built another plan than rank 0: {what}. Usual causes: a set, os.listdir or "
@@ -221,6 +220,12 @@ def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
     error.exit_code = 3
     error.quiet = link.rank != 0
     raise error
+
+
+def _first_difference(here: Sequence[bytes], there: Sequence[bytes]) -> int:
+    """The first place where two lists differ, or where the shorter one ends."""
+    pairs = enumerate(zip(here, there, strict=False))
+    return next((k for k, (a, b) in pairs if a != b), min(len(here), len(there)))
 
 
 def _failures(summary: Summary) -> str:

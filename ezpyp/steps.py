@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
-from functools import cached_property
+from itertools import accumulate
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
@@ -15,7 +17,9 @@ from ezpyp.scratch import Room
 
 __all__ = [
     "Brief",
+    "Definition",
     "Failed",
+    "Family",
     "Group",
     "Home",
     "Options",
@@ -94,38 +98,124 @@ class Group:
     allowance: Allowance
 
 
-@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Step(Deferred):
-    """One call of one function, not evaluated yet. Equal only to itself; unique by name in its pipeline."""
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Definition:
+    """What all steps of a decorated function have in common."""
 
-    name: str
     function: Callable[..., Any]
-    arguments: Arguments
+    home: Home
+    options: Options = Options()
     #: Steps (or names of steps) that must be done first without giving a value.
     after: tuple[Step | str, ...] = ()
-    options: Options = Options()
-    group: Group | None = None
     #: True where the user chose the name: then it is part of the identity.
     named: bool = False
     #: The function's parameter names, in order, for display.
     parameters: tuple[str, ...] = ()
     #: "Pickle", "NumPy", …: how the codec calls itself in listings.
     title: str = "Pickle"
-    home: Home = field(repr=False)
+
+
+class Family:
+    """Calls of one function made together: by `map` or `product`, or a single one. Never changed once it has a number.
+
+    Attributes:
+        label: the name of a single call; members of others are called `label[first]` and so on.
+        first: the number of the first member; None for a single call.
+        calls: the arguments of each member.
+        group: who shares an allowance for failures.
+        number: its place among the families of its pipeline; -1 before it has one.
+    """
+
+    __slots__ = ("calls", "definition", "first", "group", "label", "number")
+
+    def __init__(
+        self,
+        definition: Definition,
+        calls: Sequence[Arguments],
+        label: str,
+        first: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        self.definition, self.calls, self.label, self.first, self.group = definition, calls, label, first, group
+        self.number = -1
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def name(self, member: int) -> str:
+        return self.label if self.first is None else f"{self.label}[{self.first + member}]"
+
+
+class Step(Deferred):
+    """One call of one function, not evaluated yet: a view of a member of a family. Unique by name in its pipeline."""
+
+    __slots__ = ("family", "member")
+
+    def __init__(self, family: Family, member: int = 0) -> None:
+        self.family, self.member = family, member
 
     def __repr__(self) -> str:
         return f"{self.title} Step Object '{self.name}'"
 
-    def sources(self) -> tuple[Step, ...]:
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Step):
+            return NotImplemented
+        return self.family is other.family and self.member == other.member
+
+    def __hash__(self) -> int:
+        return hash((id(self.family), self.member))
+
+    def sources(self) -> Sequence[Step]:
         return (self,)
 
-    @cached_property
+    @property
+    def name(self) -> str:
+        return self.family.name(self.member)
+
+    @property
+    def arguments(self) -> Arguments:
+        return self.family.calls[self.member]
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.family.definition.function
+
+    @property
+    def options(self) -> Options:
+        return self.family.definition.options
+
+    @property
+    def after(self) -> tuple[Step | str, ...]:
+        """Steps (or names of steps) that must be done first without giving a value."""
+        return self.family.definition.after
+
+    @property
+    def group(self) -> Group | None:
+        return self.family.group
+
+    @property
+    def named(self) -> bool:
+        """True where the user chose the name: then it is part of the identity."""
+        return self.family.definition.named
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The function's parameter names, in order, for display."""
+        return self.family.definition.parameters
+
+    @property
+    def title(self) -> str:
+        """ "Pickle", "NumPy", …: how the codec calls itself in listings."""
+        return self.family.definition.title
+
+    @property
+    def home(self) -> Home:
+        return self.family.definition.home
+
+    @property
     def depends_on(self) -> list[Step | str]:
         """The nearest dependencies, each once: those given by `depends_on`, then those whose values are arguments."""
-        found: dict[int | str, Step | str] = {}
-        for each in (*self.after, *self.arguments.sources()):
-            found.setdefault(each if isinstance(each, str) else id(each), each)
-        return list(found.values())
+        return list(dict.fromkeys((*self.after, *self.arguments.sources())))
 
     @property
     def args(self) -> list[Any]:
@@ -187,41 +277,99 @@ class PlaceHolder(Deferred):
     def __repr__(self) -> str:
         return f"TMP for {self.step.name}"
 
-    def sources(self) -> tuple[Step, ...]:
+    def sources(self) -> Sequence[Step]:
         return (self.step,)
 
 
 class Steps(Deferred, Sequence[Step]):
-    """Steps made together by `map` or `product`. Passed to a later step, it arrives as the list of their values."""
+    """Steps in order, most often those made together by `map` or `product`. A step is made when it is looked at.
 
-    __slots__ = ("_steps",)
+    Passed to a later step, it arrives as the list of their values.
+
+    Attributes:
+        parts: families with the members of each that are here, in order.
+    """
+
+    __slots__ = ("_ends", "parts")
     one = False
 
-    def __init__(self, steps: Iterable[Step]) -> None:
-        self._steps = tuple(steps)
+    def __init__(self, steps: Iterable[Step] = (), *, parts: Iterable[tuple[Family, range]] | None = None) -> None:
+        self.parts = tuple(_joined(steps) if parts is None else parts)
+        self._ends = array("q", accumulate(len(members) for _, members in self.parts))
 
     def __repr__(self) -> str:
-        few = ", ".join(f"TMP for {step.name}" for step in self._steps[:3])
-        return f"[{few}{', …' if len(self._steps) > 3 else ''}]"
+        few = ", ".join(f"TMP for {step.name}" for step in self[:3])
+        return f"[{few}{', …' if len(self) > 3 else ''}]"
 
     def __len__(self) -> int:
-        return len(self._steps)
+        return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[Step]:
-        return iter(self._steps)
+        return (Step(family, member) for family, members in self.parts for member in members)
 
     @overload
     def __getitem__(self, place: int) -> Step: ...
     @overload
     def __getitem__(self, place: slice) -> Steps: ...
     def __getitem__(self, place: int | slice) -> Step | Steps:
-        return Steps(self._steps[place]) if isinstance(place, slice) else self._steps[place]
+        if isinstance(place, slice):
+            return self._sliced(range(len(self))[place])
+        family, member = self.find(range(len(self))[place])
+        return Step(family, member)
+
+    def __contains__(self, step: object) -> bool:
+        return isinstance(step, Step) and any(
+            family is step.family and step.member in members for family, members in self.parts
+        )
 
     def __add__(self, other: Iterable[Step]) -> Steps:
-        return Steps((*self._steps, *other))
+        more = other if isinstance(other, Steps) else Steps(other)
+        return Steps(parts=(*self.parts, *more.parts))
 
-    def sources(self) -> tuple[Step, ...]:
-        return self._steps
+    def part_of(self, place: int) -> int:
+        """The number of the part that a place is in."""
+        return bisect_right(self._ends, place)
+
+    def find(self, place: int) -> tuple[Family, int]:
+        """The family and the member at a place that is there."""
+        part = bisect_right(self._ends, place)
+        family, members = self.parts[part]
+        return family, members[place - self._ends[part] + len(members)]
+
+    def sources(self) -> Sequence[Step]:
+        return self
+
+    def differ(self) -> bool:
+        return len(self.parts) < 2 or len(set(self)) == len(self)
+
+    def apart(self, other: Deferred) -> bool:
+        return isinstance(other, Steps) and not {f for f, _ in self.parts} & {f for f, _ in other.parts}
+
+    def _sliced(self, places: range) -> Steps:
+        if places.step != 1:
+            return Steps(map(self.__getitem__, places))
+        parts = []
+        first = bisect_right(self._ends, places.start)
+        for k, (family, members) in enumerate(self.parts[first:], first):
+            begin = self._ends[k] - len(members)
+            if begin >= places.stop:
+                break
+            parts.append((family, members[max(places.start - begin, 0) : places.stop - begin]))
+        return Steps(parts=parts)
+
+
+def _joined(steps: Iterable[Step]) -> Iterator[tuple[Family, range]]:
+    """Steps as parts, those that follow each other in their family together."""
+    family, members = None, range(0)
+    for step in steps:
+        if step.family is family and step.member == members.stop:
+            members = range(members.start, members.stop + 1)
+            continue
+        if family is not None:
+            yield family, members
+        family, members = step.family, range(step.member, step.member + 1)
+    if family is not None:
+        yield family, members
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

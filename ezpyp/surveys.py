@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezpyp import differences, outputs
-from ezpyp import plan as plans
 from ezpyp import schema as schemas
 from ezpyp.differences import Differences
+from ezpyp.fingerprints import Identity, identify
 from ezpyp.inputs import Memory
-from ezpyp.plan import Identity, Plan
+from ezpyp.plan import Plan
 from ezpyp.steps import Status, Step
 from ezpyp.store import Record, Scan, Store
 
@@ -79,7 +79,7 @@ def survey(
         StoreError: the folder or its schema cannot be read.
     """
     memory = Memory(folder)
-    identity = identity or plans.identify(plan, memory)
+    identity = identity or identify(plan, memory)
     scan = store.records()
     wanted = schemas.of(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = schemas.read(folder)

@@ -17,14 +17,12 @@ from ezpyp import (
     acceptance,
     as_pickle_step,
     filestore,
-    naming,
     prospect,
     resume,
     runs,
     session,
     surveys,
 )
-from ezpyp import plan as plans
 from ezpyp.selection import Selection
 from ezpyp.settings import Choices
 from ezpyp.steps import Outcome
@@ -312,7 +310,8 @@ class Folder:
 
     def prospect(self, edition: dict[str, int], on_change: str = "refuse") -> prospect.Prospect:
         pipeline = self.pipeline(edition)
-        organised = plans.organise(pipeline.steps, pipeline_id="accept", stems=naming.stems)
+        pipeline.organize_steps()
+        organised = pipeline._organised("looking")
         return prospect.look(
             organised, str(self.path), kind="files", choices=Choices({"on_change": on_change}), selection=Selection()
         )
@@ -439,9 +438,9 @@ def test_results_that_moved_are_accepted_where_they_are(tmp_path: Path) -> None:
         return made
 
     def survey(values: list[str], offset: int) -> surveys.Survey:
-        steps = pipeline(values, offset).steps
-        organised = plans.organise(steps, pipeline_id="moved", stems=naming.stems)
-        return surveys.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
+        made = pipeline(values, offset)
+        made.organize_steps()
+        return surveys.survey(made._organised("looking"), str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     pipeline(["a", "b", "c"], 1).execute()
     now = survey(["c", "a", "b"], 2)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import admission, plan, store, surveys
+from ezpyp import admission, store, surveys
 from ezpyp import schema as schemas
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Outcome, Status
@@ -604,7 +604,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
 
         as_pickle_step(pipeline, gpus=2)(train).map([1, 2])
         pipeline.organize_steps()
-        organised = plan.organise(pipeline.steps, pipeline_id="gpus", stems=store.stems)
+        organised = pipeline._organised("looking")
         return surveys.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     first = survey(1)

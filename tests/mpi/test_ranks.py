@@ -210,6 +210,36 @@ def test_ranks_that_built_different_plans_are_refused(mpirun: Launcher, tmp_path
     assert not list((tmp_path / "cache").glob("*.step"))
 
 
+MISMATCH_OF_FAMILIES = """
+import os
+from ezpyp import Pipeline, as_pickle_step
+rank = int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")))
+pipeline = Pipeline("cache", "mismatch")
+@as_pickle_step(pipeline)
+def first(x):
+    return x
+@as_pickle_step(pipeline)
+def load(x, y):
+    return x
+first.map(range(3))
+load.map([1, 2, 3], {there} if rank else {here})
+pipeline.execute()
+"""
+
+
+@pytest.mark.parametrize(
+    ("here", "there", "words"),
+    [
+        ("'abc'.split() * 3", "['abc', 'b', 'abc']", "step 4 is load[1] x=2 y=b there, load[1] x=2 y=abc here."),
+        ("range(3)", "range(1, 4)", "step 3 is load[0] x=1 y=1 there, load[0] x=1 y=0 here."),
+    ],
+)
+def test_of_families_that_differ_the_first_step_is_told(mpirun: Launcher, here: str, there: str, words: str) -> None:
+    done = mpirun.run(2, MISMATCH_OF_FAMILIES.format(here=here, there=there))
+    assert done.returncode != 0
+    assert f"built another plan than rank 0: {words}" in done.stderr
+
+
 LEAVE = """
 import os, sys
 from ezpyp import Pipeline, as_pickle_step
