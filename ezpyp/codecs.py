@@ -10,13 +10,12 @@ import io
 import pickle
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ezpyp import maps, pickles, salvage
 from ezpyp.errors import CodecError
 from ezpyp.files import Buffer
-from ezpyp.inputs import placed, returning
+from ezpyp.inputs import Returning, placed
 
 
 class Codec(Protocol):
@@ -231,8 +230,7 @@ def get(name: str) -> Codec:
 # ----- results
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Encoded:
+class Encoded(NamedTuple):
     """A result as bytes."""
 
     codec: str
@@ -248,13 +246,15 @@ def encode_result(name: str, value: Any, *, step: str) -> Encoded:
     Raises:
         CodecError: neither can; the text says which value is to blame and what to do (message 4).
     """
-    with returning() as files:
+    with Returning() as files:
         encoded = _encoded(name, value, step)
     return Encoded(codec="file", chunks=encoded.chunks, files=tuple(files)) if files else encoded
 
 
 def decode_result(codec: str, data: Buffer, folder: str, files: Sequence[tuple[str, int, str]]) -> Any:
     """The value of a result, with its files where they are in the cache folder."""
+    if not files:
+        return get(codec).decode(data)
     with placed(folder, [place for place, *_ in files]):
         return get(codec).decode(data)
 

@@ -331,15 +331,18 @@ _returned: ContextVar[dict[str, int] | None] = ContextVar("ezpyp_returned", defa
 _places: ContextVar[tuple[str, Sequence[str]]] = ContextVar("ezpyp_places", default=("", ()))
 
 
-@contextmanager
-def returning() -> Iterator[dict[str, int]]:
+class Returning:
     """Meanwhile every `File` that is pickled becomes a number; the dict fills with their paths."""
-    found: dict[str, int] = {}
-    token = _returned.set(found)
-    try:
-        yield found
-    finally:
-        _returned.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> dict[str, int]:
+        found: dict[str, int] = {}
+        self._token = _returned.set(found)
+        return found
+
+    def __exit__(self, *_: object) -> None:
+        _returned.reset(self._token)
 
 
 @contextmanager

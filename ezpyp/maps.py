@@ -62,7 +62,7 @@ def loaded(descriptor: int, size: int, offset: int = 0) -> memoryview:
 
 def is_own(data: Buffer) -> bool:
     """Whether the bytes are the receiver's own, and lie so that numbers may be used where they are."""
-    if not isinstance(data, memoryview) or data.readonly or not data.nbytes:
+    if type(data) is bytes or not isinstance(data, memoryview) or data.readonly or not data.nbytes:
         return False
     import ctypes
 

@@ -31,6 +31,8 @@ _NEXT_BUFFER, _READONLY_BUFFER = b"\x97", b"\x98"
 class Pieces:
     """A file for a pickler that keeps the pieces it is given instead of joining them."""
 
+    __slots__ = ("_size", "_table", "pieces")
+
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
         self._size = 0
@@ -86,7 +88,7 @@ def _idle(size: int) -> bytes:
 
 def load(data: Buffer) -> Any:
     """The value of a pickle. Large buffers in it are views of the data where that is the caller's own to give."""
-    table = _table(data) if maps.is_own(data) else []
+    table = _table(data) if maps.is_own(data) else None
     if not table:
         return pickle.loads(data)
     view = memoryview(data)

@@ -265,6 +265,7 @@ class _Call:
                 args=self.args,
                 kwargs=self.kwargs,
             )
+            worker.upstream.keep(index, codec, chunks)
             segment, offset, size, checksum = place
             return pack(index, self.attempt, worker.rank, segment, when, seconds, offset, size, checksum)
         except (EzpypError, OSError) as error:
