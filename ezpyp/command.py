@@ -16,7 +16,7 @@ from ezpyp.capture import TAIL_LINES
 from ezpyp.errors import CommandFailed, Interrupted
 from ezpyp.inputs import File, Tree
 from ezpyp.programs import Ended
-from ezpyp.progress import Progress
+from ezpyp.progress import Meter
 from ezpyp.scratch import Place
 from ezpyp.words import Executable
 
@@ -133,7 +133,7 @@ class Program:
             place.given.update(words.linked(inputs))
         environ = self._environment()
         argv = self._argv(command, environ)
-        errors, progress = _Tail(), Progress.of(self.progress, place)
+        errors, progress = _Tail(), Meter.of(self.progress, place)
         readers: list[programs.Reader] = [errors, progress.read] if progress else [errors]
         try:
             ended = programs.run(
@@ -175,7 +175,7 @@ class Program:
             return launch.ranks_of(argv, ranks=self.mpi, nodes=self.nodes, environ=environ)
         return argv
 
-    def _output(self, progress: Progress | None) -> programs.Reader | str | None:
+    def _output(self, progress: Meter | None) -> programs.Reader | str | None:
         if self.stdout:
             return self.stdout
         if progress is None:

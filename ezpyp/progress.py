@@ -40,7 +40,7 @@ class Position:
         return f"{self.done:g} of {self.total:g} ({100 * self.done / self.total:.0f} %)"
 
 
-class Progress:
+class Meter:
     """Reads what a program writes, and notes how far it is."""
 
     def __init__(self, pattern: str, name: str, path: str) -> None:
@@ -48,7 +48,7 @@ class Progress:
         self._rest, self._file, self._noted = b"", -1, 0.0
 
     @classmethod
-    def of(cls, pattern: str, place: Place) -> Progress | None:
+    def of(cls, pattern: str, place: Place) -> Meter | None:
         """For the step at a place; None where there is no pattern, or no log to be beside of."""
         if not pattern or not place.log:
             return None

@@ -42,12 +42,12 @@ class Difference:
         changed: dict[str, str] = {}
         around: dict[str, tuple[str, str]] = {}
         for name, now in after.items():
-            then = before.get(name)
-            if then == now or name in _OF_THE_SHELL:
+            then = before.get(name, "")
+            if before.get(name) == now or name in _OF_THE_SHELL:
                 continue
-            front, found, back = now.partition(then) if then else ("", "", "")
-            if found and (not front or front.endswith(":")) and (not back or back.startswith(":")):
-                around[name] = front, back
+            place = f":{now}:".find(f":{then}:") if then else -1
+            if place >= 0:
+                around[name] = now[:place], now[place + len(then) :]
             else:
                 changed[name] = now
         gone = tuple(name for name in before if name not in after and name not in _OF_THE_SHELL)
@@ -59,7 +59,7 @@ class Difference:
         found.update(self.changed)
         for name, (front, back) in self.around.items():
             value = found.get(name, "")
-            found[name] = f"{front}{value}{back}" if value else f"{front}{back}".strip(":")
+            found[name] = f"{front}{value}{back}" if value else f"{front.rstrip(':')}{back}".strip(":")
         return found
 
 

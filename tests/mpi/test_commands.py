@@ -1,0 +1,67 @@
+"""Programs that are MPI programs, started by steps of a run that is one too."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from tests.conftest import OPEN_MPI, Launcher
+
+#: Without what makes Open MPI bear more ranks than slots: a step has to do that by itself.
+PLAIN = {"PRTE_MCA_rmaps_default_mapping_policy": ""}
+
+SCRIPT = """
+import os, sys
+from ezpyp import Pipeline
+
+pipeline = Pipeline("cache", "ranks")
+size = "from mpi4py import MPI; import os; w = MPI.COMM_WORLD; print(w.rank, w.size, sorted(os.sched_getaffinity(0)))"
+alone = [pipeline.command("alone", [sys.executable, "-c", f"{size} # {k}"], stdout="out") for k in range(2)]
+two = pipeline.command("two", [sys.executable, "-c", size], stdout="out", mpi=2)
+pipeline.execute()
+if pipeline.is_root:
+    for step in (*alone, two):
+        print("RANKS", sorted(line.split(" ", 2)[:2] for line in open(step.result()).read().splitlines()))
+"""
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_a_program_is_alone_or_has_the_ranks_that_were_asked(mpirun: Launcher, ranks: int) -> None:
+    env = {name: value for name, value in OPEN_MPI.items() if name not in PLAIN}
+    done = mpirun.run(ranks, SCRIPT, env={**env, **(PLAIN if not ranks else {})}, timeout=100)
+    found = [line.removeprefix("RANKS ") for line in done.stdout.splitlines() if line.startswith("RANKS")]
+    assert found == ["[['0', '1']]", "[['0', '1']]", "[['0', '2'], ['1', '2']]"], done.stdout + done.stderr
+
+
+def test_ranks_share_the_cores_of_their_step(mpirun: Launcher) -> None:
+    """Two programs at once on cores of their own: what the launcher must not undo."""
+    core = min(os.sched_getaffinity(0))
+    script = f"import os; os.sched_setaffinity(0, {{{core}}})\n" + SCRIPT
+    done = mpirun.run(0, script + "    print(open(two.result()).read())", timeout=100)
+    assert done.stdout.count(f" 2 [{core}]") == 2, done.stdout + done.stderr
+
+
+NODES = """
+from ezpyp import Pipeline
+
+pipeline = Pipeline("cache", "nodes")
+pipeline.command("sim", ["true"], mpi=4, nodes=2)
+pipeline.execute()
+"""
+
+
+def test_nodes_without_slurm_are_refused_before_the_run(python: Launcher) -> None:
+    done = python.run(0, NODES, env={"PATH": f"{python.bin}:/bin"})
+    assert done.returncode == 3
+    assert "mpi=4, nodes=2 needs srun and a Slurm job of 2 nodes or more; this is no Slurm job" in done.stderr
+    assert "On one node it could run: take nodes= away." in done.stderr
+
+
+def test_ranks_without_a_launcher_are_refused_before_the_run(python: Launcher) -> None:
+    script = "import sys; sys.executable = '/nowhere/python'\n" + NODES.replace(
+        ", nodes=2", ", env={'PATH': '/nowhere'}"
+    )
+    done = python.run(0, script.replace('"true"', '"/bin/true"'))
+    assert done.returncode == 3
+    assert "mpi= needs an mpirun, and there is none on the PATH of the step" in done.stderr
