@@ -16,7 +16,7 @@ from ezpyp.store import write_whole
 if TYPE_CHECKING:
     import pandas
 
-#: Up to this many steps the table is laid out as a whole; beyond, its columns are as wide as these rows need.
+#: So many rows are laid out at once: the columns are as wide as the first of these need.
 LAID_OUT = 1000
 
 
@@ -154,10 +154,7 @@ class Summary:
     def text(self) -> Iterator[str]:
         """The headline and the table, in pieces: beyond `LAID_OUT` steps it is never in memory as a whole."""
         yield f"{self.headline()}\n\n"
-        if len(self.rows) <= LAID_OUT:
-            yield table(self.rows)
-        else:
-            yield from streamed(self.rows)
+        yield from table(self.rows)
 
     def write(self) -> str:
         """Write `pipeline.summary`, whole, and return its path."""
@@ -201,21 +198,11 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def table(rows: Iterable[Row]) -> str:
-    """All rows under one header, laid out by tabulate in its plainest format."""
-    from tabulate import tabulate
-
-    sides = ["right" if column in _NUMBERS else "left" for column in COLUMNS]
-    # Texts such as '1e5' are what the user wrote, not numbers to be aligned by their point.
-    laid = tabulate(map(_cells, rows), COLUMNS, tablefmt="plain", disable_numparse=True, colalign=sides)
-    return "".join(f"{line.rstrip()}\n" for line in laid.splitlines())
-
-
-def streamed(rows: Iterable[Row]) -> Iterator[str]:
-    """Lines of one width a column, set by the first rows; a longer cell pushes its line to the right."""
+def table(rows: Iterable[Row]) -> Iterator[str]:
+    """All rows under one header. A column is as wide as the first rows need; a longer cell pushes its line to the right."""
     stream = iter(rows)
     first = [_cells(each) for each in islice(stream, LAID_OUT)]
-    widths = [max(map(len, cells)) for cells in zip(COLUMNS, *first, strict=True)]
+    widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(COLUMNS, *first, strict=True)]
     yield _line(COLUMNS, widths)
     yield "".join(_line(cells, widths) for cells in first)
     while piece := "".join(_line(_cells(each), widths) for each in islice(stream, LAID_OUT)):

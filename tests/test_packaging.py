@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: What a thousand ranks must not read from a shared file system before they need it.
 HEAVY = {
     *("asyncio", "multiprocessing", "sqlite3", "ssl", "subprocess"),
-    *("click", "cloudpickle", "mpi4py", "numpy", "pandas", "pyarrow", "pynvml", "tabulate", "xxhash", "yaml"),
+    *("click", "cloudpickle", "mpi4py", "numpy", "pandas", "pyarrow", "pynvml", "xxhash", "yaml"),
 }
 
 

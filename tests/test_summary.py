@@ -116,13 +116,6 @@ def test_many_rows_are_streamed_in_columns_of_one_width(monkeypatch: pytest.Monk
     assert lines[0].split() == list(summaries.COLUMNS)
 
 
-def test_both_layouts_hold_the_same_cells() -> None:
-    rows = made(4)
-    whole = summaries.table(rows).splitlines()
-    streamed = "".join(summaries.streamed(rows)).splitlines()
-    assert [line.split() for line in whole] == [line.split() for line in streamed]
-
-
 def test_it_is_written_whole_and_prints_as_its_table(tmp_path: Path) -> None:
     made_here = summary_of(made(), folder=str(tmp_path))
     path = made_here.write()
