@@ -53,7 +53,7 @@ def check(plan: Plan, run: Run, done: set[int]) -> None:
 @given(plans(), st.integers(1, 3000), st.integers(1, 4), st.integers(0, 2**32))
 def test_every_step_runs_once_and_after_what_it_needs(plan: Plan, ranks: int, helpers: int, seed: int) -> None:
     seconds = [Random(seed + k).choice([1e-5, 0.003, 0.2, 3.0]) for k in range(len(plan.steps))]
-    run = simulate(plan, seconds, ranks=ranks, helpers=helpers, costs=COSTS, seed=seed)
+    run = simulate(plan, seconds, ranks=ranks, helpers=helpers, costs=COSTS)
     check(plan, run, set())
     assert len(run.ended) == len(plan.steps)
     assert run.ledger is not None
@@ -70,7 +70,7 @@ def test_runs_that_die_lose_nothing_and_the_next_does_the_rest(
     for death in [*(share * sum(seconds) for share in deaths), inf]:
         if len(done) == len(plan.steps):
             break
-        run = simulate(plan, seconds, ranks=ranks, helpers=2, costs=COSTS, seed=seed, dies_at=death, done=done)
+        run = simulate(plan, seconds, ranks=ranks, helpers=2, costs=COSTS, dies_at=death, done=done)
         check(plan, run, done)
         assert run.ledger is not None
         reported = {k for k, status in enumerate(run.ledger.statuses()) if status == 0}

@@ -13,8 +13,9 @@ import argparse
 import heapq
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections import deque
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from math import inf, log
 from random import Random
@@ -22,18 +23,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
-from ezpyp import Pipeline, as_pickle_step, conductor, mpi
-from ezpyp.briefs import pack
+from ezpyp import Pipeline, as_pickle_step, briefs, conductor, executors, mpi
 from ezpyp.conductor import Conductor
 from ezpyp.events import Bus, Journal
 from ezpyp.helper import REPORT_EVERY
 from ezpyp.job import Job
 from ezpyp.ledger import Ledger
-from ezpyp.lots import Report
+from ezpyp.lots import Lot, Report
 from ezpyp.pace import Functions, Pace
 from ezpyp.plan import Plan
 from ezpyp.steps import Status
 from ezpyp.stopping import Stop
+from ezpyp.store import MemoryStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,39 +60,42 @@ class Killed(Exception):
 
 
 class Clock:
-    """Stands for the module `time` in rank 0's code."""
+    """Stands for the module `time` in rank 0's code. What is done between `stop` and `go` takes no time."""
 
     def __init__(self, costs: Costs) -> None:
         self.now = self.busy = 0.0
         self._measured = costs.measured
         self._dies_at, self._since = inf, 0.0
 
-    def start(self, dies_at: float) -> None:
-        self._dies_at, self._since = dies_at, time.thread_time()
-
-    def end(self) -> None:
-        """Nobody dies any more."""
-        self._dies_at = inf
-
     def monotonic(self) -> float:
-        with self.still():
-            return self.now
+        self.stop()
+        self.go()
+        return self.now
 
     time = perf_counter = monotonic
 
     def sleep(self, seconds: float) -> None:
-        with self.still():
-            self.now += seconds
+        self.stop()
+        self.now += seconds
+        self.go()
 
-    @contextmanager
-    def still(self) -> Iterator[None]:
-        """What is done meanwhile takes no time."""
+    def begin(self, dies_at: float) -> None:
+        self._dies_at = dies_at
+        self.go()
+
+    def end(self) -> None:
+        """Nobody dies any more, and no time passes."""
+        self._dies_at, self._measured = inf, False
+
+    def stop(self) -> None:
         if self._measured:
             self.charge(time.thread_time() - self._since)
         if self.now >= self._dies_at:
             raise Killed
-        yield
-        self._since = time.thread_time()
+
+    def go(self) -> None:
+        if self._measured:
+            self._since = time.thread_time()
 
     def charge(self, seconds: float) -> None:
         """Rank 0 is busy so long."""
@@ -119,58 +123,146 @@ class Run:
         return {k for k, end in self.ended.items() if end <= self.makespan}
 
 
+class Helper:
+    """A helper: the lots that it holds, what of each is not begun, and the step that it is at (-1 for none)."""
+
+    __slots__ = ("at", "briefs", "fenced", "lots", "reported", "since")
+
+    def __init__(self) -> None:
+        self.lots: deque[deque[int]] = deque()
+        self.at, self.since, self.reported = -1, 0.0, 0.0
+        self.briefs: list[bytes] = []
+        #: It begins nothing more of what it holds.
+        self.fenced = False
+
+
+class Rank:
+    """An agent with its helpers."""
+
+    __slots__ = ("helpers", "idle", "recalling")
+
+    def __init__(self, helpers: int) -> None:
+        self.helpers = [Helper() for _ in range(helpers)]
+        self.idle = deque(self.helpers)
+        self.recalling = False
+
+    def choose(self) -> Helper | None:
+        """The one that holds the fewest lots, as `Processes.start` does."""
+        if self.idle:
+            return self.idle.popleft()
+        return min((each for each in self.helpers if not each.fenced), key=lambda h: len(h.lots), default=None)
+
+    @property
+    def slots(self) -> int:
+        return sum(not helper.fenced for helper in self.helpers) if self.recalling else len(self.helpers)
+
+
 class Wire:
     """Stands for `mpi.Link`, with all other ranks behind it."""
 
-    def __init__(self, clock: Clock, costs: Costs, seconds: Sequence[float], helpers: int, run: Run, seed: int) -> None:
+    def __init__(
+        self, clock: Clock, costs: Costs, seconds: Sequence[float], slots: Mapping[int, int], run: Run
+    ) -> None:
+        """`slots` says how many helpers each rank has."""
         self._clock, self._costs, self._seconds, self._run = clock, costs, seconds, run
-        self._helpers = helpers
-        self._chances = Random(seed)
-        #: For each rank, its helpers: (lots that it holds, when it will be free, its number).
-        self._free: dict[int, list[float]] = {}
-        self._on_way: list[tuple[float, int, int, Any]] = []
+        self._chances = Random(1)
+        self._ranks = {rank: Rank(helpers) for rank, helpers in slots.items()}
+        #: What is to come, soonest first; and messages for rank 0, in the order of their arrival.
+        self._coming: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._here: deque[tuple[int, Any]] = deque()
         self._count = 0
 
     def send(self, message: Any, to: int) -> None:
-        with self._clock.still():
-            self._clock.charge(self._costs.send)
-            self._run.messages += 1
-            kind, content = message
-            if kind == "lot":
-                self._work(
-                    content, to, self._clock.now + self._costs.latency + self._chances.uniform(0, self._costs.nap)
-                )
+        self._clock.stop()
+        self._clock.charge(self._costs.send)
+        self._run.messages += 1
+        kind, content = message
+        arrival = self._clock.now + self._costs.latency + self._chances.uniform(0, self._costs.nap)
+        if kind == "lot":
+            self._at(arrival, self._arrives, to, content)
+        elif kind == "recall":
+            self._at(arrival, self._recalled, to)
+        self._clock.go()
 
     def receive(self) -> tuple[int, Any] | None:
-        with self._clock.still():
-            if not self._on_way or self._on_way[0][0] > self._clock.now:
-                self._clock.charge(self._costs.probe)
-                return None
-            self._clock.charge(self._costs.receive)
-            self._run.messages += 1
-            _, _, rank, message = heapq.heappop(self._on_way)
-            return rank, message
+        self._clock.stop()
+        coming, now = self._coming, self._clock.now
+        while coming and coming[0][0] <= now:
+            when, _, act, arguments = heapq.heappop(coming)
+            act(when, *arguments)
+        self._clock.charge(self._costs.receive if self._here else self._costs.probe)
+        self._run.messages += bool(self._here)
+        found = self._here.popleft() if self._here else None
+        self._clock.go()
+        return found
 
-    def _work(self, lot: Sequence[Any], rank: int, arrival: float) -> None:
-        """The helper that is free first takes it, and reports as helpers do."""
-        free = self._free.setdefault(rank, [0.0] * self._helpers)
-        now = max(arrival, free[0])
-        done: list[bytes] = []
-        reported = now
-        for number, (index, attempt, *_) in enumerate(lot):
-            if index in self._run.began:
-                self._run.twice.append(index)
-            self._run.began[index] = now
-            now += self._seconds[index] + self._costs.step
-            self._run.ended[index] = now
-            done.append(pack(index, attempt, rank, 0, now, self._seconds[index], 0, 0, 0))
-            if now - reported > REPORT_EVERY or number == len(lot) - 1:
-                self._count += 1
-                # Nothing is idle and nothing held up, so far as it says: what waits is not recalled.
-                report = ("reports", ([Report(b"".join(done))], number == len(lot) - 1, self._helpers, 0))
-                heapq.heappush(self._on_way, (now + self._costs.latency, self._count, rank, report))
-                done, reported = [], now
-        heapq.heapreplace(free, now)
+    def _at(self, when: float, act: Callable[..., None], *arguments: Any) -> None:
+        self._count += 1
+        heapq.heappush(self._coming, (when, self._count, act, arguments))
+
+    def _arrives(self, now: float, rank: int, lot: Lot) -> None:
+        agent = self._ranks[rank]
+        agent.recalling = False
+        helper = agent.choose()
+        if helper is None:
+            self._tell(now, rank, Report(returned=lot.steps), 1)
+            return
+        helper.lots.append(deque(lot.steps))
+        if helper.at < 0:
+            helper.reported = now
+            self._begin(now, rank, helper)
+
+    def _begin(self, now: float, rank: int, helper: Helper) -> None:
+        index = helper.at = helper.lots[0].popleft()
+        helper.since = now
+        if index in self._run.began:
+            self._run.twice.append(index)
+        self._run.began[index] = now
+        self._at(now + self._seconds[index] + self._costs.step, self._ends, rank, helper)
+
+    def _ends(self, now: float, rank: int, helper: Helper) -> None:
+        index, helper.at = helper.at, -1
+        self._run.ended[index] = now
+        helper.briefs.append(briefs.pack(index, 1, rank, 0, now, self._seconds[index], 0, 0, 0))
+        finished = 0
+        while helper.lots and not helper.lots[0]:
+            helper.lots.popleft()
+            finished += 1
+        if finished or now - helper.reported > REPORT_EVERY:
+            report, helper.briefs, helper.reported = Report(b"".join(helper.briefs)), [], now
+            helper.fenced = helper.fenced and bool(helper.lots)
+            if not helper.lots:
+                self._ranks[rank].idle.append(helper)
+            self._tell(now, rank, report, finished)
+        if helper.lots:
+            self._begin(now, rank, helper)
+
+    def _recalled(self, now: float, rank: int) -> None:
+        """Of each helper that has been at a step for long, what waits behind it goes back, a moment later."""
+        agent = self._ranks[rank]
+        agent.recalling = True
+        for helper in agent.helpers:
+            if helper.at >= 0 and any(helper.lots):
+                settled = max(now, helper.since + executors._HELD_UP) + executors._SETTLED
+                self._at(settled, self._gives_back, rank, helper, helper.at)
+
+    def _gives_back(self, now: float, rank: int, helper: Helper, at: int) -> None:
+        if helper.at != at or not self._ranks[rank].recalling:
+            return
+        helper.fenced = True
+        returned = [index for lot in helper.lots for index in lot]
+        for lot in helper.lots:
+            lot.clear()
+        if returned:
+            self._tell(now, rank, Report(returned=returned), 0)
+
+    def _tell(self, now: float, rank: int, report: Report, finished: int) -> None:
+        agent = self._ranks[rank]
+        message = ("reports", ([report], finished, agent.slots, len(agent.idle)))
+        self._at(now + self._costs.latency, self._comes, rank, message)
+
+    def _comes(self, now: float, rank: int, message: Any) -> None:
+        self._here.append((rank, message))
 
 
 def simulate(
@@ -180,7 +272,6 @@ def simulate(
     ranks: int,
     helpers: int,
     costs: Costs | None = None,
-    seed: int = 0,
     dies_at: float = inf,
     done: Collection[int] = (),
     journal: str = "",
@@ -191,20 +282,22 @@ def simulate(
         journal: the folder that gets the journal; "" writes none.
     """
     costs = costs or Costs()
-    run, clock = Run(), Clock(costs)
-    wire = Wire(clock, costs, seconds, helpers, run, seed)
+    run, clock, slots = Run(), Clock(costs), dict.fromkeys(range(1, ranks + 1), helpers)
+    wire = Wire(clock, costs, seconds, slots, run)
     with ExitStack() as stack:
         for module in (conductor, mpi):
             stack.enter_context(patch.object(module, "time", clock))
         ledger = run.ledger = Ledger(plan.graph)
         ledger.resume([Status.DONE if k in done else Status.NOT_RUN for k in range(len(plan.steps))], {})
         todo = range(len(plan.steps)) if not done else [k for k in range(len(plan.steps)) if k not in done]
-        job = SimpleNamespace(plan=plan, todo=todo, worker=lambda: None, store=None, sign=None, link=wire)
+        job = SimpleNamespace(
+            plan=plan, todo=todo, worker=lambda: None, sign=None, link=wire, store=MemoryStore(), folder=journal
+        )
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
-        leader = Conductor(cast("Job", job), ledger, bus, [""] * (ranks + 1))
-        team = [mpi.Ranks(cast("mpi.Link", wire), dict.fromkeys(range(1, ranks + 1), helpers), lambda *_, **__: None)]
+        leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
+        team = [mpi.Ranks(cast("mpi.Link", wire), slots, lambda *_, **__: None)]
         pacing = Pace(Functions.of(plan), ranks * helpers)
-        clock.start(dies_at)
+        clock.begin(dies_at)
         with suppress(Killed):
             leader.conduct(team, pacing, Stop(), 10.0)
         clock.end()
