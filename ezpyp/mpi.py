@@ -21,6 +21,7 @@ from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
+from ezpyp.seats import Seats
 
 if TYPE_CHECKING:
     from ezpyp.lots import Lot, Report
@@ -368,42 +369,35 @@ class Ranks:
 
     def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[..., None]) -> None:
         """`slots` says how many steps each rank runs at once; `stopped(number, again=)` hears of signals to ranks."""
-        self._link, self._all, self._of, self._stopped = link, dict(slots), dict(slots), stopped
-        self._lots: dict[int, int] = dict.fromkeys(slots, 0)
-        self._idle: dict[int, int] = dict(slots)
-        #: How many tasks each rank holds, and which ranks were asked to give back what waits.
-        self._tasks: dict[int, int] = dict.fromkeys(slots, 0)
-        self._recalled: set[int] = set()
+        self._link, self._ranks, self._stopped = link, tuple(slots), stopped
+        self._seats = Seats(slots)
         self._arrived: list[Report] = []
 
     @property
     def slots(self) -> int:
-        return sum(self._of.values())
+        return self._seats.slots
 
     @property
     def lots(self) -> int:
-        return sum(self._lots.values())
+        return self._seats.lots
 
     @property
     def idle(self) -> int:
-        return sum(self._idle.values())
+        return self._seats.idle
 
     def start(self, lot: Lot) -> None:
-        rank = min(self._lots, key=lambda r: self._lots[r] / (self._of[r] or 0.1))
-        self._lots[rank] += 1
-        self._idle[rank] = max(0, self._idle[rank] - 1)
-        self._tasks[rank] += len(lot)
-        self._recalled.discard(rank)
+        rank = self._seats.choose()
+        self._seats.give(rank, len(lot))
         self._link.send(("lot", lot), rank)
 
     def poll(self) -> list[Report]:
         while (message := self._link.receive()) is not None:
             rank, (kind, content) = message
             if kind == "reports":
-                reports, finished, self._of[rank], self._idle[rank] = content
+                reports, finished, slots, idle = content
                 self._arrived += reports
-                self._lots[rank] -= finished
-                self._tasks[rank] -= sum(each.ended + len(each.returned) for each in reports)
+                ended = sum(each.ended + len(each.returned) for each in reports)
+                self._seats.take(rank, lots=finished, tasks=ended, slots=slots, idle=idle)
             elif kind == "signal":
                 number, again = content
                 self._stopped(number, again=again)
@@ -413,24 +407,22 @@ class Ranks:
         return arrived
 
     def recall(self) -> None:
-        for rank, tasks in self._tasks.items():
-            if tasks > self._all[rank] and rank not in self._recalled:
-                self._recalled.add(rank)
-                self._link.send(("recall", None), rank)
+        for rank in self._seats.crowded():
+            self._link.send(("recall", None), rank)
 
     def wait(self, seconds: float) -> None:
         time.sleep(seconds)
 
     def interrupt(self) -> None:
-        for rank in self._all:
+        for rank in self._ranks:
             self._link.send(("interrupt", None), rank)
 
     def sync(self) -> None:
-        for rank in self._all:
+        for rank in self._ranks:
             self._link.send(("sync", None), rank)
 
     def close(self) -> None:
-        for rank in self._all:
+        for rank in self._ranks:
             self._link.send(("end", None), rank)
 
 

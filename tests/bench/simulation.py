@@ -62,9 +62,9 @@ class Killed(Exception):
 class Clock:
     """Stands for the module `time` in rank 0's code. What is done between `stop` and `go` takes no time."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self) -> None:
         self.now = self.busy = 0.0
-        self._measured = costs.measured
+        self._measured = False
         self._dies_at, self._since = inf, 0.0
 
     def monotonic(self) -> float:
@@ -79,8 +79,9 @@ class Clock:
         self.now += seconds
         self.go()
 
-    def begin(self, dies_at: float) -> None:
-        self._dies_at = dies_at
+    def begin(self, dies_at: float, *, measured: bool) -> None:
+        """From now on time passes, and at this time the run dies."""
+        self._dies_at, self._measured = dies_at, measured
         self.go()
 
     def end(self) -> None:
@@ -282,7 +283,7 @@ def simulate(
         journal: the folder that gets the journal; "" writes none.
     """
     costs = costs or Costs()
-    run, clock, slots = Run(), Clock(costs), dict.fromkeys(range(1, ranks + 1), helpers)
+    run, clock, slots = Run(), Clock(), dict.fromkeys(range(1, ranks + 1), helpers)
     wire = Wire(clock, costs, seconds, slots, run)
     with ExitStack() as stack:
         for module in (conductor, mpi):
@@ -297,7 +298,7 @@ def simulate(
         leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
         team = [mpi.Ranks(cast("mpi.Link", wire), slots, lambda *_, **__: None)]
         pacing = Pace(Functions.of(plan), ranks * helpers)
-        clock.begin(dies_at)
+        clock.begin(dies_at, measured=costs.measured)
         with suppress(Killed):
             leader.conduct(team, pacing, Stop(), 10.0)
         clock.end()
