@@ -6,11 +6,33 @@ import os
 import time
 from collections.abc import Mapping
 
-from ezpyp import differences, naming
+from ezpyp import differences, naming, packed
 from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError
 from ezpyp.steps import Outcome, Status
 from ezpyp.surveys import Survey, duration, stems_by_fingerprint
+
+#: Up to so many steps have a file pair each, if nobody chose.
+MOST_FILES = 1000
+
+
+def kind_of(folder: str, asked: str, steps: int) -> str:
+    """The kind of store of a folder: the one it has, else what was asked for, else what fits so many steps.
+
+    Raises:
+        SchemaConflictError: it has another kind than was asked for.
+        StoreError: the folder or its schema cannot be read.
+    """
+    schema = schemas.read(folder)
+    there = schema["ezpyp"]["store"] if schema is not None else "packed" if packed.is_there(folder) else ""
+    if there in ("", "memory"):  # nothing is left of what was kept in memory
+        return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
+    if asked in ("auto", there):
+        return str(there)
+    remedy = f"Convert it: ezpyp repack {folder} --store {asked}." if asked != "memory" else "Use another cache folder."
+    raise SchemaConflictError(
+        f"{folder} has store='{there}', and store='{asked}' was asked for. {remedy} Nothing was run."
+    )
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:

@@ -143,6 +143,7 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
             environment={},
             cores=cores,
             log=None,
+            turn=job.standing.turn,
         ),
         environments=[{**each, surroundings.RUN: job.run} for each in environments],
         log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,

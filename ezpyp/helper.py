@@ -50,6 +50,8 @@ class Order:
     cores: int
     #: The file that gets what steps print, relative to the folder; None leaves the streams alone.
     log: str | None
+    #: See `Store.begin`.
+    turn: int
 
 
 def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
@@ -66,7 +68,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         plan=plan,
         fingerprints=Fingerprints(order.fingerprints),
         inputs=order.inputs,
-        store=open_store(order.store, order.folder, Writer(order.rank, order.host)),
+        store=open_store(order.store, order.folder, Writer(order.rank, order.host, slot)),
         folder=order.folder,
         rank=order.rank,
         host=order.host,
@@ -84,6 +86,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             if not lot:
                 worker.store.sync()
                 continue
+            if not number:  # a step may use up what the store needs to begin
+                worker.store.begin(order.turn)
             for report, finished in _run(lot, number, worker, position, slot):
                 connection.send((report, finished))
                 if _lowest_free() > most:

@@ -51,6 +51,14 @@ _OPEN = 32
 _REMEDY = "Forget it (ezpyp invalidate), and the next run makes it again."
 
 
+def is_there(folder: str) -> bool:
+    """Whether results of a folder are packed."""
+    try:
+        return any(segment.number_from(name) >= 0 for name in os.listdir(f"{folder}/{FOLDER}"))
+    except OSError:
+        return False
+
+
 class PackedStore:
     """Records in segments. What is put is buffered until `flush`; who puts it reads it at once."""
 
@@ -148,15 +156,12 @@ class PackedStore:
 
     def begin(self, turn: int = 0) -> int:
         self.flush()
-        if not turn:
-            try:
-                turn = turn_of(self._look().latest) + 1
-            except OSError as error:
-                raise unreadable(self._folder, error) from error
-        self._turn = turn
+        self._turn = turn = turn or self._next_turn()
         if self._appender is not None:
             self._appender.close()
             self._appender = None
+        if self._writer.slot >= 0:  # a helper writes for certain
+            self._open()
         return turn
 
     def sync(self) -> None:
@@ -167,9 +172,15 @@ class PackedStore:
         if unsynced:
             sync_files(unsynced, f"{self._folder}/{FOLDER}")
 
+    def _next_turn(self) -> int:
+        try:
+            return turn_of(self._look().latest) + 1
+        except OSError as error:
+            raise unreadable(self._folder, error) from error
+
     def _open(self) -> Appender:
         if not self._turn:
-            self.begin()
+            self._turn = self._next_turn()
         with contextlib.suppress(OSError):  # what is wrong is told of by what follows
             os.makedirs(f"{self._folder}/{FOLDER}", exist_ok=True)
         path = f"{self._folder}/{FOLDER}/{name_of(self._number)}"

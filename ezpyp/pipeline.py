@@ -51,6 +51,8 @@ class Pipeline:
         follow, ignore: modules whose code counts although they are installed, and that does not although it is yours.
         packages: installed packages whose versions count, True for all; they are recorded in any case.
         reuse_from: folders of this pipeline: results that are wanted here and sound there are taken, not made.
+        store: "files": a file pair a step; "packed": many results in few files; "memory": none, with executor="inline";
+            "auto": packed for over 1,000 steps. Decided when the folder is made (else EZPYP_STORE, else "auto").
 
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
@@ -72,6 +74,7 @@ class Pipeline:
         ignore: Sequence[str] = (),
         packages: Sequence[str] | bool = (),
         reuse_from: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
+        store: str | None = None,
     ) -> None:
         exits.install()
         self.pipeline_id = pipeline_id
@@ -87,6 +90,7 @@ class Pipeline:
                 "keep_old": keep_old,
                 "strict": strict,
                 "reuse_from": files.folders_of(reuse_from),
+                "store": store,
             }
         )
         counted = packages if isinstance(packages, bool) else tuple(packages)
@@ -94,7 +98,6 @@ class Pipeline:
         self._steps = Register()
         self._commands: Commands | None = None
         self._plan: Plan | None = None
-        self._kind = "files"
         self._session: Session | None = None
         #: What execute() would do, or why that cannot be said, while the script is only looked at.
         self._ahead: Prospect | EzpypError | None = None
@@ -207,7 +210,7 @@ class Pipeline:
         from ezpyp import schema as schemas
 
         content = schemas.read(self._folder) if self._session is not None else None
-        content = content or schemas.of(organised, cache_location=self._folder, store=self._kind)
+        content = content or schemas.of(organised, cache_location=self._folder)
         return {phase: entries for phase, entries in content.items() if phase != "ezpyp"}
 
     def initialize_schema(self) -> None:
@@ -230,7 +233,7 @@ class Pipeline:
             from ezpyp.session import Session
 
             self.organize_steps()
-            self._session = Session(self._organised("initialize_schema()"), self._folder, self._kind, choices)
+            self._session = Session(self._organised("initialize_schema()"), self._folder, choices)
         return self._session
 
     def barrier(self) -> None:
@@ -338,7 +341,7 @@ class Pipeline:
         try:
             self.organize_steps()
             self._ahead = ahead = prospect.look(
-                self._organised("execute()"), self._folder, kind=self._kind, choices=choices, selection=selection
+                self._organised("execute()"), self._folder, kind=choices.store(), choices=choices, selection=selection
             )
             finished = ahead.finished
         except EzpypError as error:

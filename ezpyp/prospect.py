@@ -81,8 +81,10 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
     Raises:
         StoreError: the folder or its schema cannot be read. InitializationError: an input cannot be read.
         UnknownStep: the selection names a step that is not there.
+        SchemaConflictError: the folder has another kind of store.
         IdentityError: code of a strict pipeline uses a value without lasting identity.
     """
+    kind = admission.kind_of(folder, kind, len(plan.steps))
     store = open_store(kind, folder) if os.path.exists(folder) else MemoryStore()
     found = surveys.survey(plan, folder, store, kind=kind, script=main_script())
     if choices.of("strict"):

@@ -47,6 +47,8 @@ class Standing:
     logged: frozenset[str] = frozenset()
     #: The schema was written anew.
     rewritten: bool = False
+    #: See `Store.begin`.
+    turn: int = 0
 
 
 def settle_in(
@@ -72,6 +74,7 @@ def settle_in(
     if strict:
         insist(plan, found.identity)
     admit(found, folder, on_change)
+    turn = store.begin()
     if reuse_from:
         found = _with_borrowed(found, folder, store, reuse_from)
     for stem in found.scan.leftovers:
@@ -83,7 +86,7 @@ def settle_in(
     rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / SCHEMA_FILE, [schemas.encode(found.wanted)], sync=True)
-    return replace(_standing(found), rewritten=rewritten)
+    return replace(_standing(found), rewritten=rewritten, turn=turn)
 
 
 def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:

@@ -13,10 +13,10 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from ezpyp import archive, engine, executors, exits, launch, lock, mpi, resume, runs
+from ezpyp import admission, archive, engine, executors, exits, launch, lock, mpi, resume, runs
 from ezpyp.arguments import check_unchanged
 from ezpyp.engine import Finished
-from ezpyp.errors import EzpypError, PipelineFailed, RankMismatch, SchemaConflictError
+from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError
 from ezpyp.events import Bus, Journal, Listener
 from ezpyp.job import Job
 from ezpyp.naming import SUMMARY_FILE
@@ -37,14 +37,14 @@ _folders: dict[str, bytes] = {}
 class Session:
     """One plan in one folder, from `initialize_schema()` on. Collective: every rank makes it, and calls `execute`."""
 
-    def __init__(self, organised: Plan, folder: str, kind: str, choices: Choices) -> None:
+    def __init__(self, organised: Plan, folder: str, choices: Choices) -> None:
         """Agree with the other ranks, compare the plan with the folder, and write the schema.
 
         Raises:
             SchemaConflictError: the folder holds another plan. Nothing was run or changed.
             RankMismatch: the ranks did not build the same plan.
         """
-        self.plan, self._folder, self._kind, self._choices = organised, folder, kind, choices
+        self.plan, self._folder, self._choices = organised, folder, choices
         #: One signed byte a step: what is known of it on every rank.
         self.statuses = b""
         self._lock: lock.Lock | None = None
@@ -66,8 +66,9 @@ class Session:
             _explain_mismatch(self._link, organised)
         self._is_root = self._link is None or self._link.rank == 0
         writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
-        self._store = open_store(kind, folder, writer)
         try:
+            self._kind = self._decide_kind(choices)
+            self._store = open_store(self._kind, folder, writer)
             self._standing = self._stand(choices)
         except BaseException:
             if self._nest is not None:
@@ -79,6 +80,11 @@ class Session:
         """Run what has no result yet. Returns on every rank when all is done."""
         try:
             settings = choices.settings(under_mpi=self._link is not None)
+            if self._kind == "memory" and (settings.executor != "inline" or self._link is not None):
+                raise InitializationError(
+                    "store='memory' keeps results in one process: give executor='inline' and start it without mpirun, "
+                    "or choose another store. Nothing was run."
+                )
             wanted = selection.of(self.plan) if selection else None
             check_unchanged(self.plan.frozen())
             if self._link is not None:
@@ -92,6 +98,14 @@ class Session:
             self._let_go()
         self._judge(summary, finished, raise_on_failure)
         return summary
+
+    def _decide_kind(self, choices: Choices) -> str:
+        """The kind of store that the folder has or gets, as rank 0 finds it."""
+
+        def decide() -> str:
+            return admission.kind_of(self._folder, choices.store(), len(self.plan.steps))
+
+        return decide() if self._link is None else self._link.once(decide)
 
     def _stand(self, choices: Choices) -> Standing:
         """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
@@ -116,6 +130,7 @@ class Session:
         except BaseException:
             self._let_go()
             raise
+        self._store.begin(standing.turn)
         self._fresh = True
         self.statuses = standing.statuses
         if self._is_root:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ezpyp.errors import InitializationError
 
 ON_CHANGE = ("refuse", "extend", "rerun")
+STORES = ("auto", "files", "packed", "memory")
 _EXECUTORS = ("processes", "inline")
 _SCHEDULES = ("ready", "phase")
 _CAPTURES = ("file", "tee", "off")
@@ -59,6 +60,14 @@ class Choices:
             schedule="phase" if _one_of("schedule", self.of("schedule") or "ready", _SCHEDULES) == "phase" else "ready",
             capture=_one_of("capture", self.of("capture") or "file", _CAPTURES),
         )
+
+    def store(self) -> str:
+        """Where results are to be kept: "files", "packed", "memory", or "auto" for what fits the plan.
+
+        Raises:
+            InitializationError: a value that is none of those there are.
+        """
+        return _one_of("store", self.of("store") or "auto", STORES)
 
     def on_change(self) -> str:
         """What to do when the folder holds another plan.

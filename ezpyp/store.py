@@ -31,9 +31,17 @@ __all__ = [
     "write_whole",
 ]
 
+_in_memory: dict[str, MemoryStore] = {}
+
+
+def _memory(folder: str, writer: Writer | None) -> MemoryStore:
+    """The one of this process for that folder: there is no other place to find results in."""
+    return _in_memory.setdefault(os.path.abspath(folder), MemoryStore(folder, writer))
+
+
 _KINDS: dict[str, Callable[[str, Writer | None], Store]] = {
     "files": FileStore,
-    "memory": MemoryStore,
+    "memory": _memory,
     "packed": PackedStore,
 }
 

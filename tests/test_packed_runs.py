@@ -1,0 +1,122 @@
+"""Runs whose results are packed: which kind a folder gets, and that the same comes out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import ezpyp
+from ezpyp import InitializationError, Pipeline, SchemaConflictError, as_pickle_step, session
+from tests.conftest import Launcher
+
+SCRIPT = """
+import sys
+from ezpyp import Pipeline, Status, as_json_step, as_pickle_step
+pipeline = Pipeline("cache", "kinds", workers=2, {options})
+@as_pickle_step(pipeline)
+def alpha(x):
+    return [x] * x
+@as_json_step(pipeline)
+def beta(x):
+    print("beta", len(x))
+    return len(x)
+@as_pickle_step(pipeline, allow_failure=1)
+def gamma(x):
+    return 1 / (x - 3)
+@as_pickle_step(pipeline)
+def total(values, others):
+    return sum(values), sum(bool(each) for each in others)
+betas = beta.map(alpha.map(range(20)))
+last = total(betas, gamma.map(betas))
+summary = pipeline.execute()
+print(last.result(), summary.done, summary.cached, summary.failed)
+"""
+
+
+def pipeline_of(folder: Path, count: int = 3, **options: str) -> Pipeline:
+    pipeline = Pipeline(folder, "kinds", **options)  # type: ignore[arg-type]
+
+    @as_pickle_step(pipeline)
+    def alpha(x: int) -> int:
+        return x
+
+    alpha.map(range(count))
+    return pipeline
+
+
+@pytest.fixture(autouse=True)
+def one_script_after_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one process, only one pipeline may use a folder."""
+    monkeypatch.setattr(session, "_folders", {})
+
+
+def kind_of(folder: Path) -> str:
+    return str(ezpyp.open(folder)._about["store"])
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1000, "files"), (1001, "packed")])
+def test_the_kind_is_decided_when_the_folder_is_made(
+    count: int, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pipeline_of(tmp_path / "cache", count).execute(executor="inline")
+    assert kind_of(tmp_path / "cache") == kind
+    assert capsys.readouterr().out.startswith(f"Cache {tmp_path}/cache ({kind}): 0 of {count:,} done")
+    session._folders.clear()
+    pipeline_of(tmp_path / "cache", 3).execute(executor="inline", on_change="extend")
+    assert kind_of(tmp_path / "cache") == kind
+
+
+def test_another_kind_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    pipeline_of(folder, store="packed").execute(executor="inline")
+    pipeline_of(folder, store="packed").execute(executor="inline")
+    with pytest.raises(SchemaConflictError) as caught:
+        pipeline_of(folder, store="files").initialize_schema()
+    assert str(caught.value) == (
+        f"{folder} has store='packed', and store='files' was asked for. "
+        f"Convert it: ezpyp repack {folder} --store files. Nothing was run."
+    )
+    with pytest.raises(SchemaConflictError, match=r"Use another cache folder\. Nothing was run"):
+        pipeline_of(folder, store="memory").initialize_schema()
+
+
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InitializationError, match="store='cloud': choose one of 'auto', 'files', 'packed', 'memory'"):
+        pipeline_of(tmp_path / "cache", store="cloud").initialize_schema()
+
+
+def test_without_its_schema_a_packed_folder_is_known_by_its_segments(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    pipeline_of(folder, store="packed").execute(executor="inline")
+    (folder / "pipeline.schema").unlink()
+    assert pipeline_of(folder).execute(executor="inline").cached == 3
+    assert kind_of(folder) == "packed"
+
+
+def test_memory_keeps_nothing_but_the_history(tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path / "cache", store="memory")
+    assert pipeline.execute(executor="inline").done == 3
+    assert [step.result() for step in pipeline.steps] == [0, 1, 2]
+    assert not [*(tmp_path / "cache").rglob("*.step")]
+    with pytest.raises(InitializationError, match="give executor='inline'"):
+        pipeline.execute()
+
+
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_packed_or_not_the_same_comes_out(ranks: int, mpirun: Launcher) -> None:
+    told: dict[str, list[str]] = {}
+    for kind in ("files", "packed"):
+        folder = mpirun.folder / kind
+        folder.mkdir()
+        for _ in range(2):
+            done = mpirun.run(ranks, SCRIPT.format(options=f"store={kind!r}"), cwd=folder)
+            assert done.returncode == 0, done.stderr
+            told.setdefault(kind, []).append(done.stdout.splitlines()[-1])
+        rows = ezpyp.open(folder / "cache").summary().rows
+        facts = [(row.name, row.args, row.phase, row.status, row.attempts, row.note) for row in rows]
+        told[kind].append(repr(facts))
+        assert ezpyp.open(folder / "cache").log("beta[7]") == "beta 7\n"
+    assert told["files"] == told["packed"]
+    assert told["packed"][0].startswith("(190, 19) 60 0 1")
+    assert not [*(mpirun.folder / "packed" / "cache").rglob("*.status")]
