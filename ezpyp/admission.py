@@ -10,7 +10,7 @@ from ezpyp import differences, naming, packed
 from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError
 from ezpyp.steps import Outcome, Status
-from ezpyp.surveys import Survey, duration, stems_by_fingerprint
+from ezpyp.surveys import Survey, duration, stem_under
 
 #: Up to so many steps have a file pair each, if nobody chose.
 MOST_FILES = 1000
@@ -88,8 +88,12 @@ def _valuable(found: Survey) -> dict[str, Outcome]:
 def former_records(found: Survey) -> dict[str, str]:
     """Changed steps of which there are former records, with the stems that these lie under."""
     old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
-    places, former = stems_by_fingerprint(found.plan, found.identity, found.scan), found.differences.former
-    return {n: places[old[former[n]]] for n in found.differences.changed if old[former[n]] in places}
+    plan, former = found.plan, found.differences.former
+    stems = {
+        name: stem_under(found.scan, old[former[name]], plan.stems[plan.index[name]])
+        for name in found.differences.changed
+    }
+    return {name: stem for name, stem in stems.items() if stem is not None}
 
 
 def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:

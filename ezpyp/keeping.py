@@ -17,8 +17,8 @@ class Keeping:
         self._parents = plan.graph.parents
         passing = {k for b in plan.blocks if not b.family.definition.options.keep for k in range(b.start, b.stop)}
         #: For each step whose result is not kept, how many are not finished, of itself and its children.
-        self._left = dict.fromkeys(passing & {p for parents in self._parents for p in parents}, 1)
-        for parents in self._parents:
+        self._left = dict.fromkeys(passing.intersection(self._parents.flat), 1)
+        for parents in self._parents if self._left else ():
             for p in self._left.keys() & parents:
                 self._left[p] += 1
 

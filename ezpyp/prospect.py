@@ -40,8 +40,8 @@ class Prospect:
     @property
     def finished(self) -> bool:
         """A run would do nothing, not even put results in other places: they can be read as they lie."""
-        decisions = self.survey.decisions
-        settled = all(d.runs or d.stem == stem for d, stem in zip(decisions, self.plan.stems, strict=True))
+        told, stems = self.survey.decisions.told, self.plan.stems
+        settled = all(each.runs or each.stem == stems[k] for k, each in told.items())
         return not self.objection and "run" not in self.verdicts and settled and not resume.outdated(self.survey)
 
     @property
@@ -105,17 +105,17 @@ def against(prospect: Prospect, folder: str) -> Prospect:
 
 
 def _verdicts(survey: Survey, on_change: str, selection: Selection) -> tuple[str, ...]:
-    graph, decisions = survey.plan.graph, survey.decisions
-    asked = selection.of(survey.plan) if selection else range(len(decisions))
-    needed = with_needs(graph, asked, lambda k: not decisions[k].runs)
+    graph, runs = survey.plan.graph, survey.decisions.runs
+    needed = with_needs(graph, selection.of(survey.plan), lambda k: not runs[k]) if selection else None
     first = {survey.plan.index[name] for name in admission.contested(survey, on_change)}
-    after = downstream(graph, first)
+    after = downstream(graph, first) if first else set()
 
     def verdict(k: int) -> str:
-        if k in first or (k in after and k in needed and decisions[k].runs):
+        is_needed = needed is None or k in needed
+        if k in first or (k in after and is_needed and runs[k]):
             return "blocked"
-        if not decisions[k].runs:
+        if not runs[k]:
             return "cached"
-        return "run" if k in needed else "left out"
+        return "run" if is_needed else "left out"
 
-    return tuple(map(verdict, range(len(decisions))))
+    return tuple(map(verdict, range(len(runs))))

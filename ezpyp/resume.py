@@ -6,7 +6,7 @@ Done by one rank; the others are told its Standing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -96,9 +96,9 @@ def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
         SchemaConflictError, StoreError: a folder is no cache of this pipeline, or cannot be read.
     """
     offered = offers(_wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
-    pairs = zip(found.identity.fingerprints, found.decisions, strict=True)
-    decisions = tuple(Decision(record=offered[each]) if each in offered and d.runs else d for each, d in pairs)
-    return replace(found, decisions=decisions)
+    prints = found.identity.fingerprints
+    taken = {k: Decision(record=offered[prints[k]]) for k in _running(found) if prints[k] in offered}
+    return replace(found, decisions=found.decisions.changed(taken))
 
 
 def _wanting(found: Survey) -> dict[str, str]:
@@ -109,9 +109,14 @@ def _wanting(found: Survey) -> dict[str, str]:
     }
     return {
         prints[k]: found.plan.stems[k]
-        for k, decision in enumerate(found.decisions)
-        if decision.runs and prints[k] not in mine and not found.plan.steps[k].options.always
+        for k in _running(found)
+        if prints[k] not in mine and not found.plan.steps[k].options.always
     }
+
+
+def _running(found: Survey) -> Iterator[int]:
+    """The steps that would run."""
+    return (k for k, runs in enumerate(found.decisions.runs) if runs)
 
 
 def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[str]) -> Survey:
@@ -128,7 +133,7 @@ def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[s
 def _drop_unneeded(found: Survey, store: Store) -> None:
     """Drop what a run that was killed, or one with other wishes, did not."""
     keeping = Keeping(found.plan)
-    for k, decision in enumerate(found.decisions):
+    for k, decision in enumerate(found.decisions if keeping.any else ()):
         if decision.record is not None and not decision.record.outcome.missing:
             for free in keeping.finish(k):
                 record = found.decisions[free].record
@@ -145,19 +150,25 @@ def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(entry["name"], entry["fingerprint"]) for _, entry in schemas.entries(schema)]
 
 
+#: By whether a step runs: it is done, or it is not.
+_STATUSES = bytes([Status.DONE, Status.NOT_RUN & 0xFF]).ljust(256, b"\0")
+
+
 def _standing(found: Survey) -> Standing:
     plan = found.plan
-    statuses = bytearray()
+    records = found.scan.records
+    statuses = bytearray(found.decisions.runs.translate(_STATUSES))
     missing: dict[int, tuple[int, ...]] = {}
-    for k, decision in enumerate(found.decisions):
-        record = decision.record or found.scan.records.get(plan.stems[k])
+    for k, decision in found.decisions.told.items():
+        record = decision.record or records.get(plan.stems[k])
         fits = record is not None and record.fingerprint == found.identity.fingerprints[k]
         status = record.outcome.status if record is not None and fits else Status.NOT_RUN
         if decision.runs and status is Status.DONE:
             status = Status.NOT_RUN
-        statuses.append(status & 0xFF)
+        statuses[k] = status & 0xFF
         if status is Status.DONE and record is not None and record.outcome.missing:
             missing[k] = tuple(plan.index[name] for name in record.outcome.missing if name in plan.index)
+    logs = (records[stem].outcome.log for stem in records.notable())
     return Standing(
         fingerprints=found.identity.fingerprints.packed,
         statuses=bytes(statuses),
@@ -166,7 +177,7 @@ def _standing(found: Survey) -> Standing:
         problems=tuple(f"{p.path}: {p.what}" for p in found.scan.problems),
         remarks=tuple(_remarks(plan, found.identity)),
         packages={k: v for code in found.identity.functions.values() for k, v in code.packages.items()},
-        logged=frozenset(run_of_log(r.outcome.log[0]) for r in found.scan.records.values() if r.outcome.log),
+        logged=frozenset(run_of_log(log[0]) for log in logs if log),
     )
 
 
@@ -201,19 +212,26 @@ def rearrange(found: Survey, store: Store, keep_old: int) -> None:
     At every moment each result is whole under some name, so that a kill loses none.
     """
     plan, records = found.plan, found.scan.records
-    moves = {d.stem: plan.stems[k] for k, d in enumerate(found.decisions) if d.record and d.stem != plan.stems[k]}
-    replaced = [
-        stem
-        for stem, fingerprint in zip(plan.stems, found.identity.fingerprints, strict=True)
-        if stem in records and records[stem].fingerprint != fingerprint and stem not in moves
-    ]
+    moves = {d.stem: plan.stems[k] for k, d in found.decisions.told.items() if d.record and d.stem != plan.stems[k]}
+    replaced = [plan.stems[k] for k in _replaced(found) if plan.stems[k] not in moves]
     shelve(
         [stem for stem in replaced if records[stem].outcome.status is Status.DONE],
-        {stem: record for stem, record in records.items() if stem not in moves},
+        {stem: record for stem, record in records.items() if stem not in moves} if replaced else {},
         store,
         keep_old,
         then=lambda: _move_all(moves, records, store),
     )
+
+
+def _replaced(found: Survey) -> Iterator[int]:
+    """Steps under whose stems something else lies."""
+    records, stems, prints = found.scan.records, found.plan.stems, found.identity.fingerprints
+    if not records:
+        return
+    for k, runs in enumerate(found.decisions.runs):
+        record = records.get(stems[k]) if runs or k in found.decisions.told else None
+        if record is not None and record.fingerprint != prints[k]:
+            yield k
 
 
 def shelve(

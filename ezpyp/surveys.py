@@ -7,9 +7,9 @@ it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from ezpyp import differences, outputs
 from ezpyp import schema as schemas
@@ -57,7 +57,7 @@ class Survey:
     before: Mapping[str, Any] | None
     differences: Differences
     scan: Scan
-    decisions: tuple[Decision, ...]
+    decisions: Decisions
 
 
 def survey(
@@ -96,44 +96,108 @@ def survey(
     )
 
 
-def decide_all(
-    plan: Plan, identity: Identity, scan: Scan, found: Differences, memory: Memory, now: float
-) -> tuple[Decision, ...]:
-    return _remade(plan, [*_decide(plan, identity, scan, found, memory, now)])
+class Decisions(Sequence[Decision]):
+    """What a run will do about each step. Those of whom there is nothing to say are made when they are looked at.
+
+    Attributes:
+        runs: for each step 1 where it runs, else 0.
+        told: decisions that had to be thought about, by index. Of the rest those that do not run are done and lie
+            under their own stems, and of those that run there is nothing.
+    """
+
+    def __init__(self, plan: Plan, scan: Scan, found: Differences, settled: bytes, told: dict[int, Decision]) -> None:
+        self._plan, self._scan, self._found, self.told = plan, scan, found, told
+        self.runs = bytearray(settled.translate(_TURNED))
+        for k, decision in told.items():
+            self.runs[k] = decision.runs
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @overload
+    def __getitem__(self, k: int) -> Decision: ...
+    @overload
+    def __getitem__(self, k: slice) -> list[Decision]: ...
+    def __getitem__(self, k: int | slice) -> Decision | list[Decision]:
+        if isinstance(k, slice):
+            return [self[each] for each in range(len(self))[k]]
+        k = range(len(self))[k]
+        if (decision := self.told.get(k)) is not None:
+            return decision
+        if self.runs[k]:
+            return Decision(reason=_missing(self._plan.steps[k], self._found))
+        stem = self._plan.stems[k]
+        return Decision(record=self._scan.records[stem], stem=stem)
+
+    def changed(self, other: Mapping[int, Decision]) -> Decisions:
+        """The same with some others."""
+        settled = bytes(self.runs).translate(_TURNED)
+        return Decisions(self._plan, self._scan, self._found, settled, {**self.told, **other})
 
 
-def _decide(
-    plan: Plan, identity: Identity, scan: Scan, found: Differences, memory: Memory, now: float
-) -> Iterator[Decision]:
-    places = stems_by_fingerprint(plan, identity, scan)
-    torn = {problem.path.rpartition("/")[2].partition(".step")[0]: problem.what for problem in scan.problems}
-    voided = {r.fingerprint: r.outcome.note for r in scan.records.values() if r.fingerprint.endswith(VOID)}
-    renewed: set[int] = set()
-    for k, step in enumerate(plan.steps):
-        stem = places.get(identity.fingerprints[k])
-        record = scan.records[stem] if stem is not None else None
-        decision = _judge(step, record, found, now) or _follow_parents(plan, k, renewed)
-        decision = decision or _check_outputs(step, record, memory)
+_TURNED = bytes([1, 0]).ljust(256, b"\0")
+
+
+def decide_all(plan: Plan, identity: Identity, scan: Scan, found: Differences, memory: Memory, now: float) -> Decisions:
+    prints, total = identity.fingerprints.packed, len(plan.steps)
+    settled = bytes(scan.records.settled(prints, plan.stems)) if scan.records else bytes(total)
+    told = _Deciding(plan, identity, scan, settled, memory, now).those(_doubtful(plan, scan, settled))
+    return Decisions(plan, scan, found, settled, _remade(plan, settled, told))
+
+
+def _doubtful(plan: Plan, scan: Scan, settled: bytes) -> Iterable[int]:
+    """The steps that have to be thought about, in order: without a settled result, or with options to renew it."""
+    options = {id(b.family.definition): b.family.definition.options for b in plan.blocks}.values()
+    if any(each.always or each.max_age is not None or each.outputs.patterns for each in options):
+        return range(len(plan.steps))
+    if not scan.records and not scan.problems:
+        return ()
+    return (k for k, each in enumerate(settled) if not each)
+
+
+class _Deciding:
+    """What was found out for all steps together."""
+
+    def __init__(self, plan: Plan, identity: Identity, scan: Scan, settled: bytes, memory: Memory, now: float) -> None:
+        self._plan, self._identity, self._scan, self._settled = plan, identity, scan, settled
+        self._memory, self._now = memory, now
+        self._torn = {problem.path.rpartition("/")[2].partition(".step")[0]: problem.what for problem in scan.problems}
+        notable = (scan.records[stem] for stem in scan.records.notable())
+        self._voided = {r.fingerprint: r.outcome.note for r in notable if r.fingerprint.endswith(VOID)}
+        self._renewed: set[int] = set()
+
+    def those(self, steps: Iterable[int]) -> dict[int, Decision]:
+        """Decisions about these steps, in order, but for those of which there is nothing."""
+        found = ((k, self._decide(k)) for k in steps)
+        return {k: decision for k, decision in found if decision is not None}
+
+    def _decide(self, k: int) -> Decision | None:
+        plan, fingerprint = self._plan, self._identity.fingerprints[k]
+        own = plan.stems[k]
+        stem = stem_under(self._scan, fingerprint, own)
+        if stem is None:
+            if why := self._torn.get(own):
+                return Decision(reason=f"its result is not usable: {why}")
+            note = self._voided.get(fingerprint + VOID)
+            return Decision(reason=note) if note else None
+        step, record = plan.steps[k], self._scan.records[stem]
+        decision = _judge(step, record, self._now) or _follow_parents(plan, k, self._renewed)
+        decision = decision or _check_outputs(step, record, self._memory)
         if decision is None:
-            assert record is not None
-            yield Decision(record=record, stem=stem or "")
-            continue
+            return Decision(record=record, stem=stem) if not self._settled[k] else None
         if decision.renewed:
-            renewed.add(k)
-        why = torn.get(plan.stems[k])
-        if record is None and why:
-            yield Decision(reason=f"its result is not usable: {why}")
-        elif record is None and (note := voided.get(identity.fingerprints[k] + VOID)):
-            yield Decision(reason=note)
-        else:
-            yield decision
+            self._renewed.add(k)
+        return decision
 
 
-def _judge(step: Step, record: Record | None, found: Differences, now: float) -> Decision | None:
+def _missing(step: Step, found: Differences) -> str:
+    """Why there is no result of a step."""
+    name = step.name
+    return "; ".join(found.changed.get(name, ())) or ("has not run" if name in found.former else "new")
+
+
+def _judge(step: Step, record: Record, now: float) -> Decision | None:
     """Why a step runs for reasons of its own, or None."""
-    if record is None:
-        unknown = "has not run" if step.name in found.former else "new"
-        return Decision(reason="; ".join(found.changed.get(step.name, ())) or unknown)
     outcome = record.outcome
     if outcome.status is Status.FAILED:
         return Decision(reason=f"failed before: {outcome.note}")
@@ -149,8 +213,8 @@ def _judge(step: Step, record: Record | None, found: Differences, now: float) ->
     return None
 
 
-def _check_outputs(step: Step, record: Record | None, memory: Memory) -> Decision | None:
-    lost = outputs.lost(step.options.outputs, record.outcome.outputs, memory) if record is not None else ""
+def _check_outputs(step: Step, record: Record, memory: Memory) -> Decision | None:
+    lost = outputs.lost(step.options.outputs, record.outcome.outputs, memory)
     return Decision(reason=lost) if lost else None
 
 
@@ -159,31 +223,30 @@ def _follow_parents(plan: Plan, k: int, renewed: set[int]) -> Decision | None:
     return Decision(reason=f"made anew after '{plan.steps[parent].name}'") if parent is not None else None
 
 
-def _remade(plan: Plan, decisions: list[Decision]) -> tuple[Decision, ...]:
+def _remade(plan: Plan, settled: bytes, decisions: dict[int, Decision]) -> dict[int, Decision]:
     """The decisions; results that were dropped are made again where a step that runs needs them."""
-    dropped = {k for k, each in enumerate(decisions) if each.record and each.record.outcome.dropped}
-    for k in reversed(range(len(decisions) if dropped else 0)):
-        if decisions[k].runs:
-            for p in dropped.intersection(plan.index[source.name] for source in plan.steps[k].arguments.sources()):
-                dropped.discard(p)
+    dropped = {k for k, each in decisions.items() if each.record and each.record.outcome.dropped}
+    children = plan.graph.parents.turned() if dropped else ()
+    for p in sorted(dropped, reverse=True):
+        for k in reversed(children[p]):
+            runs = decisions[k].runs if k in decisions else not settled[k]
+            if runs and any(plan.places[source] == p for source in plan.steps[k].arguments.sources()):
                 decisions[p] = Decision(reason=f"its result was dropped, and '{plan.steps[k].name}' needs it")
-    return tuple(decisions)
+                break
+    return decisions
 
 
-def stems_by_fingerprint(plan: Plan, identity: Identity, scan: Scan) -> dict[str, str]:
-    """Fingerprint to the stem of the record to use: a done one first, then the one under the step's own name."""
-    own = dict(zip(plan.stems, identity.fingerprints, strict=True))
+def stem_under(scan: Scan, fingerprint: str, own: str) -> str | None:
+    """The stem of the record to use for a fingerprint: a done one first, then the one under the step's own stem."""
+    stems = scan.records.under(fingerprint)
+    if len(stems) < 2:
+        return stems[0] if stems else None
 
     def rank(stem: str) -> tuple[bool, bool, bool]:
-        record = scan.records[stem]
-        return record.outcome.status is Status.DONE, not record.outcome.dropped, own.get(stem) == record.fingerprint
+        outcome = scan.records[stem].outcome
+        return outcome.status is Status.DONE, not outcome.dropped, stem == own
 
-    found: dict[str, str] = {}
-    for stem, record in scan.records.items():
-        other = found.get(record.fingerprint)
-        if other is None or rank(stem) > rank(other):
-            found[record.fingerprint] = stem
-    return found
+    return max(stems, key=rank)
 
 
 def duration(seconds: float) -> str:
