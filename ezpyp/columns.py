@@ -68,7 +68,7 @@ class Columns(Sequence[Arguments]):
         shared: keyword arguments that every call gets; none where there are named columns.
     """
 
-    __slots__ = ("_parts", "_size", "named", "positional", "shared")
+    __slots__ = ("_is_plain", "_parts", "_size", "named", "positional", "shared")
 
     def __init__(
         self, positional: Sequence[Column], named: Mapping[str, Column], constants: dict[str, Any], size: int, of: str
@@ -77,6 +77,7 @@ class Columns(Sequence[Arguments]):
         assert not (named and constants), "product() has no constants, map() no named columns"
         self.positional, self.named, self._size = tuple(positional), dict(named), size
         self.shared = freeze((), constants, of=of)
+        self._is_plain = self.shared.plain is not None and not self.shared.deferred and not self.deferred
         #: What stands in the bytes of every call, and where the columns stand in it.
         self._parts: list[bytes | Column] = [b"t2(t%d(" % len(self.positional), *self.positional]
         if self.named:
@@ -130,6 +131,15 @@ class Columns(Sequence[Arguments]):
             met=shared.met,
             joined=(args, kwargs, shared),
         )
+
+    def plain(self, i: int) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The arguments of a call, without finding its identity; None where there is more to them than plain values."""
+        if not self._is_plain or self.shared.plain is None:
+            return None
+        kwargs = dict(self.shared.plain[1])
+        for name, column in self.named.items():
+            kwargs[name] = column.at(i)
+        return tuple([column.at(i) for column in self.positional]), kwargs
 
     def identities(self) -> Iterator[bytes]:
         """The identity of each call in order, in bulk."""

@@ -20,6 +20,7 @@ from ezpyp import codecs, outputs, salvage, scratch, seeding
 from ezpyp.arguments import Arguments, Deferred, Handed, describe
 from ezpyp.briefs import pack
 from ezpyp.capture import tail
+from ezpyp.columns import Columns
 from ezpyp.confined import PLAIN, is_confined
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted
 from ezpyp.files import Buffer
@@ -31,6 +32,8 @@ from ezpyp.steps import Outcome, Status, Step
 from ezpyp.store import Record, Store, write_whole
 from ezpyp.upstream import Upstream
 
+#: Positional and keyword arguments.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
 _NOTHING: Mapping[str, Any] = {}
 
 
@@ -52,7 +55,7 @@ class Worker:
     pid: int = field(default_factory=os.getpid)
     #: Results of earlier steps.
     upstream: Upstream = field(init=False)
-    _kinds: dict[tuple[int, int], _Kind] = field(init=False, default_factory=dict)
+    _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
@@ -65,14 +68,15 @@ class Worker:
         passes. Everything but a retried failure is on disk, whole, when the store is flushed.
         """
         step = self.plan.steps[task.step]
-        kind = self._kinds.get((id(step.function), id(step.options))) or self._kind(step)
-        if kind.is_free(step.arguments):
-            return _Call(self, step, kind, task, free=True).run()
+        kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
+        if (free := kind.free_call(step)) is not None:
+            return _Call(self, step, kind, task, free).run()
+        arguments = step.arguments
         if self.guards is not None:
-            self.guards.enter(step.options.request.cpus)
-        seeding.plant(kind.seed(step, self.inputs.get(task.step, b"")))
+            self.guards.enter(kind.options.request.cpus)
+        seeding.plant(kind.seed(step, arguments.identity + self.inputs.get(task.step, b"")))
         try:
-            return _Call(self, step, kind, task, free=False).run()
+            return _Call(self, step, kind, task, arguments=arguments).run()
         finally:
             seeding.clear()
 
@@ -84,16 +88,16 @@ class Worker:
 
     def _kind(self, step: Step) -> _Kind:
         kind = _Kind(step, self.plan.pipeline_id)
-        return self._kinds.setdefault((id(step.function), id(step.options)), kind)
+        return self._kinds.setdefault(id(step.family.definition), kind)
 
 
 class _Kind:
-    """What is decided once for all steps of a function with the same options."""
+    """What is decided once for all steps of one definition."""
 
-    __slots__ = ("codec", "confined", "function", "options", "pickles", "room", "seeds")
+    __slots__ = ("codec", "confined", "definition", "function", "options", "pickles", "room", "seeds")
 
     def __init__(self, step: Step, pipeline_id: str) -> None:
-        # Kept alive, because kinds are known by their addresses.
+        self.definition = step.family.definition  # kept alive: kinds are known by its address
         self.function, self.options = step.function, step.options
         self.codec, self.room = step.options.codec, step.options.workdir
         #: Whether plain values need no more than a pickle.
@@ -101,18 +105,25 @@ class _Kind:
         self.confined = self.pickles and is_confined(step.function)
         self.seeds = seeding.Seeds(pipeline_id, step.function_name)
 
-    def is_free(self, arguments: Arguments) -> bool:
-        """Whether the step can do nothing but compute: then it needs no guards and draws no numbers."""
-        if not self.confined or arguments.plain is None or arguments.deferred:
-            return False
-        args, kwargs = arguments.plain
-        return PLAIN.issuperset(map(type, args)) and PLAIN.issuperset(map(type, kwargs.values()))
+    def free_call(self, step: Step) -> Call | None:
+        """The arguments of a step that can do nothing but compute: it needs no guards and draws no numbers."""
+        if not self.confined:
+            return None
+        calls = step.family.calls
+        if isinstance(calls, Columns):
+            given = calls.plain(step.member)
+        else:
+            arguments = calls[step.member]
+            given = None if arguments.deferred else arguments.plain
+        if given is None or not PLAIN.issuperset(map(type, given[0])):
+            return None
+        return given if not given[1] or PLAIN.issuperset(map(type, given[1].values())) else None
 
-    def seed(self, step: Step, read: bytes) -> int | None:
-        """The seed of a step that reads files of this digest."""
+    def seed(self, step: Step, identity: bytes) -> int | None:
+        """The seed of a step with these arguments."""
         seed = self.options.seed
         if seed == "auto":
-            return self.seeds.of(step.arguments.identity + read, step.name if step.named else None)
+            return self.seeds.of(identity, step.name if step.named else None)
         return seed  # type: ignore[return-value]
 
 
@@ -120,23 +131,23 @@ class _Call:
     """One run of one step."""
 
     __slots__ = (
-        "args",
-        "attempt",
-        "began",
-        "free",
-        "guards",
-        "index",
-        "kind",
-        "kwargs",
-        "missing",
-        "place",
-        "step",
-        "worker",
+        *("args", "arguments", "attempt", "began", "free", "guards", "index", "kind", "kwargs", "missing", "place"),
+        *("step", "worker"),
     )
 
-    def __init__(self, worker: Worker, step: Step, kind: _Kind, task: Task, *, free: bool) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        step: Step,
+        kind: _Kind,
+        task: Task,
+        free: Call | None = None,
+        arguments: Arguments | None = None,
+    ) -> None:
+        """`free` has the arguments of a step that can do nothing but compute; any other needs `arguments`."""
         self.worker, self.step, self.kind, self.free = worker, step, kind, free
-        self.guards = None if free else worker.guards
+        self.arguments = arguments
+        self.guards = worker.guards if free is None else None
         self.index, self.attempt, absent = task
         self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
         #: The arguments as texts, where they are not those that the plan shows.
@@ -176,10 +187,10 @@ class _Call:
             )
         try:
             try:
-                value = step.function(*args, **kwargs)
+                value = self.kind.function(*args, **kwargs)
             finally:
                 # A child that it forked and that comes back here would be this process once more.
-                if not self.free and os.getpid() != worker.pid:
+                if self.free is None and os.getpid() != worker.pid:
                     _end_child()
         except BaseException as error:
             return self._raised(error)
@@ -211,10 +222,11 @@ class _Call:
         return self._failed("exception", _one_line(error), _frames(error))
 
     def _arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        arguments = self.step.arguments
-        if arguments.plain is not None and not arguments.deferred:
-            return arguments.plain
-        args, kwargs = arguments.thaw(self._resolve, copy=self.step.options.copy)
+        if self.free is not None:
+            return self.free
+        arguments = self.arguments
+        assert arguments is not None
+        args, kwargs = arguments.thaw(self._resolve, copy=self.kind.options.copy)
         # What is handed over is shown by what it counts by: its repr may be an address.
         if arguments.deferred and not any(isinstance(each, Handed) for each in arguments.deferred):
             self.args, self.kwargs = describe(args, kwargs)
