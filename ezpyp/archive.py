@@ -63,7 +63,7 @@ def compact(folder: str | os.PathLike[str], *, current: str, logged: Collection[
 def _remove_logs(folder: str | os.PathLike[str], needed: Collection[str]) -> None:
     with contextlib.suppress(FileNotFoundError):
         for path in Path(folder, "logs").iterdir():
-            if path.suffix == ".log" and events.run_of_log(path.name) not in needed:
+            if path.suffix in (".log", ".progress") and events.run_of_log(path.name) not in needed:
                 path.unlink(missing_ok=True)
 
 

@@ -45,7 +45,7 @@ def of_run(folder: str) -> list[str]:
     return [
         *plain(folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
         *plain(f"{folder}/journal", lambda name: name.endswith(".jsonl")),
-        *plain(f"{folder}/logs", lambda name: name.endswith(".log")),
+        *plain(f"{folder}/logs", lambda name: name.endswith((".log", ".progress"))),
     ]
 
 

@@ -178,13 +178,13 @@ def watch(folder: str, every: float) -> None:
     ezpyp watch study_cache
     ezpyp watch study_cache --every 60
     """
-    run, told = runs.open(folder), ""
+    run, told = runs.open(folder), set[str]()
     while True:
         held = lock.held_by(run.folder)
-        line = next(_status_lines(run, run.status, time.time()))
-        if line != told:
-            say([line])
-            told = line
+        now = run.status
+        lines = [next(_status_lines(run, now, time.time())), *few("running", _positions(now))]
+        say(line for line in lines if line not in told)
+        told = set(lines)
         if not held:
             say(_run_lines(run.status, time.time()))
             return
@@ -209,6 +209,7 @@ def _status_values(run: Run, now: Progress) -> dict[str, Any]:
         "exit_code": ended.exit_code if ended else None,
         "last_sign": now.run.last_sign or None,
         "running": {each.name: each.when for each in now.run.running},
+        "progress": {name: {"done": each.done, "total": each.total} for name, each in now.positions.items()},
         "failures": dict(now.failures),
         "sizes": {name: {"files": files, "bytes": size} for name, (files, size) in now.sizes.items()},
         "problems": now.problems,
@@ -238,7 +239,13 @@ def _run_lines(now: Progress, when: float) -> Iterator[str]:
         yield f"Last run: {begun}, {where}, {duration(ended.seconds)}, exit code {ended.exit_code}{why}\n"
         return
     yield f"Running since {begun}, {where}; last sign {duration(max(0.0, when - now.run.last_sign))} ago\n"
-    yield from few("running", (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in now.run.running))
+    running = (each for each in now.run.running if each.name not in now.positions)
+    since = (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in running)
+    yield from few("running", (*_positions(now), *since))
+
+
+def _positions(now: Progress) -> Iterator[str]:
+    return (f"{each.name} at {each}" for each in now.positions.values())
 
 
 def _named(hosts: Sequence[str]) -> str:

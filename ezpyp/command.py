@@ -143,6 +143,7 @@ class Program:
                 errors=lambda piece: _pass_on(2, piece, readers),
                 output=self._output(progress),
                 timeout=self.timeout,
+                idle=progress.idle if progress else None,
             )
         except OSError as error:
             raise CommandFailed(f"{self._shown(command)} cannot be started: {error.strerror} ({argv[0]})") from None

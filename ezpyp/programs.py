@@ -54,6 +54,7 @@ def run(
     errors: Reader,
     output: Reader | str | None = None,
     timeout: float | None = None,
+    idle: Callable[[], None] | None = None,
 ) -> Ended:
     """Run a program to its end. Only from a main thread, one at a time.
 
@@ -62,6 +63,7 @@ def run(
         output: reads its standard output, or the path of a file to write it to; None lets it write where this process
             does. Standard input is empty.
         timeout: seconds after which it is ended.
+        idle: called now and then, about once a second.
 
     Raises:
         OSError: it cannot be started.
@@ -91,7 +93,7 @@ def run(
         pid = os.posix_spawn(path, argv, environ, file_actions=actions, setsigmask=(), setsigdef=_DEFAULT)
         while written:
             os.close(written.pop())
-        return _Watch(pid, readers, began).until_it_ends(timeout)
+        return _Watch(pid, readers, began).until_it_ends(timeout, idle)
     finally:
         for descriptor in (*readers, *written):
             os.close(descriptor)
@@ -114,7 +116,7 @@ class _Watch:
             self._poll.register(self._end, select.POLLIN)
         self._peak, self._look, self._look_at = 0, _LOOK_FIRST, began + _LOOK_FIRST
 
-    def until_it_ends(self, timeout: float | None) -> Ended:
+    def until_it_ends(self, timeout: float | None, idle: Callable[[], None] | None) -> Ended:
         until = None if timeout is None else self._began + timeout
         timed_out = False
         try:
@@ -127,6 +129,8 @@ class _Watch:
                     os.kill(self._pid, signal.SIGKILL)
                 elif now >= self._look_at:
                     self._look_at_memory(now)
+                    if idle is not None:
+                        idle()
             return self._ended(timed_out)
         finally:
             if self._end is not None:

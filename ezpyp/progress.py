@@ -46,27 +46,33 @@ class Meter:
     def __init__(self, pattern: str, name: str, path: str) -> None:
         self._pattern, self._name, self._path = re.compile(pattern.encode()), name, path
         self._rest, self._file, self._noted = b"", -1, 0.0
+        #: What was read and not noted.
+        self._latest: re.Match[bytes] | None = None
 
     @classmethod
     def of(cls, pattern: str, place: Place) -> Meter | None:
         """For the step at a place; None where there is no pattern, or no log to be beside of."""
         if not pattern or not place.log:
             return None
-        return cls(pattern, place.name, os.path.join(place.cache, place.log + SUFFIX))
+        return cls(pattern, place.name, os.path.join(place.cache, place.log.removesuffix(".log") + SUFFIX))
 
     def read(self, piece: bytes) -> None:
-        """What the program wrote next. Costs little where no second has gone by."""
+        """What the program wrote next."""
         *lines, self._rest = _LINES.split(self._rest + piece)
         self._rest = self._rest[-_LONGEST_LINE:]
+        found = next((each for line in reversed(lines) if (each := self._pattern.search(line))), None)
+        if found is not None:
+            self._latest = found
+            self.idle()
+
+    def idle(self) -> None:
+        """Note what is new, if a second has gone by since the last note."""
         now = time.monotonic()
-        if now - self._noted < _EVERY:
+        if self._latest is None or now - self._noted < _EVERY:
             return
-        for line in reversed(lines):
-            if found := self._pattern.search(line):
-                self._noted = now
-                with contextlib.suppress(OSError, ValueError):
-                    self._note(*(float(each) for each in found.groups() if each is not None))
-                return
+        groups, self._latest, self._noted = self._latest.groups(), None, now
+        with contextlib.suppress(OSError, ValueError):
+            self._note(*(float(each) for each in groups if each is not None))
 
     def close(self) -> None:
         """It has ended."""

@@ -16,6 +16,7 @@ from ezpyp.entries import Entry, choose, entry_of
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
 from ezpyp.naming import SCHEMA_FILE
+from ezpyp.progress import Position, positions
 from ezpyp.selection import unknown
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import open_store
@@ -52,6 +53,8 @@ class Progress:
     problems: tuple[str, ...]
     #: Files and bytes of results by function; what no step of the plan has is under FORMER.
     sizes: Mapping[str, tuple[int, int]]
+    #: How far running programs are that tell.
+    positions: Mapping[str, Position]
 
 
 class Run:
@@ -159,6 +162,7 @@ class Run:
         scan = self._store.records()
         outcomes = [*self._outcomes(scan.records)]
         statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in outcomes]
+        newest = last_run(self.folder)
         failed = ((e, o) for e, o in zip(self.entries, outcomes, strict=True) if o and o.status is Status.FAILED)
         return Progress(
             total=len(statuses),
@@ -167,9 +171,10 @@ class Run:
             skipped=statuses.count(Status.SKIPPED),
             not_run=statuses.count(Status.NOT_RUN),
             failures={entry.name: outcome.note for entry, outcome in failed},
-            run=last_run(self.folder),
+            run=newest,
             problems=tuple(f"{problem.path}: {problem.what}" for problem in scan.problems),
             sizes=self._sizes(scan.records),
+            positions=positions(self.folder, newest.started.run) if newest.started and not newest.ended else {},
         )
 
     def summary(self, finished: Finished | None = None) -> Summary:

@@ -503,33 +503,32 @@ def test_options_are_checked(options: dict[str, Any], words: str) -> None:
 
 
 def test_progress_is_told_while_it_runs(python: Launcher, tmp_path: Path) -> None:
-    """A program that waits until its progress was seen."""
+    """A program that waits until its progress was seen, by another process that reads the folder."""
     done = python.run(0, PROGRESS)
-    assert done.stdout.splitlines()[-1] == "seen 3 of 10 (30 %)", done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == "3 of 10 (30 %)", done.stdout + done.stderr
+    shown = Path("told").read_text()
+    assert "  running: sim at 3 of 10 (30 %)\n" in shown
 
 
 PROGRESS = r"""
-import ezpyp, os, sys, threading, time
-from ezpyp import Pipeline, progress
+import ezpyp, os, subprocess, sys, time
+from ezpyp import Pipeline
 
 pipeline = Pipeline("cache", "progress")
-line = "printf 'step 1 of 10\nstep 3 of 10\n'; until [ -e $SEEN ]; do sleep 0.01; done"
+line = "echo step 1 of 10; sleep 0.1; echo step 3 of 10; until [ -e $SEEN ]; do sleep 0.01; done"
 seen = {"SEEN": os.path.abspath("seen")}
 step = pipeline.command("sim", line, shell="bash", progress=r"step (\d+) of (\d+)", env=seen)
+pipeline.initialize_schema()
 if os.fork() == 0:
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        for path in os.listdir("cache/logs") if os.path.isdir("cache/logs") else []:
-            if found := progress.positions("cache", path.split(".")[0]):
-                open("told", "w").write(str(found["sim"]))
-                break
-        else:
-            time.sleep(0.01)
-            continue
-        break
+    while (found := ezpyp.open("cache").status.positions.get("sim")) is None or found.done < 3:
+        time.sleep(0.01)
+    with open("told", "w") as file:
+        subprocess.run([sys.executable, "-m", "ezpyp.cli", "status", "cache"], stdout=file)
+    with open("position", "w") as file:
+        file.write(str(found))
     open("seen", "w").close()
     os._exit(0)
 pipeline.execute()
 assert not [name for name in os.listdir("cache/logs") if name.endswith(".progress")]
-print("seen", open("told").read())
+print(open("position").read())
 """

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import shutil
+import signal
 import subprocess
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,14 +16,13 @@ import pytest
 from tests.conftest import CHECKOUT, interpreter
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.conftest import Launcher
 
 EXAMPLES = CHECKOUT / "examples"
 SIMPLE = EXAMPLES / "simple" / "simple_pipeline.py"
 BEAM = EXAMPLES / "stages" / "beam.py"
 DIGITS = EXAMPLES / "digits" / "digits.py"
+HEAT = EXAMPLES / "heat"
 
 #: The first roots of cos(x) cosh(x) = -1, as every textbook on vibration has them.
 ROOTS = ("1.875104069", "4.694091133", "7.854757438", "10.995540735")
@@ -105,6 +110,83 @@ def test_digits_summary(digits: tuple[Path, dict[str, bytes]]) -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_digits_on_ranks(mpirun: Launcher, ranks: int, digits: tuple[Path, dict[str, bytes]]) -> None:
     assert run_digits(mpirun, ranks) == digits[1]
+
+
+# ----- heat: a program in C
+
+
+def copied(folder: Path, steps: int = 3000) -> Path:
+    """The example where its source can be edited."""
+    script = folder / "heat.py"
+    text = (HEAT / "heat.py").read_text(encoding="utf-8")
+    script.write_text(text.replace("64, 3000", f"64, {steps}"), encoding="utf-8")
+    shutil.copy(HEAT / "heat.c", folder)
+    return script
+
+
+def run_heat(launcher: Launcher, ranks: int, script: Path, **env: str) -> tuple[str, int]:
+    """What it concludes, and how many steps ran."""
+    scratch = launcher.folder / "scratch"
+    scratch.mkdir(exist_ok=True)
+    done = launcher.run(ranks, script, timeout=100, env={"SLURM_TMPDIR": str(scratch), **env})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert list(scratch.iterdir()) == []
+    (conclusion,) = {line for line in done.stdout.splitlines() if line.startswith("Half of the heat")}
+    return conclusion, done.stdout.count("[PASS]")
+
+
+@pytest.fixture(scope="module")
+def heat(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The figure that the heat example draws without MPI."""
+    folder = tmp_path_factory.mktemp("heat")
+    conclusion, ran = run_heat(interpreter(folder), 0, HEAT / "heat.py")
+    assert conclusion == "Half of the heat is gone after 742 steps in simulate[11] conductivity=0.2 spot=0.8."
+    assert ran == 26
+    return (folder / "heat.png").read_bytes()
+
+
+def test_heat_on_ranks(mpirun: Launcher, heat: bytes) -> None:
+    assert run_heat(mpirun, 2, HEAT / "heat.py")[1] == 26
+    assert (mpirun.folder / "heat.png").read_bytes() == heat
+
+
+def test_heat_runs_again_when_its_source_is_edited_and_not_when_it_is_touched(python: Launcher) -> None:
+    script = copied(python.folder)
+    source = python.folder / "heat.c"
+    first, _ = run_heat(python, 0, script)
+    os.utime(source, (1, 1))
+    assert run_heat(python, 0, script) == (first, 0)
+    source.write_text(source.read_text().replace("conductivity * (at", "0.5 * conductivity * (at"))
+    again, ran = run_heat(python, 0, script, EZPYP_ON_CHANGE="rerun")
+    assert ran == 26
+    assert again.startswith("Half of the heat is gone after 1486 steps"), again
+
+
+def test_heat_goes_on_after_a_signal_to_mpirun(mpirun: Launcher) -> None:
+    script = copied(mpirun.folder, steps=50_000)
+    run = mpirun.start(2, script)
+    fields = mpirun.folder / "heat_cache" / "files"
+    until = time.monotonic() + 60
+    while not list(fields.glob("simulate*")) and time.monotonic() < until and run.poll() is None:
+        time.sleep(0.01)
+    run.send_signal(signal.SIGUSR1)
+    output, _ = run.communicate(timeout=60)
+    assert run.returncode == 85, output
+    assert "[FAIL]" not in output
+    assert programs_in(mpirun.folder) == []
+    before = output.count("[PASS]")
+    assert 2 <= before < 26, output
+    conclusion, ran = run_heat(mpirun, 2, script)
+    assert before + ran == 26, conclusion
+
+
+def programs_in(folder: Path) -> list[str]:
+    """The programs at work whose files are in a folder."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*/exe"):
+        with contextlib.suppress(OSError):
+            found.append(os.readlink(process))
+    return [each for each in found if each.startswith(f"{folder}/")]
 
 
 @pytest.mark.parametrize("name", ["one_node", "many_nodes"])
