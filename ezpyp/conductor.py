@@ -11,6 +11,7 @@ from itertools import groupby
 
 from ezpyp import lock
 from ezpyp.briefs import Outcomes, seconds_of, unpack
+from ezpyp.dispatch import Dispatch
 from ezpyp.errors import StoreError
 from ezpyp.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
 from ezpyp.executors import Executor
@@ -20,6 +21,7 @@ from ezpyp.ledger import Ledger, Settled
 from ezpyp.lots import Lot, Report, Task
 from ezpyp.pace import Pace
 from ezpyp.report import SMALL_RUN, shows_all
+from ezpyp.resources import Grant
 from ezpyp.steps import Brief, Outcome, Status
 from ezpyp.stopping import Stop
 
@@ -30,9 +32,13 @@ SYNC_EVERY = 1.0
 class Conductor:
     """Rank 0: the ledger and everyone who is told of its decisions."""
 
-    def __init__(self, job: Job, ledger: Ledger, bus: Bus, hosts: Sequence[str]) -> None:
-        """`hosts` has one for each rank."""
-        self._hosts = hosts
+    def __init__(
+        self, job: Job, ledger: Ledger, bus: Bus, hosts: Sequence[str], dispatch: Dispatch | None = None
+    ) -> None:
+        """`hosts` has one for each rank. `dispatch` says what starts where, in a run that asks for more than cores."""
+        self._hosts, self._dispatch = hosts, dispatch
+        #: Who runs steps on each rank.
+        self._at: dict[int, Executor] = {}
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
         self._keeping = Keeping(job.plan)
         for k, status in enumerate(ledger.statuses()):
@@ -100,18 +106,38 @@ class Conductor:
 
     def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
         """Fill every slot once before any is filled twice."""
+        if self._dispatch is not None:
+            return self._place(self._dispatch, team)
         ledger, moved = self._ledger, False
         for depth in range(1, pace.depth(ledger, time.monotonic()) + 1):
             for executor in team:
                 while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, time.monotonic())):
-                    executor.start(self._lot(lot))
-                    if len(lot) == 1:
-                        self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[lot[0]].name))
+                    self._start(executor, lot)
                     moved = True
         return moved
 
-    def _lot(self, steps: Sequence[int]) -> Lot:
+    def _place(self, dispatch: Dispatch, team: Sequence[Executor]) -> bool:
+        """Start what finds the cores, GPUs and memory that it asked for, on the rank where they are."""
+        if not self._at:
+            self._at = {rank: executor for executor in team for rank in executor.ranks}
+        moved = False
+        while (start := dispatch.next(time.monotonic())) is not None:
+            self._start(self._at[start.rank], start.steps, start.rank, start.grant)
+            moved = True
+        return moved
+
+    def _start(
+        self, executor: Executor, steps: Sequence[int], rank: int | None = None, grant: Grant | None = None
+    ) -> None:
+        executor.start(self._lot(steps, grant), rank)
+        if len(steps) == 1:
+            self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[steps[0]].name))
+
+    def _lot(self, steps: Sequence[int], grant: Grant | None) -> Lot:
         ledger = self._ledger
+        if grant is not None:
+            (k,) = steps
+            return Lot(steps, {k: Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)})
         special = [k for k in steps if ledger.absent(k) or k in ledger.failures]
         return Lot(steps, {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special})
 

@@ -9,22 +9,26 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp import executors, mpi, provenance, resources, surroundings
 from ezpyp.conductor import Conductor
+from ezpyp.dispatch import Dispatch
+from ezpyp.durations import remembered
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.events import Bus, RunEnded, RunStarted
 from ezpyp.executors import Executor, Processes, Serial, Setup
 from ezpyp.helper import Order
 from ezpyp.job import Job
+from ezpyp.kinds import Functions, Requests
 from ezpyp.ledger import Ledger
 from ezpyp.nursery import Nursery, Position
-from ezpyp.pace import Functions, Pace
+from ezpyp.pace import Pace
+from ezpyp.placement import Place, Placement, cannot_hold, describe, underused
 from ezpyp.scripts import main_script
-from ezpyp.steps import Outcome, Status
+from ezpyp.steps import Outcome, Request, Status
 from ezpyp.stopping import Stop, listening
 
 
@@ -54,21 +58,23 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     if not job.todo and not job.standing.missing:
         _drop(job.nest)
         return _nothing_to_do(job, bus, mpi_library)
-    _check_resources(job)
+    requests = Requests.of(job.plan)
+    neighbours = _Neighbours(*(job.link.places()[job.rank][1:] if job.link is not None else (0, 1)))
+    place = _place(job, neighbours, requests)
+    places = [place] if job.link is None else job.link.gather(place)
+    _check_resources(job, requests, places)
     stop = Stop()
     with listening(stop):
-        own, slots = _open_everywhere(job)
+        own = _open_everywhere(job, place, neighbours)
         if job.link is None:
-            return _lead(job, [own], bus, stop, mpi_library)
-        counts = job.link.gather(slots)
-        hosts = job.link.gather(job.host)
+            return _lead(job, [own], bus, stop, mpi_library, places, requests)
         finished = None
         if job.rank == 0:
-            others = {r: n for r, n in enumerate(counts) if r and n}
+            others = {each.rank: each.slots for each in places[1:] if each.slots}
             team: list[Executor] = [mpi.Ranks(job.link, others, stop.hear)]
-            if slots:
+            if place.slots:
                 team.insert(0, own)
-            finished = _lead(job, team, bus, stop, mpi_library, hosts=hosts)
+            finished = _lead(job, team, bus, stop, mpi_library, places, requests)
         else:
             _follow(job, own, stop)
         job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
@@ -78,43 +84,57 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         return conclusion
 
 
-def _open_everywhere(job: Job) -> tuple[Executor, int]:
-    """This rank's executor and its slots. If one rank cannot have its own, all raise the same error.
+class _Neighbours(NamedTuple):
+    """This rank's place among those of its node, and how many these are."""
+
+    rank: int
+    size: int
+
+
+def _place(job: Job, neighbours: _Neighbours, requests: Requests | None) -> Place:
+    """This rank as a place for steps. Under MPI, in line, rank 0 only schedules."""
+    stock = resources.stock(whole=requests is not None)
+    if job.settings.executor == "inline":
+        slots = 0 if job.link is not None and job.rank == 0 else 1
+    else:
+        slots = job.settings.helpers or max(1, min(stock.reach, stock.cores // neighbours.size))
+    return Place(rank=job.rank, host=job.host, slots=slots, stock=stock)
+
+
+def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
+    """This rank's executor. If one rank cannot have its own, all raise the same error.
 
     Raises:
         EzpypError: with the rank and its reason.
     """
-    places = job.link.places() if job.link is not None else [(job.host, 0, 1)]
+    own: Executor
     try:
-        own, slots = _executor(job, places[job.rank])
-        problem = ""
+        own, problem = _executor(job, place, neighbours), ""
     except Exception as error:
         if job.link is None:
             raise
-        own, slots, problem = Serial(job.worker()), 0, f"{type(error).__name__}: {error}"
+        own, problem = Serial(job.worker()), f"{type(error).__name__}: {error}"
     if job.link is not None:
-        problems = job.link.gather(problem)
-        rank = next((r for r, each in enumerate(problems) if each), None)
-        if rank is not None:
+        problems = job.link.gather(problem and f"Rank {job.rank} ({job.host}) cannot start its helpers: {problem}")
+        if found := next((each for each in problems if each), ""):
             own.close()
-            failure = EzpypError(f"Rank {rank} ({places[rank][0]}) cannot start its helpers: {problems[rank]}")
+            failure = EzpypError(found)
             failure.quiet = job.rank != 0
             raise failure
-    return own, slots
+    return own
 
 
-def _executor(job: Job, place: tuple[str, int, int]) -> tuple[Executor, int]:
-    """This rank's own executor and its slots. Under MPI, in line, rank 0 only schedules."""
+def _executor(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
     if job.settings.executor == "inline":
         _drop(job.nest)
-        return Serial(job.worker()), 0 if job.link is not None and job.rank == 0 else 1
+        return Serial(job.worker())
     nest = job.nest
     if nest is None:
         if mpi.started():
             mpi.shield_forks()
         position = Position()
         nest = executors.nursery(job.plan, position), position
-    return Processes(job.worker(), *nest, _setup(job, place)), job.settings.helpers
+    return Processes(job.worker(), *nest, _setup(job, place, neighbours))
 
 
 def _drop(nest: tuple[Nursery, Position] | None) -> None:
@@ -122,13 +142,16 @@ def _drop(nest: tuple[Nursery, Position] | None) -> None:
         nest[0].close()
 
 
-def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
-    _, local_rank, local_size = place
-    helpers = job.settings.helpers
+def _setup(job: Job, place: Place, neighbours: _Neighbours) -> Setup:
+    helpers, bound = place.slots, resources.bound_cores()
+    # One rank a core is left where the launcher bound it; more helpers than that spread over the node.
+    spread = resources.reachable_cores() if helpers > bound else ()
     cores = resources.cores_each(
-        allotted=resources.allotted_cores(), bound=resources.bound_cores(), local_size=local_size, helpers=helpers
+        allotted=place.stock.cores, bound=len(spread) or bound, local_size=neighbours.size, helpers=helpers
     )
-    environments = resources.environments(local_rank=local_rank, local_size=local_size, helpers=helpers, cores=cores)
+    environments = resources.environments(
+        local_rank=neighbours.rank, local_size=neighbours.size, helpers=helpers, cores=cores
+    )
     captured = job.settings.capture != "off"
     surroundings.publish(job.run)
     return Setup(
@@ -141,7 +164,7 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
             rank=job.rank,
             host=job.host,
             environment={},
-            cores=cores,
+            cores=spread,
             log=None,
             turn=job.standing.turn,
         ),
@@ -151,20 +174,44 @@ def _setup(job: Job, place: tuple[str, int, int]) -> Setup:
     )
 
 
-def _lead(job: Job, team: list[Executor], bus: Bus, stop: Stop, library: str, hosts: Sequence[str] = ()) -> Finished:
-    ledger = Ledger(job.plan.graph, schedule=job.settings.schedule)
+def _lead(
+    job: Job,
+    team: list[Executor],
+    bus: Bus,
+    stop: Stop,
+    library: str,
+    places: Sequence[Place],
+    requests: Requests | None,
+) -> Finished:
+    hosts = [place.host for place in places]
+    functions = Functions.of(job.plan)
+    seconds = remembered(job.folder)
+    placement = None if requests is None else Placement(places, requests.listed)
+    ledger = Ledger(
+        job.plan.graph,
+        schedule=job.settings.schedule,
+        order=functions.order(job.plan.graph.phases, seconds),
+        kinds=None if requests is None else requests.numbers,
+        placement=placement,
+    )
     done = {k for k, status in enumerate(job.standing.statuses) if status == Status.DONE}
     ledger.resume(job.standing.statuses, job.standing.missing)
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
     origin = provenance.gather(main_script(), job.standing.packages)
-    started = replace(_started(job, slots, len(done), library, hosts or [job.host]), **origin)
+    started = replace(_started(job, slots, len(done), library, hosts), **origin)
     bus.tell(started)
-    conductor = Conductor(job, ledger, bus, hosts or [job.host])
+    if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
+        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
+        for text in underused(places, ledger.ready, remedy):
+            print(f"ezpyp: {text}", file=sys.stderr)
+    pace = Pace(functions, slots, seconds)
+    dispatch = None if placement is None else Dispatch(ledger, pace, placement)
+    conductor = Conductor(job, ledger, bus, hosts, dispatch)
     conductor.tell_cached(done)
     try:
-        conductor.conduct(team, Pace(Functions.of(job.plan), slots), stop, job.settings.grace)
+        conductor.conduct(team, pace, stop, job.settings.grace)
     except CacheTakenOver:
         for executor in team:
             executor.interrupt()
@@ -197,7 +244,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
     statuses = job.standing.statuses
     done = statuses.count(Status.DONE)
     hosts = job.link.gather(job.host) if job.link is not None else [job.host]
-    started = _started(job, job.settings.helpers * len(hosts), done, library, hosts)
+    started = _started(job, max(1, job.settings.helpers) * len(hosts), done, library, hosts)
     bus.tell(started)
     failed, skipped = statuses.count(Status.FAILED), statuses.count(Status.SKIPPED)
     ended = RunEnded(
@@ -298,44 +345,46 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnde
     )
 
 
-def _check_resources(job: Job) -> None:
-    """Refuse on every rank, before anything runs, what some rank cannot give.
+def _check_resources(job: Job, requests: Requests | None, places: Sequence[Place]) -> None:
+    """Refuse on every rank, before anything runs, what no node has or some rank cannot give.
 
     Raises:
-        ResourceError: GPU steps without a GPU, or after the script started CUDA (message 5); steps with several cores
-            after the script ran an OpenMP region.
+        ResourceError: a step asks for more than any node has; GPU steps after the script started CUDA (message 5);
+            steps with several cores after the script ran an OpenMP region.
     """
-    problem = _lacking(job)
+    if requests is None:
+        return
+    asked = {job.plan.steps[k].name: request for k, request in requests.special(job.todo).items()}
+    problem = "" if job.settings.executor == "inline" else _spoilt(asked)
     problems = [problem] if job.link is None else job.link.gather(problem)
-    if found := next((each for each in problems if each), ""):
+    if found := next((each for each in (*_missing(asked, places), *problems) if each), ""):
         error = ResourceError(found)
         error.quiet = job.rank != 0
         raise error
 
 
-def _lacking(job: Job) -> str:
-    """What a step asks for and this rank cannot give, or ""."""
-    steps = [job.plan.steps[k] for k in sorted(job.todo)]
-    forked = job.settings.executor != "inline"
-    on_gpu = next((step for step in steps if step.options.request.gpus > 0), None)
-    if on_gpu is not None:
-        if not resources.devices():
-            return (
-                f"Step '{on_gpu.name}' asks for a GPU and {job.host} has none that this job may use. "
-                "Ask the scheduler for one, or take gpus= away. Nothing was run."
+def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[str]:
+    """What no node has."""
+    for name, request in asked.items():
+        if has := cannot_hold(places, request):
+            yield (
+                f"Step '{name}' asks for {describe(request)}, and no node has that: {has}. "
+                "Ask the scheduler for more, or ask for less. Nothing was run."
             )
-        torch: Any = sys.modules.get("torch")
-        started: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
-        if forked and started is not None and started():
-            return (
-                "CUDA was started before execute() (torch), and forked helpers cannot use it. "
-                "Move that line into the step."
-            )
-    wide = next((step for step in steps if step.options.request.cpus > 1), None)
-    if wide is not None and forked and (spoilt := resources.spoilt_pools()):
+
+
+def _spoilt(asked: Mapping[str, Request]) -> str:
+    """What the script did that keeps forked helpers from giving what steps ask for, or ""."""
+    torch: Any = sys.modules.get("torch")
+    started: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+    if any(request.gpus for request in asked.values()) and started is not None and started():
         return (
-            f"Step '{wide.name}' asks for {wide.options.request.cpus} cores, but {', '.join(spoilt)} ran threads "
-            "before execute() and would hang in forked helpers. Move what the script computes into a step. "
-            "Nothing was run."
+            "CUDA was started before execute() (torch), and forked helpers cannot use it. Move that line into the step."
+        )
+    wide = next(((name, request) for name, request in asked.items() if request.cpus > 1), None)
+    if wide is not None and (spoilt := resources.spoilt_pools()):
+        return (
+            f"Step '{wide[0]}' asks for {wide[1].cpus} cores, but {', '.join(spoilt)} ran threads before execute() and "
+            "would hang in forked helpers. Move what the script computes into a step. Nothing was run."
         )
     return ""

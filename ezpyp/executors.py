@@ -55,8 +55,12 @@ class Executor(Protocol):
     def idle(self) -> int:
         """How many slots have nothing to do."""
 
-    def start(self, lot: Lot) -> None:
-        """Take a lot. Returns at once, except in line, where `poll` runs the steps."""
+    @property
+    def ranks(self) -> Sequence[int]:
+        """The ranks that its slots are on."""
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
+        """Take a lot, for this rank if one is named. Returns at once, except in line, where `poll` runs the steps."""
 
     def poll(self) -> list[Report]:
         """What arrived since the last call. Every task is told of exactly once, whatever becomes of its process: what
@@ -98,7 +102,11 @@ class Serial:
     def idle(self) -> int:
         return int(not self._lots)
 
-    def start(self, lot: Lot) -> None:
+    @property
+    def ranks(self) -> Sequence[int]:
+        return (self._worker.rank,)
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
         self._lots.append(deque(lot))
 
     def poll(self) -> list[Report]:
@@ -240,7 +248,11 @@ class Processes:
     def idle(self) -> int:
         return sum(not slot.given for slot in self._slots)
 
-    def start(self, lot: Lot) -> None:
+    @property
+    def ranks(self) -> Sequence[int]:
+        return (self._worker.rank,)
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
         self._recalling = False
         slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
         if slot is not None:

@@ -13,19 +13,17 @@ from ezpyp.capture import Capture, Place
 class Guards:
     """Stands around each step of a helper, but for those that cannot do anything (`confined`)."""
 
-    def __init__(
-        self, capture: Capture, publish: Callable[[int], None], *, environment: Mapping[str, str], cores: int
-    ) -> None:
+    def __init__(self, capture: Capture, publish: Callable[[int], None], *, environment: Mapping[str, str]) -> None:
         """The folder that this process is in is where every step begins.
 
         Args:
             publish: is told where in its log the output of the next step begins.
-            environment: what binds this process. cores: no step gets more threads.
+            environment: what binds this process.
         """
         self._capture, self._publish = capture, publish
         self._home = os.open(".", os.O_PATH)
         self._variables = resources.thread_variables(environment)
-        self._cores, self._threads = cores, 0
+        self._threads = 0
         self._limit_threads(1)
 
     @property
@@ -37,8 +35,8 @@ class Guards:
         """A step begins. It gets as many threads as it asked cores for: one, so that sums are added in the same order
         wherever it runs, unless it says `cpus=`.
         """
-        if min(cpus, self._cores) != self._threads:
-            self._limit_threads(min(cpus, self._cores))
+        if cpus != self._threads:
+            self._limit_threads(cpus)
         os.fchdir(self._home)  # the one before may have gone elsewhere
         self._publish(self._capture.begin())
 
@@ -48,6 +46,6 @@ class Guards:
         return self._capture.end()
 
     def _limit_threads(self, cpus: int) -> None:
-        self._threads = min(cpus, self._cores)
+        self._threads = cpus
         os.environ.update(dict.fromkeys(self._variables, str(self._threads)))
         resources.limit_threads(self._threads)

@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -46,8 +46,8 @@ class Order:
     host: str
     #: Variables to set before the first step: its GPUs, its thread limits.
     environment: Mapping[str, str]
-    #: The cores of this helper: no step gets more threads.
-    cores: int
+    #: The numbers of the cores to run on, where the launcher bound the rank to fewer than its helpers need; else empty.
+    cores: Sequence[int]
     #: The file that gets what steps print, relative to the folder; None leaves the streams alone.
     log: str | None
     #: See `Store.begin`.
@@ -59,6 +59,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     from multiprocessing.connection import Connection
 
     os.environ.update(order.environment)
+    if order.cores:
+        os.sched_setaffinity(0, order.cores)
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
     running.stay()
@@ -76,7 +78,6 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             Capture(order.folder, order.log),
             partial(position.publish_offset, slot),
             environment=order.environment,
-            cores=order.cores,
         ),
     )
     connection = Connection(own.detach())

@@ -118,7 +118,7 @@ class Ledger:
         self._border = 0
         self._delayed: list[tuple[float, int]] = []
         # For each group: members not settled; members failed or skipped; those of them not decided on.
-        self._members_left = _count(() if self._ordinary else graph.groups, len(graph.allowed))
+        self._members_left = Counter(() if self._ordinary else graph.groups)
         self._members_failed = [0] * len(graph.allowed)
         self._undecided: dict[int, list[int]] = {}
         #: For failed and skipped members of groups with an allowance, once decided: do their descendants run?
@@ -202,8 +202,7 @@ class Ledger:
         self.done = self.cached = is_done.count(1)
         if not self._ordinary:
             for index in compress(range(self.total), is_done):
-                if self._graph.groups[index] >= 0:
-                    self._members_left[self._graph.groups[index]] -= 1
+                self._members_left[self._graph.groups[index]] -= 1
         self._start_anew(is_done, held)
 
     def leave_out(self, indices: Iterable[int]) -> None:
@@ -262,10 +261,8 @@ class Ledger:
         for index in back:
             assert self._state[index] == _RUNNING, f"step {index} is given back and not running"
             self._state[index] = _READY
-        self.running -= len(back)
         self._ready.put_back(back)
-        if self._placement is not None:
-            self._placement.end(back)
+        self._ended(back)
 
     def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
         """Record the outcome of a running step.
@@ -275,9 +272,7 @@ class Ledger:
         if not status:
             return self.settle_done((index,))
         assert self._state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
-        self.running -= 1
-        if self._placement is not None:
-            self._placement.end((index,))
+        self._ended((index,))
         if status < 0:
             self._state[index] = _INTERRUPTED
             self._interrupted = True
@@ -293,9 +288,7 @@ class Ledger:
     def settle_done(self, indices: Sequence[int]) -> Settled:
         """Record that running steps are done, each named once. What is contiguous costs least as a `range`."""
         state = self._state
-        self.running -= len(indices)
-        if self._placement is not None:
-            self._placement.end(indices)
+        self._ended(indices)
         if not self._ordinary:
             for index in indices:
                 assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
@@ -324,6 +317,12 @@ class Ledger:
         """Steps whose time has come are ready."""
         while self._delayed and self._delayed[0][0] <= now and not self._stopped:
             self._make_ready(heappop(self._delayed)[1])
+
+    def _ended(self, indices: Sequence[int]) -> None:
+        """They do not run any more."""
+        self.running -= len(indices)
+        if self._placement is not None:
+            self._placement.end(indices)
 
     def _make_ready(self, index: int) -> None:
         self._state[index] = _READY
@@ -494,12 +493,3 @@ class Ledger:
         for index in held:
             self._state[index] = _READY if roots[index] else _HELD
         self._ready.fill(roots)
-
-
-def _count(groups: Iterable[int], total: int) -> list[int]:
-    """How many members each group has."""
-    sizes = [0] * total
-    for group in groups:
-        if group >= 0:
-            sizes[group] += 1
-    return sizes

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
 from ezpyp import briefs
+from ezpyp.resources import Grant
 from ezpyp.steps import Outcome
 
 
@@ -16,6 +17,8 @@ class Task(NamedTuple):
     attempt: int = 1
     #: Steps upstream whose values it does not get, because their failures were allowed.
     absent: tuple[int, ...] = ()
+    #: What of the node is its own, where it asked for more than a core.
+    grant: Grant | None = None
 
 
 class Lot(Sequence[Task]):

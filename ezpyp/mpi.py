@@ -15,7 +15,7 @@ import sys
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -385,8 +385,13 @@ class Ranks:
     def idle(self) -> int:
         return self._seats.idle
 
-    def start(self, lot: Lot) -> None:
-        rank = self._seats.choose()
+    @property
+    def ranks(self) -> Sequence[int]:
+        return self._ranks
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
+        if rank is None:
+            rank = self._seats.choose()
         self._seats.give(rank, len(lot))
         self._link.send(("lot", lot), rank)
 

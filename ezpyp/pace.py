@@ -2,33 +2,11 @@
 
 from __future__ import annotations
 
-from array import array
 from collections.abc import Mapping, Sequence
 
 from ezpyp import policy
+from ezpyp.kinds import Functions
 from ezpyp.ledger import Ledger
-from ezpyp.plan import Plan
-from ezpyp.steps import callable_name
-
-
-class Functions:
-    """The functions that the steps of a plan call: a number for each step, and the name of each number."""
-
-    def __init__(self, numbers: Sequence[int], names: Sequence[str]) -> None:
-        self.numbers, self.names = numbers, names
-
-    @classmethod
-    def of(cls, plan: Plan) -> Functions:
-        """Those of a plan."""
-        known: dict[int, int] = {}
-        names: list[str] = []
-        numbers = array("i")
-        for step in plan.steps:
-            number = known.setdefault(id(step.function), len(names))
-            if number == len(names):
-                names.append(callable_name(step.function))
-            numbers.append(number)
-        return cls(numbers, names)
 
 
 class Pace:

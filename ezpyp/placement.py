@@ -297,6 +297,16 @@ class Placement:
             self._offer(seat)
 
 
+def describe(request: Request) -> str:
+    """What a request is for, in words."""
+    parts = [f"{request.cpus} cores"] if request.cpus > 1 else []
+    if request.gpus:
+        parts.append("a GPU" if request.gpus == 1 else f"{request.gpus:g} {'of a GPU' if request.gpus < 1 else 'GPUs'}")
+    if request.memory:
+        parts.append(f"{request.memory / 2**30:.3g} GiB of memory")
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
 def cannot_hold(places: Iterable[Place], request: Request) -> str:
     """Where no node could hold a step of this request: what the largest of them has, in words; else ""."""
     nodes = _nodes(places)

@@ -50,10 +50,15 @@ class Stock:
     memory: int = 0
 
 
-def stock() -> Stock:
-    """What of this node this process may use. Looks at files of the kernel; asks NVML only where a driver is."""
-    numbers, have = reachable_cores(), devices()
-    cores = allotted_cores()
+def stock(*, whole: bool = True) -> Stock:
+    """What of this node this process may use; without `whole` its cores alone, which costs less to find and to tell.
+
+    Looks at files of the kernel; asks NVML only where a driver is.
+    """
+    numbers, cores = reachable_cores(), allotted_cores()
+    if not whole:
+        return Stock(cores=cores, reach=min(cores, len(numbers)))
+    have = devices()
     return Stock(
         cores=cores,
         reach=min(cores, len(numbers)),

@@ -25,7 +25,7 @@ class Settings:
     """How a run is carried out. None of it changes a result."""
 
     executor: str = "processes"
-    #: Helpers of this rank.
+    #: Helpers of this rank; 0 for as many as its share of the node has cores.
     helpers: int = 1
     schedule: Literal["ready", "phase"] = "ready"
     #: "file", "tee" or "off".
@@ -87,10 +87,12 @@ def _one_of(key: str, value: Any, known: Sequence[str]) -> str:
 def _count(key: str, value: Any) -> int:
     if value is None:
         return 1
+    if value == "auto":
+        return 0
     try:
         count = int(value)
     except (TypeError, ValueError):
         count = 0
     if not 1 <= count <= MOST_HELPERS:
-        raise InitializationError(f"{key}={value!r}: give a number from 1 to {MOST_HELPERS}.")
+        raise InitializationError(f"{key}={value!r}: give a number from 1 to {MOST_HELPERS}, or 'auto'.")
     return count

@@ -199,7 +199,7 @@ def duration(seconds: float) -> str:
 
 
 def table(rows: Iterable[Row]) -> Iterator[str]:
-    """All rows under one header. A column is as wide as the first rows need; a longer cell moves the rest of its line."""
+    """All rows under one header. A column is as wide as the first rows need; a longer cell moves what follows."""
     stream = iter(rows)
     first = [_cells(each) for each in islice(stream, LAID_OUT)]
     widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(COLUMNS, *first, strict=True)]

@@ -16,7 +16,7 @@ from pickle import dumps
 from time import monotonic, time
 from typing import Any, NoReturn
 
-from ezpyp import codecs, outputs, salvage, scratch, seeding
+from ezpyp import codecs, outputs, resources, salvage, scratch, seeding
 from ezpyp.arguments import Arguments, Deferred, Handed, describe
 from ezpyp.briefs import pack
 from ezpyp.capture import tail
@@ -71,6 +71,12 @@ class Worker:
         kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
         if (free := kind.free_call(step)) is not None:
             return _Call(self, step, kind, task, free).run()
+        if task.grant is None:
+            return self._guarded(step, kind, task)
+        with resources.granted(task.grant):
+            return self._guarded(step, kind, task)
+
+    def _guarded(self, step: Step, kind: _Kind, task: Task) -> bytes | Outcome:
         arguments = step.arguments
         if self.guards is not None:
             self.guards.enter(kind.options.request.cpus)
@@ -148,7 +154,7 @@ class _Call:
         self.worker, self.step, self.kind, self.free = worker, step, kind, free
         self.arguments = arguments
         self.guards = worker.guards if free is None else None
-        self.index, self.attempt, absent = task
+        self.index, self.attempt, absent, _ = task
         self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
         #: The arguments as texts, where they are not those that the plan shows.
         self.args = self.kwargs = ""

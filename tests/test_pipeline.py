@@ -668,7 +668,7 @@ def test_libraries_get_as_many_threads_as_the_step_asked_cores_for(
     """One, so that the order of additions does not depend on where a step runs."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("ezpyp.resources.cores_each", lambda **_: 2)
+    monkeypatch.setattr("ezpyp.resources.allotted_cores", lambda: 16)
 
     def threads() -> list[str]:
         return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"]]
@@ -676,7 +676,7 @@ def test_libraries_get_as_many_threads_as_the_step_asked_cores_for(
     pipeline = build(tmp_path)
     steps = [as_pickle_step(pipeline, cpus=cpus, name=f"on{cpus}")(threads)() for cpus in (1, 2, 16)]
     pipeline.execute()
-    assert [step.result() for step in steps] == [["1", "1"], ["2", "2"], ["2", "2"]]
+    assert [step.result() for step in steps] == [["1", "1"], ["2", "2"], ["16", "16"]]
 
 
 def test_a_pool_inside_a_step_may_map_a_decorated_function(python: Launcher) -> None:

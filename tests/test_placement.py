@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from ezpyp import dispatch
 from ezpyp.dispatch import Dispatch, Start
 from ezpyp.edges import Edges
+from ezpyp.kinds import Functions
 from ezpyp.ledger import Ledger
-from ezpyp.pace import Functions, Pace
+from ezpyp.pace import Pace
 from ezpyp.placement import Place, Placement, cannot_hold, underused
 from ezpyp.plan import Graph
 from ezpyp.policy import Retry

@@ -28,9 +28,10 @@ from ezpyp.conductor import Conductor
 from ezpyp.events import Bus, Journal
 from ezpyp.helper import REPORT_EVERY
 from ezpyp.job import Job
+from ezpyp.kinds import Functions
 from ezpyp.ledger import Ledger
 from ezpyp.lots import Lot, Report
-from ezpyp.pace import Functions, Pace
+from ezpyp.pace import Pace
 from ezpyp.plan import Plan
 from ezpyp.steps import Status
 from ezpyp.stopping import Stop
