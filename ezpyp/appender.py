@@ -8,11 +8,13 @@ from collections.abc import Sequence
 
 from ezpyp import catalog, segment
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, refusal, sync_folder, write_all
-from ezpyp.segment import FIRST, HEAD, MAGIC, OPENING, Segment
+from ezpyp.files import Buffer, refusal, size_of, sync_folder, write_all
+from ezpyp.segment import FIRST, HEAD, MAGIC, MARK, OPENING, SEAL, Segment
 
 #: What is buffered at most, in bytes.
 _MOST = 1 << 22
+_NO_PRINT = bytes(16)
+_pack_head, _pack_seal, _pack_entry = HEAD.pack, SEAL.pack, catalog.ENTRY.pack
 
 
 class Appender:
@@ -23,7 +25,7 @@ class Appender:
     nothing else does.
     """
 
-    def __init__(self, path: str, *, rank: int, host: str, turn: int, shared: bool) -> None:
+    def __init__(self, path: str, *, host: str, turn: int, shared: bool) -> None:
         """
         Args:
             turn: what is written counts as newer than all of lower turns.
@@ -32,9 +34,17 @@ class Appender:
         Raises:
             StoreError: it cannot be written.
         """
-        self._path, self._shared, self.rank = path, shared, rank
+        import xxhash
+
+        self._path, self._shared = path, shared
         self._index = self._descriptor = -1
-        self._buffer, self._entries = bytearray(), bytearray()
+        self._digest = xxhash.xxh3_64_intdigest
+        #: What is to be written, its length, and its entries.
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._entries: list[bytes] = []
+        #: Entries that are not in the index yet.
+        self._unlisted = bytearray()
         #: Where the whole records on disk end.
         self.end = FIRST
         self._synced = True
@@ -52,7 +62,7 @@ class Appender:
             raise StoreError(f"{path} cannot be continued: {error}. Put it elsewhere, then run again.") from error
         self.opening = self.end
         words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*segment.TEXT)
-        self.append(b"", flags=OPENING, order=self._order, extras=words, opening=self.opening)
+        self.append(b"", flags=OPENING, order=self._order, extras=words)
 
     def __del__(self) -> None:
         self.close()
@@ -79,17 +89,17 @@ class Appender:
         self._index = os.open(catalog.index_of(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._listed = found.indexed
         os.ftruncate(self._index, self._listed)
-        self._entries += found.entries if found.indexed else catalog.beginning(self.salt) + found.entries
+        self._unlisted += found.entries if found.indexed else catalog.beginning(self.salt) + found.entries
 
     @property
     def at(self) -> int:
         """Where the next record begins."""
-        return self.end + len(self._buffer)
+        return self.end + self._size
 
     @property
     def waiting(self) -> bool:
         """Whether something is to be flushed, or to be told."""
-        return bool(self._buffer) or self._lost is not None
+        return bool(self._parts) or self._lost is not None
 
     def append(
         self,
@@ -102,14 +112,13 @@ class Appender:
         codec: bytes = b"",
         extras: bytes = b"",
         attempt: int = 0,
+        rank: int = 0,
         when: float = 0.0,
         seconds: float = 0.0,
-        fingerprint: bytes = bytes(16),
+        fingerprint: bytes = _NO_PRINT,
         checksum: int = 0,
         size: int = 0,
         chunks: Sequence[Buffer] = (),
-        opening: int | None = None,
-        rank: int | None = None,
     ) -> int:
         """Add a record; where it begins. Lost if the next flush fails.
 
@@ -117,32 +126,20 @@ class Appender:
             chunks: the result, unless it lies elsewhere.
             size: of the result, wherever it lies.
         """
-        offset = self.end + len(self._buffer)
-        head = HEAD.pack(
-            segment.MARK,
-            flags,
-            status,
-            len(stem),
-            len(name),
-            len(codec),
-            len(extras),
-            attempt,
-            self.rank if rank is None else rank,
-            self.opening if opening is None else opening,
-            order,
-            size,
-            when,
-            seconds,
-            fingerprint,
-            checksum,
-        )
-        self._buffer += segment.sealed(b"".join((head, stem, name, codec, extras)), self.salt, offset)
+        offset, digest = self.end + self._size, self._digest
+        lengths = len(stem), len(name), len(codec), len(extras)
+        numbers = attempt, rank, self.opening, order, size, when, seconds, fingerprint, checksum
+        head = _pack_head(MARK, flags, status, *lengths, *numbers) + stem + name + codec + extras
+        self._parts += head, _pack_seal(digest(head, self.salt ^ offset))
+        length = len(head) + SEAL.size
         for chunk in chunks:
-            self._buffer += chunk
-        length = self.end + len(self._buffer) - offset
-        digest = 0 if flags & OPENING else catalog.digest_of(stem)
-        self._entries += catalog.ENTRY.pack(offset, length, flags, status, digest, order, fingerprint)
-        if len(self._buffer) > _MOST:
+            # Others may change what they lent.
+            self._parts.append(chunk if type(chunk) is bytes else bytes(chunk))
+            length += size_of(chunk)
+        self._size += length
+        of_stem = (digest(stem) or 1) if stem else 0
+        self._entries.append(_pack_entry(offset, length, flags, status, of_stem, order, fingerprint))
+        if self._size > _MOST:
             try:
                 self._write()
             except StoreError as error:
@@ -151,7 +148,7 @@ class Appender:
         return offset
 
     def order(self, attempt: int) -> int:
-        """The order of a first record of an attempt."""
+        """The order of a record of an attempt."""
         return self._order + segment.order_of(0, attempt)
 
     def flush(self) -> None:
@@ -163,26 +160,28 @@ class Appender:
         lost, self._lost = self._lost, None
         if lost is not None:
             raise lost
-        if self._buffer:
+        if self._parts:
             self._write()
 
     def _write(self) -> None:
-        buffer, self._buffer = self._buffer, bytearray()
+        parts, self._parts, self._size = self._parts, [], 0
+        entries, self._entries = self._entries, []
+        data = b"".join(parts)
         try:
             if os.fstat(self._descriptor).st_size != self.end:
                 raise StoreError(
                     f"{self._path} was changed by another process while this one wrote to it. "
                     "Let only one run use the folder, then run again."
                 )
-            write_all(self._descriptor, buffer)
+            write_all(self._descriptor, data)
             if self._shared:
                 os.fdatasync(self._descriptor)
         except OSError as error:
-            self._entries.clear()
             self._cut()
             raise refusal(self._path, error, " Former content is untouched.") from error
-        self.end += len(buffer)
+        self.end += len(data)
         self._synced = self._shared
+        self._unlisted += b"".join(entries)
         self._write_index()
 
     def _cut(self) -> None:
@@ -196,11 +195,11 @@ class Appender:
     def _write_index(self) -> None:
         """Never in the way: whoever reads finds in the segment what the index lacks."""
         try:
-            written = os.pwrite(self._index, self._entries, self._listed)
+            written = os.pwrite(self._index, self._unlisted, self._listed)
         except OSError:
             return
         self._listed += written
-        del self._entries[:written]
+        del self._unlisted[:written]
 
     def sync(self) -> None:
         """Flush, and have all survive a power failure.

@@ -78,6 +78,8 @@ class PackedStore:
         Raises:
             StoreError: there is no such folder.
         """
+        import xxhash
+
         self._folder = os.fspath(folder)
         self._host = os.uname().nodename
         self._writer = writer or Writer(host=self._host)
@@ -88,6 +90,7 @@ class PackedStore:
             raise unreadable(self._folder, error) from error
         self._patience = patience if self._shared else 0.0
         self._reader = Reader(shared=self._shared)
+        self._digest = xxhash.xxh3_64_intdigest
         self._turn = 0
         self._appender: Appender | None = None
         self._segments: dict[int, Segment] = {}
@@ -127,13 +130,14 @@ class PackedStore:
         kwargs: str = "",
     ) -> Place:
         appender = self._appender or self._open()
-        size = sum(map(size_of, chunks))
+        chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        size = size_of(chunk)
         if size > LARGE or args or kwargs or not name:
             outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
             offset = appender.at
             kept = self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
             return Place(self._number, offset, kept.bytes, _number(kept.checksum))
-        sum_ = _sum(chunks)
+        sum_ = self._digest(chunk)
         offset = appender.append(
             stem.encode(*TEXT),
             flags=PLAIN,
@@ -141,12 +145,13 @@ class PackedStore:
             name=b"" if name == stem else name.encode(*TEXT),
             codec=codec.encode(),
             attempt=attempt,
+            rank=self._writer.rank,
             when=when,
             seconds=seconds,
             fingerprint=bytes.fromhex(fingerprint),
             checksum=sum_,
             size=size,
-            chunks=chunks,
+            chunks=(chunk,),
         )
         return Place(self._number, offset, size, sum_)
 
@@ -185,7 +190,7 @@ class PackedStore:
             os.makedirs(f"{self._folder}/{FOLDER}", exist_ok=True)
         path = f"{self._folder}/{FOLDER}/{name_of(self._number)}"
         writer = self._writer
-        self._appender = Appender(path, rank=writer.rank, host=writer.host, turn=self._turn, shared=self._shared)
+        self._appender = Appender(path, host=writer.host, turn=self._turn, shared=self._shared)
         return self._appender
 
     def _lay(self, codec: str, chunks: Sequence[Buffer]) -> tuple[Place, int]:

@@ -53,7 +53,7 @@ WHEREABOUTS = APART | ELSEWHERE
 #: magic, flags, status, lengths of stem, name ("" where it is the stem) and codec, and of the extras, attempt, rank,
 #: offset of the opening, order, length of the result, when, seconds, fingerprint, checksum of the result (0 for none).
 HEAD = struct.Struct("<4sBbHHBxIIIQQQdd16sQ")
-_SEAL = struct.Struct("<Q")
+SEAL = struct.Struct("<Q")
 POINTER = struct.Struct("<QQ")
 MARK = b"\xe2rec"
 #: What is read at once where records are read one after another, and where one is read alone.
@@ -103,7 +103,7 @@ def sealed(head: bytes, salt: int, offset: int) -> bytes:
     """A header and its texts, with the seal."""
     import xxhash
 
-    return head + _SEAL.pack(xxhash.xxh3_64_intdigest(head, salt ^ offset))
+    return head + SEAL.pack(xxhash.xxh3_64_intdigest(head, salt ^ offset))
 
 
 def pack(
@@ -147,9 +147,9 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
     )
     texts = at + HEAD.size
     end = texts + sum(lengths)
-    if mark != MARK or len(block) < end + _SEAL.size:
+    if mark != MARK or len(block) < end + SEAL.size:
         return None
-    if _SEAL.unpack_from(block, end)[0] != xxhash.xxh3_64_intdigest(block[at:end], salt ^ offset):
+    if SEAL.unpack_from(block, end)[0] != xxhash.xxh3_64_intdigest(block[at:end], salt ^ offset):
         return None
     parts = []
     for length in lengths:
@@ -158,7 +158,7 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
     stem = parts[0].decode(*TEXT)
     name, codec = parts[1].decode(*TEXT) or stem, parts[2].decode(*TEXT)
     numbers = flags, status, attempt, rank, opening, order, size, when, seconds, print_, sum_
-    return Header(*numbers, stem, name, codec, parts[3], end + _SEAL.size - at)
+    return Header(*numbers, stem, name, codec, parts[3], end + SEAL.size - at)
 
 
 class Segment:
@@ -199,7 +199,7 @@ class Segment:
         found = parse(block, 0, self.salt, offset)
         if found is None and len(block) >= HEAD.size and block.startswith(MARK):
             *_, stem, name, codec, extras = HEAD.unpack_from(block)[:7]
-            wanted = HEAD.size + stem + name + codec + extras + _SEAL.size
+            wanted = HEAD.size + stem + name + codec + extras + SEAL.size
             if wanted > len(block):
                 found = parse(self._read(offset, wanted), 0, self.salt, offset)
         return found
@@ -270,7 +270,7 @@ def salt_of(beginning: bytes) -> int:
         raise ValueError("it is torn" if beginning else "it is empty")
     if not beginning.startswith(MAGIC):
         raise ValueError("ezpyp did not write it, or another version of it did")
-    return _SEAL.unpack_from(beginning, len(MAGIC))[0]  # type: ignore[no-any-return]
+    return SEAL.unpack_from(beginning, len(MAGIC))[0]  # type: ignore[no-any-return]
 
 
 def _read_all(descriptor: int, offset: int, size: int) -> bytes:
