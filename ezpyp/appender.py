@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 
 from ezpyp import catalog, segment
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, refusal, size_of, sync_folder, write_all
-from ezpyp.segment import FIRST, HEAD, MAGIC, MARK, OPENING, SEAL, Segment
+from ezpyp.files import refusal, sync_folder, write_all
+from ezpyp.segment import ATTEMPT, FIRST, HEAD, MAGIC, MARK, MOST_ATTEMPTS, OPENING, SEAL, TURN, Segment
 
 #: What is buffered at most, in bytes.
 _MOST = 1 << 22
-_NO_PRINT = bytes(16)
 _pack_head, _pack_seal, _pack_entry = HEAD.pack, SEAL.pack, catalog.ENTRY.pack
 
 
@@ -50,7 +48,7 @@ class Appender:
         self._synced = True
         #: What a flush that nobody asked for lost.
         self._lost: StoreError | None = None
-        self._order = segment.order_of(turn, 0)
+        self._order = turn << TURN
         try:
             self._open()
             self._open_index()
@@ -62,7 +60,7 @@ class Appender:
             raise StoreError(f"{path} cannot be continued: {error}. Put it elsewhere, then run again.") from error
         self.opening = self.end
         words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*segment.TEXT)
-        self.append(b"", flags=OPENING, order=self._order, extras=words)
+        self.write(flags=OPENING, order=self._order, extras=words)
 
     def __del__(self) -> None:
         self.close()
@@ -104,38 +102,39 @@ class Appender:
     def append(
         self,
         stem: bytes,
-        *,
+        name: bytes,
+        codec: bytes,
+        extras: bytes,
         flags: int,
+        status: int,
         order: int,
-        status: int = 0,
-        name: bytes = b"",
-        codec: bytes = b"",
-        extras: bytes = b"",
-        attempt: int = 0,
-        rank: int = 0,
-        when: float = 0.0,
-        seconds: float = 0.0,
-        fingerprint: bytes = _NO_PRINT,
-        checksum: int = 0,
-        size: int = 0,
-        chunks: Sequence[Buffer] = (),
+        attempt: int,
+        rank: int,
+        when: float,
+        seconds: float,
+        fingerprint: bytes,
+        checksum: int,
+        size: int,
+        result: bytes,
+        /,
     ) -> int:
-        """Add a record; where it begins. Lost if the next flush fails.
+        """Add a record; where it begins. Lost if the next flush fails. By position only: this is the hot path.
 
         Args:
-            chunks: the result, unless it lies elsewhere.
-            size: of the result, wherever it lies.
+            size, result: the length of the result, wherever it lies, and the result, empty where it lies elsewhere.
         """
-        offset, digest = self.end + self._size, self._digest
-        lengths = len(stem), len(name), len(codec), len(extras)
-        numbers = attempt, rank, self.opening, order, size, when, seconds, fingerprint, checksum
-        head = _pack_head(MARK, flags, status, *lengths, *numbers) + stem + name + codec + extras
-        self._parts += head, _pack_seal(digest(head, self.salt ^ offset))
-        length = len(head) + SEAL.size
-        for chunk in chunks:
-            # Others may change what they lent.
-            self._parts.append(chunk if type(chunk) is bytes else bytes(chunk))
-            length += size_of(chunk)
+        offset, digest, parts = self.end + self._size, self._digest, self._parts
+        head = (
+            _pack_head(
+                MARK, flags, status, len(stem), len(name), len(codec), len(extras), attempt, rank, self.opening, order,
+                size, when, seconds, fingerprint, checksum,
+            )
+            + stem + name + codec + extras
+        )  # fmt: skip
+        parts.append(head)
+        parts.append(_pack_seal(digest(head, self.salt ^ offset)))
+        parts.append(result)
+        length = len(head) + SEAL.size + len(result)
         self._size += length
         of_stem = (digest(stem) or 1) if stem else 0
         self._entries.append(_pack_entry(offset, length, flags, status, of_stem, order, fingerprint))
@@ -149,7 +148,11 @@ class Appender:
 
     def order(self, attempt: int) -> int:
         """The order of a record of an attempt."""
-        return self._order + segment.order_of(0, attempt)
+        return self._order + (attempt << ATTEMPT if attempt < MOST_ATTEMPTS else MOST_ATTEMPTS << ATTEMPT)
+
+    def write(self, stem: bytes = b"", *, flags: int, order: int, attempt: int = 0, extras: bytes = b"") -> int:
+        """Add a record of which there is little to say."""
+        return self.append(stem, b"", b"", extras, flags, 0, order, attempt, 0, 0.0, 0.0, segment.NO_PRINT, 0, 0, b"")
 
     def flush(self) -> None:
         """Have what was added survive the end of any process, and where hosts share the folder of this host.

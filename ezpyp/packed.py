@@ -130,29 +130,22 @@ class PackedStore:
         kwargs: str = "",
     ) -> Place:
         appender = self._appender or self._open()
-        chunk = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        size = size_of(chunk)
+        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if type(data) is not bytes:
+            data = bytes(data)  # others may change what they lent
+        size, sum_ = len(data), self._digest(data)
         if size > LARGE or args or kwargs or not name:
             outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
             offset = appender.at
-            kept = self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
-            return Place(self._number, offset, kept.bytes, _number(kept.checksum))
-        sum_ = self._digest(chunk)
-        offset = appender.append(
-            stem.encode(*TEXT),
-            flags=PLAIN,
-            order=appender.order(attempt),
-            name=b"" if name == stem else name.encode(*TEXT),
-            codec=codec.encode(),
-            attempt=attempt,
-            rank=self._writer.rank,
-            when=when,
-            seconds=seconds,
-            fingerprint=bytes.fromhex(fingerprint),
-            checksum=sum_,
-            size=size,
-            chunks=(chunk,),
-        )
+            self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
+        else:
+            of_stem = stem.encode("utf-8", "surrogatepass")
+            of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
+            order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
+            offset = appender.append(
+                of_stem, of_name, codec.encode(), b"", PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_, size,
+                data,
+            )  # fmt: skip
         return Place(self._number, offset, size, sum_)
 
     def flush(self) -> None:
@@ -221,22 +214,27 @@ class PackedStore:
         flags |= (MORE * bool(extras)) | (DROPPED * outcome.dropped) | (FILES * bool(outcome.files))
         if flags & ELSEWHERE and place is not None:
             extras = POINTER.pack(place.segment, place.offset) + extras
+        name = b"" if record.name == stem else record.name.encode(*TEXT)
+        result = b"" if chunks is None or flags & WHEREABOUTS else b"".join(chunks)
+        order, size, sum_ = max(appender.order(outcome.attempt), after), 0, 0
+        if place is not None:
+            size, sum_ = place.size, place.checksum
         appender.append(
             stem.encode(*TEXT),
-            flags=flags,
-            order=max(appender.order(outcome.attempt), after),
-            status=outcome.status,
-            name=b"" if record.name == stem else record.name.encode(*TEXT),
-            codec=outcome.codec.encode(),
-            extras=extras,
-            attempt=outcome.attempt,
-            rank=outcome.rank,
-            when=outcome.when,
-            seconds=outcome.seconds,
-            fingerprint=print_ or bytes(16),
-            checksum=place.checksum if place is not None else 0,
-            size=place.size if place is not None else 0,
-            chunks=() if chunks is None or flags & WHEREABOUTS else chunks,
+            name,
+            outcome.codec.encode(),
+            extras,
+            flags,
+            outcome.status,
+            order,
+            outcome.attempt,
+            outcome.rank,
+            outcome.when,
+            outcome.seconds,
+            print_ or segment.NO_PRINT,
+            sum_,
+            size,
+            result,
         )
 
     # ----- reading
@@ -396,7 +394,7 @@ class PackedStore:
     def _forget_stem(self, stem: str, header: Header) -> None:
         appender = self._appender or self._open()
         order = max(appender.order(header.attempt), header.order + 1)
-        appender.append(stem.encode(*TEXT), flags=GONE, order=order, attempt=header.attempt)
+        appender.write(stem.encode(*TEXT), flags=GONE, order=order, attempt=header.attempt)
 
 
 def _sum(chunks: Sequence[Buffer]) -> int:

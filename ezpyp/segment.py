@@ -60,7 +60,10 @@ MARK = b"\xe2rec"
 _WINDOW, _BLOCK = 1 << 20, 1 << 12
 
 #: Part an order: the number of the opening among those of the folder, the attempt, and how often it was revised since.
-_TURN, _ATTEMPT = 40, 24
+TURN, ATTEMPT = 40, 24
+MOST_ATTEMPTS = 0xFFFF
+#: Where there is no fingerprint of 16 bytes.
+NO_PRINT = bytes(16)
 
 
 class Header(NamedTuple):
@@ -90,47 +93,9 @@ class Header(NamedTuple):
         return self.start if self.flags & WHEREABOUTS else self.start + self.size
 
 
-def order_of(turn: int, attempt: int) -> int:
-    """Which record of a step counts, whatever the clocks of hosts say: the later run's, then the later attempt's."""
-    return turn << _TURN | min(attempt, 0xFFFF) << _ATTEMPT
-
-
 def turn_of(order: int) -> int:
-    return order >> _TURN
-
-
-def sealed(head: bytes, salt: int, offset: int) -> bytes:
-    """A header and its texts, with the seal."""
-    import xxhash
-
-    return head + SEAL.pack(xxhash.xxh3_64_intdigest(head, salt ^ offset))
-
-
-def pack(
-    offset: int,
-    salt: int,
-    *,
-    stem: bytes,
-    flags: int,
-    order: int,
-    opening: int,
-    status: int = 0,
-    name: bytes = b"",
-    codec: bytes = b"",
-    extras: bytes = b"",
-    attempt: int = 0,
-    rank: int = 0,
-    size: int = 0,
-    when: float = 0.0,
-    seconds: float = 0.0,
-    fingerprint: bytes = bytes(16),
-    checksum: int = 0,
-) -> bytes:
-    """All of a record but its result."""
-    lengths = len(stem), len(name), len(codec), len(extras)
-    numbers = attempt, rank, opening, order, size, when, seconds, fingerprint, checksum
-    head = HEAD.pack(MARK, flags, status, *lengths, *numbers)
-    return sealed(b"".join((head, stem, name, codec, extras)), salt, offset)
+    """The opening that an order tells of. A later run's record counts, then a later attempt's, whatever clocks say."""
+    return order >> TURN
 
 
 def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
