@@ -166,6 +166,8 @@ class Store(Protocol):
     def get(self, record: Record) -> Buffer:
         """The bytes of a result, their length and checksum verified. May block for a result of another host.
 
+        Bytes that may be written to are the caller's own (`ezpyp.maps`): the store shows them to nobody else.
+
         Raises:
             StoreError: they are missing, torn or foreign; the text says which, and what to do.
         """

@@ -109,9 +109,10 @@ def test_a_former_result_is_refused(folder: Folder) -> None:
         folder.upstream().value(0)
 
 
+@pytest.mark.parametrize("store", ["files", "packed"])
 @pytest.mark.parametrize("options", [{"executor": "inline"}, {"workers": 2}], ids=["inline", "helpers"])
-def test_steps_may_work_in_what_they_get(tmp_path: Path, options: dict[str, Any]) -> None:
-    pipeline = Pipeline(tmp_path / "cache", "own", **options)
+def test_steps_may_work_in_what_they_get(tmp_path: Path, options: dict[str, Any], store: str) -> None:
+    pipeline = Pipeline(tmp_path / "cache", "own", store=store, **options)
 
     @as_numpy_step(pipeline)
     def table() -> Any:

@@ -57,6 +57,17 @@ def test_a_result_is_found_again(store: Store) -> None:
     assert kept(store, "alpha") == b"onetwothree"
 
 
+@pytest.mark.parametrize("size", [10, 1 << 20, 17 << 20], ids=["small", "large", "apart"])
+def test_bytes_that_may_be_written_to_are_the_readers_own(size: int, store: Store) -> None:
+    store.put("alpha", record(), [bytes(size)])
+    found = store.read("alpha")
+    assert found is not None
+    data = memoryview(store.get(found))
+    if not data.readonly:
+        data[0] = 1
+    assert bytes(store.get(found)) == bytes(size)
+
+
 def add(store: Store, stem: str, data: bytes, **more: Any) -> Place:
     facts: dict[str, Any] = {"when": 1.7e9, "seconds": 2.5, "attempt": 2, "codec": "numpy", **more}
     fingerprint = facts.pop("fingerprint", "00112233445566778899aabbccddeeff")
