@@ -51,8 +51,10 @@ from ezpyp.seeding import current as seed
 from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
 
 if typing.TYPE_CHECKING:
+    from ezpyp.command import Completed
     from ezpyp.runs import Run, open
     from ezpyp.summary import Summary
+    from ezpyp.words import Output
 
 __version__ = "0.1.0"
 
@@ -62,6 +64,7 @@ __all__ = [
     "CacheTakenOver",
     "CodecError",
     "CommandFailed",
+    "Completed",
     "CyclicDependency",
     "EzpypError",
     "EzpypWarning",
@@ -77,6 +80,7 @@ __all__ = [
     "NotExecuted",
     "NotExecutedStepWarning",
     "Outcome",
+    "Output",
     "Pipeline",
     "PipelineFailed",
     "PlaceHolder",
@@ -114,14 +118,19 @@ __all__ = [
 ]
 
 
+#: What enters when it is first named: ten thousand ranks import ezpyp, and few of them ask for these.
+_LATE = {
+    "Completed": "ezpyp.command",
+    "Output": "ezpyp.words",
+    "Run": "ezpyp.runs",
+    "Summary": "ezpyp.summary",
+    "open": "ezpyp.runs",
+}
+
+
 def __getattr__(name: str) -> object:
-    """What reads a folder enters when it is first named: ten thousand ranks import ezpyp and none of them asks."""
-    if name in ("Run", "open"):
-        from ezpyp import runs
+    if name not in _LATE:
+        raise AttributeError(f"module 'ezpyp' has no attribute '{name}'")
+    from importlib import import_module
 
-        return getattr(runs, name)
-    if name == "Summary":
-        from ezpyp.summary import Summary
-
-        return Summary
-    raise AttributeError(f"module 'ezpyp' has no attribute '{name}'")
+    return getattr(import_module(_LATE[name]), name)

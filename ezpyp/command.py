@@ -6,7 +6,7 @@ import fnmatch
 import os
 import re
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any
@@ -77,7 +77,7 @@ class Completed:
             if not isinstance(only, list):
                 return os.fspath(only)
         listed = ", ".join(self.files) or "none"
-        raise TypeError(f"a command whose outputs are {listed}: name one, as in Output(step, 'out.nc')")
+        raise TypeError(f"a command whose outputs are {listed}: name one, as in ezpyp.Output(step, 'out.nc')")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,7 +153,10 @@ class Program:
         self._judge(ended, self._shown(command), errors)
         return self._completed(argv, ended, place, errors)
 
-    def _environment(self) -> dict[str, str]:
+    def _environment(self) -> MutableMapping[str, str]:
+        """What the program is to see: a copy where that is not just what this process sees."""
+        if not (self.env or self.setup or self.mpi):
+            return os.environ
         environ = surroundings.difference(self.setup).applied(os.environ) if self.setup else {**os.environ}
         for name, value in self.env:
             if value is None:
@@ -162,7 +165,7 @@ class Program:
                 environ[name] = value
         return environ
 
-    def _argv(self, command: Any, environ: dict[str, str]) -> list[str]:
+    def _argv(self, command: Any, environ: MutableMapping[str, str]) -> list[str]:
         search = environ.get("PATH", os.defpath)
         if self.shell:
             bash = Executable(given="bash", folder="").find(search) or "/bin/bash"

@@ -11,10 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ezpyp
-from ezpyp import File, Pipeline, Status, as_command_step, as_json_step, as_pickle_step
-from ezpyp.command import Completed
+from ezpyp import Completed, File, Output, Pipeline, Status, as_command_step, as_json_step, as_pickle_step
 from ezpyp.testing import commands
-from ezpyp.words import Output
 
 if TYPE_CHECKING:
     from collections.abc import Callable

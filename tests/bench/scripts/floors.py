@@ -122,6 +122,28 @@ def added() -> None:
     work.tell(time.perf_counter() - began, 0 if total == N // 8 else 1)
 
 
+def spawn() -> None:
+    """A program that does nothing, a step: no shell, no folder, no record."""
+
+    def each(process: int, steps: range) -> None:
+        for k in steps:
+            _, status = os.waitpid(os.posix_spawn("/bin/true", ["true", str(k)], os.environ), 0)
+            assert status == 0
+
+    work.tell(beside(each), sum(range(N)))
+
+
+def subprocess() -> None:
+    """The same by the standard library's own module."""
+    from subprocess import run
+
+    def each(process: int, steps: range) -> None:
+        for k in steps:
+            run(["/bin/true", str(k)], check=True)
+
+    work.tell(beside(each), sum(range(N)))
+
+
 def mpi() -> None:
     """A script that does nothing but start MPI."""
     from mpi4py import MPI

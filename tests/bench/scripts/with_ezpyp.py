@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from ezpyp import Pipeline, as_numpy_step, as_pickle_step
+from ezpyp import Pipeline, as_command_step, as_numpy_step, as_pickle_step
 from tests.bench.scripts import work
 
 
@@ -41,6 +41,17 @@ def noop() -> None:
     pipeline.initialize_schema()
     seconds, _ = execute()
     tell(seconds, lambda: sum(step.result() for step in steps))
+
+
+def programs() -> None:
+    @as_command_step(pipeline)
+    def true(k: int) -> list[Any]:
+        return ["/bin/true", k]
+
+    steps = true.map(range(N))
+    pipeline.initialize_schema()
+    seconds, _ = execute()
+    tell(seconds, lambda: sum(k for k, step in enumerate(steps) if step.result().exit_code == 0))
 
 
 def million() -> None:
