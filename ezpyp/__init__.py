@@ -46,6 +46,7 @@ from ezpyp.pipeline import (
     as_pickle_step,
 )
 from ezpyp.policy import Retry
+from ezpyp.preloading import preload
 from ezpyp.scratch import workdir
 from ezpyp.seeding import current as seed
 from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
@@ -111,6 +112,7 @@ __all__ = [
     "as_parquet_step",
     "as_pickle_step",
     "open",
+    "preload",
     "register_identity",
     "seed",
     "succeeded",

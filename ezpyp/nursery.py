@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from ezpyp import offspring
+from ezpyp import offspring, preloading
 from ezpyp.errors import EzpypError
 from ezpyp.settings import MOST_HELPERS
 
@@ -205,10 +205,14 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
         offspring.adopt()
         for number in _QUIET_SIGNALS:
             signal.signal(number, _ignore)
-        gc.freeze()  # helpers share these pages for as long as nobody counts references in them
+        is_ready = False
         while question := _next_question(own, children):
             verb, *rest = pickle.loads(question)
             if verb == "spawn":
+                if not is_ready:
+                    preloading.load()
+                    gc.freeze()  # helpers share these pages for as long as nobody counts references in them
+                    is_ready = True
                 _fork_helper(own, children, body, *rest)
             else:
                 own.send(pickle.dumps(_end(children, *rest)))

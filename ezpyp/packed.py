@@ -143,8 +143,8 @@ class PackedStore:
             of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
             order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
             offset = appender.append(
-                of_stem, of_name, codec.encode(), b"", PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_, size,
-                data,
+                of_stem, of_name, codec.encode(), b"", PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_,
+                size, data,
             )  # fmt: skip
         return Place(self._number, offset, size, sum_)
 

@@ -39,8 +39,10 @@ class Pipeline:
     Args:
         cache_location: the folder, made if it is not there; relative to the working directory, `~` works.
         pipeline_id: what the pipeline is called; a folder belongs to one.
-        workers: how many steps run at once without MPI (else EZPYP_WORKERS, else 1).
-        helpers: how many steps each MPI rank runs at once (else EZPYP_HELPERS, else 1).
+        workers: how many steps run at once without MPI; "auto": one a core that was allotted (else EZPYP_WORKERS, else
+            what helpers says).
+        helpers: how many steps each MPI rank runs at once; "auto": one a core of its share of the node's (else
+            EZPYP_HELPERS, else 1).
         executor: "processes", or "inline": in this very process, for debugging and notebooks (else EZPYP_EXECUTOR).
         schedule: "ready", or "phase": no step starts before the phase before it has ended (else EZPYP_SCHEDULE).
         capture: where the steps' output goes: "file", "tee" (also shown) or "off" (only shown) (else EZPYP_CAPTURE).
@@ -62,8 +64,8 @@ class Pipeline:
         cache_location: str | os.PathLike[str],
         pipeline_id: str,
         *,
-        workers: int | None = None,
-        helpers: int | None = None,
+        workers: int | str | None = None,
+        helpers: int | str | None = None,
         executor: str | None = None,
         schedule: str | None = None,
         capture: str | None = None,
@@ -247,8 +249,8 @@ class Pipeline:
     def execute(
         self,
         *,
-        workers: int | None = None,
-        helpers: int | None = None,
+        workers: int | str | None = None,
+        helpers: int | str | None = None,
         executor: str | None = None,
         schedule: str | None = None,
         capture: str | None = None,

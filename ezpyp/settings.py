@@ -56,7 +56,7 @@ class Choices:
         """
         return Settings(
             executor=_one_of("executor", self.of("executor") or "processes", _EXECUTORS),
-            helpers=_count("helpers", self.of("helpers")) if under_mpi else _count("workers", self.of("workers")),
+            helpers=self._helpers(under_mpi=under_mpi),
             schedule="phase" if _one_of("schedule", self.of("schedule") or "ready", _SCHEDULES) == "phase" else "ready",
             capture=_one_of("capture", self.of("capture") or "file", _CAPTURES),
         )
@@ -68,6 +68,11 @@ class Choices:
             InitializationError: a value that is none of those there are.
         """
         return _one_of("store", self.of("store") or "auto", STORES)
+
+    def _helpers(self, *, under_mpi: bool) -> int:
+        """A process that is alone is the only rank: both words are for it."""
+        workers = None if under_mpi else self.of("workers")
+        return _count("helpers", self.of("helpers")) if workers is None else _count("workers", workers)
 
     def on_change(self) -> str:
         """What to do when the folder holds another plan.
