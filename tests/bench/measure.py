@@ -102,7 +102,11 @@ def run(contestant: Contestant, folder: str, *, prepare: bool = False) -> Sample
             cwd=folder,
             env=environment(contestant.environment),
         )
-        _, status, used = os.wait4(process.pid, 0)
+        try:
+            _, status, used = os.wait4(process.pid, 0)
+        except BaseException:
+            process.terminate()  # `timeout` ends all that it started
+            raise
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         printed = _content(out)

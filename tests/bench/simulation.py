@@ -40,8 +40,8 @@ from ezpyp.store import MemoryStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Seconds. Measured on both MPIs, two cores: a pair of messages takes rank 0 from 2 to 6 µs over shared memory and 15
-    to 28 µs over TCP; the most is reckoned with, half of it for each. A message over TCP arrives after about 15 µs.
+    """Seconds. Measured on both MPIs, two cores: a pair of messages takes rank 0 2 to 6 µs over shared memory and 15 to
+    28 µs over TCP; the most is reckoned with, half of it for each. A message over TCP arrives after about 15 µs.
     """
 
     send: float = 14e-6

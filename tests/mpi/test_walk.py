@@ -17,7 +17,7 @@ import os, random, sys, zlib
 import ezpyp
 from ezpyp import Pipeline, as_json_step, as_numpy_step, as_pickle_step
 
-pipeline = Pipeline("cache", "walk", on_change="extend")
+pipeline = Pipeline("cache", "walk", store=os.environ["WALK_STORE"], on_change="extend")
 most = int(sys.argv[1])
 
 @as_pickle_step(pipeline)
@@ -77,7 +77,7 @@ def standing(folder: Path) -> tuple[list[tuple[Any, ...]], dict[str, Any]]:
 
 MPICH = next((folder for folder in environments() if mpi_name(folder) == "mpich"), None)
 OPENMPI = next((folder for folder in environments() if mpi_name(folder) == "openmpi"), None)
-STORES = ("files",)
+STORES = ("files", "packed")
 
 
 def by(folder: Path | None, ranks: int, helpers: int = 1) -> Way:

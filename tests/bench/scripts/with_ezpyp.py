@@ -6,7 +6,6 @@ initialize_schema() returns, in `resume` from before initialize_schema() until e
 
 from __future__ import annotations
 
-import inspect
 import os
 import resource
 import sys
@@ -15,12 +14,6 @@ from typing import Any
 
 from ezpyp import Pipeline, as_command_step, as_numpy_step, as_pickle_step
 from tests.bench.scripts import work
-
-
-def make(store: str) -> Pipeline:
-    """A pipeline with the store that the bench asks for."""
-    given: dict[str, Any] = {"store": store} if "store" in inspect.signature(Pipeline).parameters else {}
-    return Pipeline(CACHE, "bench", **given)
 
 
 def peak() -> int:
@@ -192,5 +185,5 @@ def files() -> int:
 
 
 WORKLOAD, N, CACHE, STORE = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
-pipeline = make(STORE)
+pipeline = Pipeline(CACHE, "bench", store=STORE)
 globals()[WORKLOAD]()
