@@ -114,7 +114,7 @@ def run(contestant: Contestant, folder: str, *, prepare: bool = False) -> Sample
         if process.returncode or len(told) != 1:
             raise WrongError(
                 f"{contestant.name}: exit code {process.returncode}, {len(told)} reports\n"
-                f"{printed[-2000:]}\n{_content(err)[-2000:]}"
+                f"{printed[-500:]}\n{_content(err)[-1000:]}"
             )
     report = json.loads(told[0][told[0].index("{") :])
     if not _equal(report["answer"], contestant.answer):
