@@ -9,7 +9,7 @@ import signal
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter, Signature
-from typing import Any
+from typing import Any, ClassVar
 
 from ezpyp import launch, programs, scratch, stopping, surroundings, words
 from ezpyp.capture import TAIL_LINES
@@ -86,6 +86,9 @@ class Program:
     those before them are what a user's function was given, for people to read.
     """
 
+    #: What kind of step it makes, in listings.
+    step_title: ClassVar[str] = "Command"
+
     name: str
     parameters: tuple[str, ...] = ("command",)
     links: bool = False
@@ -107,6 +110,12 @@ class Program:
     @property
     def __name__(self) -> str:
         return self.name
+
+    @property
+    def not_in_labels(self) -> tuple[str, ...]:
+        """What the arguments of a user's function say better."""
+        own = 2 if self.links else 1
+        return self.parameters[-own:] if len(self.parameters) > own else ()
 
     @property
     def __signature__(self) -> Signature:

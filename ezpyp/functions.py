@@ -270,7 +270,7 @@ class StepFunction:
             after=wishes.depends_on,
             named=wishes.name is not None,
             parameters=tuple(self._signature.parameters) if self._signature is not None else (),
-            title=codecs.get(wishes.options.codec).title,
+            title=getattr(self.function, "step_title", "") or codecs.get(wishes.options.codec).title,
         )
         if wishes is self._wishes:
             self._definition = found

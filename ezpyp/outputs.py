@@ -143,9 +143,9 @@ def keep(
         _check(path)
     found = []
     together = {path: os.path.relpath(path, base) for path in listed if base and path.startswith(f"{base}/")}
-    room = _room(folder, stem, together.values())
+    room = room_for(together.values(), folder, stem)
     for path in listed:
-        place = f"{room}/{together[path]}" if path in together else free(folder, stem, os.path.basename(path))
+        place = f"{room}/{together[path]}" if path in together else _free(folder, stem, os.path.basename(path))
         target = f"{folder}/{place}"
         # A link is only a name: what it points to may be anybody's.
         mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
@@ -185,8 +185,8 @@ def _check(path: str) -> None:
         raise IsADirectoryError(f"it returned File({path!r}), which is no file. Return the files in it, or pack them")
 
 
-def _room(folder: str, stem: str, names: Collection[str]) -> str:
-    """A folder in the cache in which none of the names is taken."""
+def room_for(names: Collection[str], folder: str, stem: str) -> str:
+    """A folder for files of a step, relative to the cache folder, in which none of the names is taken."""
     room, number = f"{FOLDER}/{stem}", 1
     while any(os.path.lexists(f"{folder}/{room}/{name}") for name in names):
         number += 1
@@ -194,7 +194,7 @@ def _room(folder: str, stem: str, names: Collection[str]) -> str:
     return room
 
 
-def free(folder: str, stem: str, name: str) -> str:
+def _free(folder: str, stem: str, name: str) -> str:
     place, number = f"{FOLDER}/{stem}/{name}", 1
     while os.path.lexists(f"{folder}/{place}"):
         number += 1

@@ -240,7 +240,9 @@ class Step(Deferred):
     @property
     def label(self) -> str:
         """The name with its arguments: `sim[17] x=0.3 seed=4`."""
-        texts = (f"{k}={v if isinstance(v, str) else shorten(v)}" for k, v in self.bound().items())
+        hidden = getattr(self.function, "not_in_labels", ())
+        shown = ((k, v) for k, v in self.bound().items() if k not in hidden)
+        texts = (f"{k}={v if isinstance(v, str) else shorten(v)}" for k, v in shown)
         return shorten_text(" ".join([self.name, *texts]), 120)
 
     def texts(self) -> tuple[str, str]:

@@ -63,9 +63,12 @@ def wrong_files(record: Record, folder: str) -> Iterator[Problem]:
 
 
 def _linked(kept: tuple[Kept, ...], there: str, here: str, stem: str) -> tuple[Kept, ...]:
+    """The same files in another folder, which stay together as they are: a folder that was left is still one."""
     found = []
-    for place, size, content in kept:
-        new = outputs.free(here, stem, os.path.basename(place))
+    names = [place.split("/", 2)[2] for place, *_ in kept]
+    room = outputs.room_for(names, here, stem)
+    for name, (place, size, content) in zip(names, kept, strict=True):
+        new = f"{room}/{name}"
         os.makedirs(os.path.dirname(f"{here}/{new}"), exist_ok=True)
         link_whole(f"{there}/{place}", f"{here}/{new}", void="")
         found.append((new, size, content))

@@ -252,6 +252,15 @@ def test_outputs_are_moved_into_the_cache(tmp_path: Path, node: Path) -> None:
         os.fspath(done)
 
 
+def test_a_folder_that_was_left_is_one_where_results_are_taken_over() -> None:
+    line = "mkdir -p plots/deep; echo 1 > plots/x; echo 2 > plots/deep/x; echo 3 > x"
+    for cache, more in (("cache", {}), ("other", {"reuse_from": "cache"})):
+        _, step = run(lambda p: p.command("make", line, shell="bash", outputs=["plots", "x"]), cache, **more)
+        plots = Path(step.result()["plots"])
+        assert plots == Path(cache, "files/make/plots").absolute()
+        assert [(plots / name).read_text() for name in ("x", "deep/x")] == ["1\n", "2\n"]
+
+
 def test_an_output_from_another_file_system_keeps_its_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_rename(*_: Any) -> None:
         raise OSError(18, "cross-device")
@@ -297,7 +306,9 @@ def test_a_failure_says_all_there_is_to_say(node: Path, capsys: pytest.CaptureFi
     )
     assert re.search(wanted, told), told
     assert (kept / "core").exists()
-    shown = capsys.readouterr().out.partition("its output ends with:\n")[2].splitlines()
+    output = capsys.readouterr().out
+    assert "[FAIL] 'sim[1]' (x=0.4) ./sim ended with signal 11" in output
+    shown = output.partition("its output ends with:\n")[2].splitlines()
     assert [line.strip() for line in shown[:20]] == [str(k) for k in range(11, 31)]
 
 
@@ -444,7 +455,8 @@ def test_a_function_of_commands_maps_and_multiplies() -> None:
     pipeline, (one, mapped, many) = run(build)
     found = [Path(step.result()).read_text().strip() for step in (one, *mapped, *many)]
     assert found == ["7 b", "1 c", "2 c", "3 d", "3 e", "4 d", "4 e"]
-    assert many[3].label.startswith("say[6] x=4 y=e command=")
+    assert many[3].label == "say[6] x=4 y=e"
+    assert repr(one) == "Command Step Object 'say'"
     assert [step.name for step in pipeline.steps][:2] == ["say", "say[1]"]
 
 

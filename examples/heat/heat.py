@@ -65,4 +65,4 @@ pipeline.execute()
 if pipeline.is_root:
     shutil.copyfile(figure.result(), "heat.png")
     fastest = min(zip(half_lives, runs, strict=True), key=lambda pair: pair[0].result())
-    print(f"Half of the heat is gone after {fastest[0].result()} steps in {fastest[1].label.partition(' command')[0]}.")
+    print(f"Half of the heat is gone after {fastest[0].result()} steps in {fastest[1].label}.")
