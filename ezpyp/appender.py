@@ -8,7 +8,7 @@ import os
 from ezpyp import catalog, segment
 from ezpyp.errors import StoreError
 from ezpyp.files import refusal, sync_folder, write_all
-from ezpyp.segment import ATTEMPT, FIRST, HEAD, MAGIC, MARK, MOST_ATTEMPTS, OPENING, SEAL, TURN, Segment
+from ezpyp.segment import ATTEMPT, FIRST, GONE, HEAD, MAGIC, MARK, MOST_ATTEMPTS, OPENING, SEAL, TURN, Segment
 
 #: What is buffered at most, in bytes.
 _MOST = 1 << 22
@@ -23,11 +23,12 @@ class Appender:
     nothing else does.
     """
 
-    def __init__(self, path: str, *, host: str, turn: int, shared: bool) -> None:
+    def __init__(self, path: str, *, host: str, turn: int, shared: bool, base: bool = False) -> None:
         """
         Args:
             turn: what is written counts as newer than all of lower turns.
             shared: other hosts read it: what is flushed survives this one.
+            base: what is in other segments and of lower turns counts no more.
 
         Raises:
             StoreError: it cannot be written.
@@ -58,9 +59,7 @@ class Appender:
         except ValueError as error:
             self.close()
             raise StoreError(f"{path} cannot be continued: {error}. Put it elsewhere, then run again.") from error
-        self.opening = self.end
-        words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*segment.TEXT)
-        self.write(flags=OPENING, order=self._order, extras=words)
+        self._open_for(host, OPENING | GONE * base)
 
     def __del__(self) -> None:
         self.close()
@@ -88,6 +87,15 @@ class Appender:
         self._listed = found.indexed
         os.ftruncate(self._index, self._listed)
         self._unlisted += found.entries if found.indexed else catalog.beginning(self.salt) + found.entries
+
+    def open_for(self, host: str) -> None:
+        """Let what follows be known as that host's."""
+        self._open_for(host, OPENING)
+
+    def _open_for(self, host: str, flags: int) -> None:
+        self.opening = self.at
+        words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*segment.TEXT)
+        self.write(flags=flags, order=self._order, extras=words)
 
     @property
     def at(self) -> int:

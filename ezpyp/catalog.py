@@ -19,6 +19,7 @@ from ezpyp.segment import (
     APART,
     BASE,
     DROPPED,
+    ELSEWHERE,
     FILES,
     FIRST,
     GONE,
@@ -157,6 +158,26 @@ class _Known:
     end: int = FIRST
     #: Of the file, with what is no whole record yet.
     size: int = 0
+
+
+def is_right(segment: Segment) -> bool:
+    """Whether an index lists what its segment holds, as far as it goes. Reads all of both."""
+    _, known = _indexed(segment, FIRST, FIRST)
+    entries = bytearray()
+    for offset, header in segment.walk(FIRST, []):
+        entries += entry_of(offset, header)
+        if len(entries) >= len(known):
+            break
+    return entries[: len(known)] == known and _has_index(segment)
+
+
+def _has_index(segment: Segment) -> bool:
+    """Whether there is an index of this very segment, or none at all."""
+    try:
+        with open(index_of(segment.path), "rb") as file:
+            return file.read(FIRST) == beginning(segment.salt)
+    except FileNotFoundError:
+        return True
 
 
 class Catalog(Records):
@@ -402,6 +423,18 @@ class Catalog(Records):
                 record = self.record(n)
                 if record is not None and os.path.exists(f"{self._folder}/{record.outcome.location}"):
                     yield self._stem(n)
+
+    def dead(self) -> int:
+        """Bytes that repacking would take back, but for large results."""
+        total = sum(known.size - FIRST for known in self._known)
+        flags = self._entries[_FLAGS::_STEP]
+        for n, (_, length) in enumerate(_CHAIN.iter_unpack(self._entries)):
+            if flags[n] & OPENING or self._live[n]:
+                total -= length
+            if flags[n] & ELSEWHERE and not flags[n] & (APART | DROPPED) and self._live[n]:
+                header = self.header(n)
+                total -= header.size if header is not None else 0
+        return max(0, total)
 
     def leave_out(self, stem: str) -> None:
         """Let a record count no more: what it vouches for is not there."""

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from ezpyp import cleaning, events, lock, outputs, runs
+from ezpyp import catalog, cleaning, events, lock, outputs, packed, runs, segment
 from ezpyp import schema as schemas
 from ezpyp.contents import MEMORY_FILE
 from ezpyp.errors import StoreError
@@ -26,6 +26,8 @@ class Verdict:
     #: Results that are what their steps wrote, and their bytes.
     results: int
     bytes: int
+    #: Bytes in segments that no longer count.
+    dead: int
     wrong: tuple[Problem, ...]
 
     @property
@@ -47,7 +49,9 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
         wrong.append(Problem(path=f"{where}/{SCHEMA_FILE}", what=str(error)))
     store = open_store(kind, where)
     scan = store.records()
+    wrong += [*_indexes(where)] if kind == "packed" else []
     sound = []
+    inside = {*packed.files_of(where)} if kind == "packed" else set()
     for record in scan.records.values():
         if problems := [*_unsound(record, store, where)]:
             wrong += problems
@@ -58,8 +62,24 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
         wrong += (torn and [*wrong_files(torn, where)]) or [problem]
     wrong += [*_cut_logs(scan, where), *_history(where), *_of_run(where)]
     told = {problem.path for problem in (*scan.problems, *wrong)}
-    wrong += _strangers(scan, where, told, [record for record in spoilt.values() if record])
-    return Verdict(folder=where, results=len(sound), bytes=sum(sound), wrong=tuple(wrong))
+    segments = {path for path in inside if path.endswith((".seg", catalog.SUFFIX)) and "/.ezpyp" not in path}
+    wrong += _strangers(scan, where, told | segments, [record for record in spoilt.values() if record])
+    dead = scan.records.dead() if isinstance(scan.records, catalog.Catalog) else 0
+    return Verdict(folder=where, results=len(sound), bytes=sum(sound), dead=dead, wrong=tuple(wrong))
+
+
+def _indexes(folder: str) -> Iterator[Problem]:
+    """Indexes that do not list what is in their segments."""
+    for path in packed.files_of(folder):
+        if path.endswith(".seg") and not is_temporary(os.path.basename(path)):
+            try:
+                source = segment.Segment(path)
+            except (OSError, ValueError):
+                continue  # told of already
+            if not catalog.is_right(source):
+                yield Problem(
+                    path=catalog.index_of(path), what="not what its segment holds. Remove it: it is made anew"
+                )
 
 
 def _has_result(record: Record) -> bool:
@@ -143,6 +163,8 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
                 yield Problem(path=path, what="left by a process that was killed. Remove it")
         elif path in leftovers:
             yield Problem(path=path, what="orphaned: it was to be dropped. The next run removes it")
+        elif path.startswith(f"{folder}/{packed.FOLDER}/"):
+            yield Problem(path=path, what="orphaned: no record vouches for it. ezpyp repack removes it")
         elif stem or path.startswith(f"{folder}/{outputs.FOLDER}/"):
             yield Problem(path=path, what="orphaned: no status vouches for it. Remove it")
         else:

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ezpyp import packed
 from ezpyp.contents import MEMORY_FILE
 from ezpyp.files import is_temporary
 from ezpyp.naming import SCHEMA_FILE, SUMMARY_FILE
@@ -14,7 +15,7 @@ from ezpyp.steps import Status
 from ezpyp.store import SHELF, open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from ezpyp.runs import Run
     from ezpyp.store import Record
@@ -23,7 +24,9 @@ _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
-_FOLDERS = ("journal", "logs", SHELF)
+_FOLDERS = ("journal", "logs", SHELF, packed.FOLDER)
+#: Stands between a folder and the stem of a step whose result is packed: there is no file to name.
+_PACKED = f"/{packed.FOLDER}#"
 
 
 def files(run: Run) -> list[str]:
@@ -37,7 +40,9 @@ def files(run: Run) -> list[str]:
         for name in _names(f"{run.folder}/{shelf}")
         if is_temporary(name)
     )
-    return [*_of_steps(run, stems, records), *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
+    of_steps = [path for path in _of_steps(run, stems, records) if _PACKED not in path]
+    inside = packed.files_of(run.folder)
+    return [*of_steps, *inside, *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
 
 
 def of_run(folder: str) -> list[str]:
@@ -72,7 +77,18 @@ def stem_of(path: str) -> str:
 
 
 def remove(folder: str, paths: Sequence[str]) -> None:
-    """Remove these files of a cache folder, and the folders that this empties."""
+    """Remove these files and packed results of a cache folder, and the folders that this empties.
+
+    Raises:
+        StoreError: packed results cannot be dropped.
+    """
+    beginning = f"{folder}{_PACKED}"
+    stems = [path.removeprefix(beginning) for path in paths if path.startswith(beginning)]
+    if stems:
+        store = open_store("packed", folder)
+        for stem in stems:
+            store.drop(stem)
+        store.sync()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -85,11 +101,21 @@ def remove(folder: str, paths: Sequence[str]) -> None:
             os.rmdir(each)
 
 
-def _records(run: Run) -> dict[str, Record]:
-    return dict(open_store("files", run.folder).records().records)
+def size_of(run: Run, paths: Iterable[str]) -> int:
+    """How many bytes these take: of packed results, what repacking will take back."""
+    records, beginning, total = _records(run), f"{run.folder}{_PACKED}", 0
+    for path in paths:
+        record = records.get(path.removeprefix(beginning)) if path.startswith(beginning) else None
+        with contextlib.suppress(FileNotFoundError):
+            total += record.outcome.bytes if record is not None else os.lstat(path).st_size
+    return total
 
 
-def _of_steps(run: Run, stems: Collection[str], records: dict[str, Record]) -> list[str]:
+def _records(run: Run) -> Mapping[str, Record]:
+    return open_store(run.store, run.folder).records().records
+
+
+def _of_steps(run: Run, stems: Collection[str], records: Mapping[str, Record]) -> list[str]:
     """Statuses first: a kill leaves files without a status, which are noticed, never a status without its files."""
     found = [
         f"{run.folder}/{shelf}{name}"
@@ -97,6 +123,9 @@ def _of_steps(run: Run, stems: Collection[str], records: dict[str, Record]) -> l
         for name in _names(f"{run.folder}/{shelf}")
         if not is_temporary(name) and f"{shelf}{stem_of(name)}" in stems
     ]
+    if run.store == "packed":
+        # With the record goes what it names.
+        return [*found, *(f"{run.folder}{_PACKED}{stem}" for stem in stems if stem in records)]
     returned = (f"{run.folder}/{p}" for stem in stems if stem in records for p, *_ in records[stem].outcome.files)
     return [*sorted(found, key=lambda path: not path.endswith(".status")), *returned]
 

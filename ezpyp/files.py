@@ -87,7 +87,7 @@ def part_of(target: str) -> Iterator[str]:
     Raises:
         StoreError: it cannot be written; a former file is untouched.
     """
-    temporary = os.path.join(os.path.dirname(target), _temporary())
+    temporary = os.path.join(os.path.dirname(target), temporary_name())
     try:
         yield temporary
         sync_files([temporary], os.path.dirname(target) or ".")
@@ -101,7 +101,7 @@ def part_of(target: str) -> Iterator[str]:
 def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
     """Write under a temporary name beside the target, and give that name back."""
     folder = target[: target.rfind("/") + 1]
-    temporary = f"{folder}{_temporary()}"
+    temporary = f"{folder}{temporary_name()}"
     try:
         # 0666 less the umask, as any program would: tempfile's 0600 shuts out colleagues.
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
@@ -132,7 +132,7 @@ _HOST = os.uname().nodename
 _serial = count()
 
 
-def _temporary() -> str:
+def temporary_name() -> str:
     """A name that no other process uses, nor this one again."""
     return f"{_MARK}{os.getpid()}-{_SALT}{next(_serial):x}-{_HOST}"
 
@@ -198,7 +198,7 @@ def link_whole(source: str, path: str, *, void: str) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    temporary = f"{os.path.dirname(path)}/{_temporary()}"
+    temporary = f"{os.path.dirname(path)}/{temporary_name()}"
     try:
         os.link(source, temporary)
     except OSError:

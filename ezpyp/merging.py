@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ezpyp import fingerprint, lock, naming, runs, transfer
+from ezpyp import admission, fingerprint, lock, naming, runs, transfer
 from ezpyp import schema as schemas
 from ezpyp.differences import Pair, explain_code
 from ezpyp.errors import SchemaConflictError, StoreError
@@ -168,14 +168,15 @@ def _renamed(entry: Mapping[str, Any], called: Mapping[str, str]) -> dict[str, A
 
 def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
     """The schema first: where a kill leaves the rest undone, the same command goes on."""
-    store = open_store("files", target)
     entries = [entry for _, entry in union.steps.values()]
     own = {e["name"]: e["stem"] for _, e in schemas.entries(parts[0].schema)} if parts[0].folder == target else {}
     stems = {**naming.stems([*own, *(entry["name"] for entry in entries)]), **own}
+    kind = admission.kind_of(target, "auto", len(entries))
+    store = open_store(kind, target)
     known = [(part, part.records()) for part in parts]
     for entry in entries:
         entry |= {"stem": stems[entry["name"]], "cache_location": target}
-    write_whole(f"{target}/{SCHEMA_FILE}", [schemas.encode(_schema(union, parts))], sync=True)
+    write_whole(f"{target}/{SCHEMA_FILE}", [schemas.encode(_schema(union, parts, kind))], sync=True)
     done, wrong = 0, []
     for entry in entries:
         found = [(part, record) for part, records in known for record in records.get(entry["fingerprint"], ())]
@@ -219,7 +220,7 @@ def _link_history(target: str, parts: Sequence[_Part]) -> None:
                 link_whole(str(path), str(copy), void="")
 
 
-def _schema(union: _Union, parts: Sequence[_Part]) -> dict[str, Any]:
+def _schema(union: _Union, parts: Sequence[_Part], kind: str) -> dict[str, Any]:
     abouts = [part.schema["ezpyp"] for part in parts]
     found: dict[str, Any] = {}
     for phase, entry in sorted(union.steps.values(), key=lambda each: each[0]):
@@ -230,7 +231,7 @@ def _schema(union: _Union, parts: Sequence[_Part]) -> dict[str, Any]:
     }
     prints = [entry["fingerprint"] for _, entry in schemas.entries(found)]
     when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    found["ezpyp"] = {**abouts[0], **together, "digest": fingerprint.combine(*prints), "store": "files", "when": when}
+    found["ezpyp"] = {**abouts[0], **together, "digest": fingerprint.combine(*prints), "store": kind, "when": when}
     return found
 
 

@@ -16,7 +16,7 @@ from ezpyp import outputs, segment
 from ezpyp.appender import Appender
 from ezpyp.catalog import Catalog
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, is_shared, remove, size_of, sync_files, write_whole
+from ezpyp.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, write_whole
 from ezpyp.patience import blamed, is_late, tries, unreadable
 from ezpyp.reading import Reader
 from ezpyp.record import Record, extras_of
@@ -57,6 +57,23 @@ def is_there(folder: str) -> bool:
         return any(segment.number_from(name) >= 0 for name in os.listdir(f"{folder}/{FOLDER}"))
     except OSError:
         return False
+
+
+def files_of(folder: str) -> list[str]:
+    """Every file that packed results of a cache folder are kept in, or were to be."""
+    try:
+        names = os.listdir(f"{folder}/{FOLDER}")
+    except OSError:
+        return []
+    return [f"{folder}/{FOLDER}/{name}" for name in sorted(names) if is_temporary(name) or _is_ours(name)]
+
+
+def _is_ours(name: str) -> bool:
+    beginning, at, rest = name.partition("@")
+    if not at:
+        beginning, _, rest = name.rpartition(".")
+    known = segment.number_from(f"{beginning}.seg") >= 0
+    return known and (rest.partition(".")[2].startswith("step") if at else rest in ("seg", "idx"))
 
 
 class PackedStore:
@@ -108,6 +125,8 @@ class PackedStore:
             outcome = replace(outcome, location=location, bytes=place.size, checksum=sum_)
         elif not outcome.location:
             place = None
+        elif place is None and outcome.dropped:
+            outcome = replace(outcome, location="")
         elif place is None:
             place = self._place_of(record)
         if chunks is None and place is not None:
@@ -143,8 +162,8 @@ class PackedStore:
             of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
             order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
             offset = appender.append(
-                of_stem, of_name, codec.encode(), b"", PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_,
-                size, data,
+                of_stem, of_name, codec.encode(), b"",
+                PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
             )  # fmt: skip
         return Place(self._number, offset, size, sum_)
 

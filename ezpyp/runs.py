@@ -77,6 +77,11 @@ class Run:
         return dict(sorted({k: v for each in functions for k, v in each["packages"].items()}.items()))
 
     @property
+    def store(self) -> str:
+        """The kind of store: "files", "packed" or "memory"."""
+        return str(self._about["store"])
+
+    @property
     def script(self) -> str:
         """The script that made the folder; "" where it is not known."""
         return str(self._about.get("script", ""))
@@ -218,7 +223,7 @@ class Run:
 
     @cached_property
     def _store(self) -> Store:
-        return open_store(self._about["store"], self.folder)
+        return open_store(self.store, self.folder)
 
     @cached_property
     def _loaded(self) -> Loaded:

@@ -27,7 +27,7 @@ def take(record: Record, source: Store, there: str, target: Store, here: str, st
     """
     outcome = record.outcome
     if not outcome.location or outcome.dropped:
-        target.put(stem, record, None)
+        target.put(stem, replace(record, place=None), None)
         return
     data = source.get(record)
     verify_files(record, there)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ezpyp import archive, checking, cleaning, lock, merging, packing, runs
+from ezpyp import archive, checking, cleaning, lock, merging, packing, repacking, runs
 from ezpyp.console import FOLDER, TAKE_OVER, few, output_option, say, say_json, size_text
 from ezpyp.summary import duration
 
@@ -33,11 +33,14 @@ def check(folder: str, output: str) -> int:
     """
     found = checking.check(folder)
     if output == "json":
-        say_json({"sound": found.sound, **{k: getattr(found, k) for k in ("folder", "results", "bytes", "wrong")}})
+        say_json(
+            {"sound": found.sound, **{k: getattr(found, k) for k in ("folder", "results", "bytes", "dead", "wrong")}}
+        )
         return int(not found.sound)
     say(f"{problem.path}: {problem.what}\n" for problem in found.wrong)
     count = f"{len(found.wrong):,} files are wrong" if found.wrong else "every file is sound"
-    say([f"{found.folder}: {found.results:,} results ({size_text(found.bytes)}) verified; {count}\n"])
+    dead = f"; {size_text(found.dead)} no longer count (ezpyp repack takes them back)" if found.dead else ""
+    say([f"{found.folder}: {found.results:,} results ({size_text(found.bytes)}) verified; {count}{dead}\n"])
     return int(not found.sound)
 
 
@@ -55,6 +58,27 @@ def merge(folders: tuple[str, ...], into: str) -> int:
     """
     found = merging.merge(folders, into)
     say(merging.told(found))
+    return int(bool(found.wrong))
+
+
+@click.command()
+@FOLDER
+@click.option("--store", type=click.Choice(["files", "packed"]), help="Let it keep results so from now on.")
+def repack(folder: str, store: str | None) -> int:
+    """Write all results of a folder anew.
+
+    Takes back the room of what no longer counts, and converts between a file pair a step and packed results. Every
+    result is verified; at every moment the folder is whole. Refused while a run holds the folder. Exit code 1 if
+    results were torn, and are gone therefore.
+
+    \b
+    ezpyp repack study_cache
+    ezpyp repack study_cache --store packed
+    """
+    found = repacking.repack(folder, store)
+    say(f"  not taken: {problem.path}: {problem.what}\n" for problem in found.wrong)
+    sizes = f"{size_text(found.before)} before, {size_text(found.after)} now"
+    say([f"{found.folder} ({found.kind}): {found.records:,} records, {sizes}\n"])
     return int(bool(found.wrong))
 
 
@@ -98,7 +122,7 @@ def clean(
     """
     run = runs.open(folder)
     ours = _chosen(run, steps, old, failed)
-    size = sum(os.lstat(path).st_size for path in ours)
+    size = cleaning.size_of(run, ours)
     if dry_run:
         say([*(f"{path}\n" for path in ours), f"{len(ours):,} files ({size_text(size)}). Nothing was removed.\n"])
         return
@@ -189,4 +213,4 @@ def _run_line(name: str, history: History) -> str:
     return f"{name}: {when}, {duration(ended.seconds)}, {done:,} steps done, exit code {ended.exit_code}"
 
 
-VERBS = (check, clean, merge, pack, show)
+VERBS = (check, clean, merge, pack, repack, show)

@@ -21,7 +21,7 @@ class Calls:
     `fails`: what is raised in place of a call with that name; afterwards all goes on.
     """
 
-    WATCHED = ("open", "write", "close", "replace", "unlink", "link", "fdatasync", "fsync", "makedirs")
+    WATCHED: tuple[str, ...] = ("open", "write", "close", "replace", "unlink", "link", "fdatasync", "fsync", "makedirs")
 
     def __init__(self, *, dies_at: int | None = None, fails: dict[str, OSError] | None = None) -> None:
         self.made: list[tuple[str, Any]] = []

@@ -1,0 +1,189 @@
+"""Repacking: nothing is lost, whatever is converted into what, and whenever it is killed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ezpyp
+from ezpyp import Pipeline, Status, appender, as_pickle_step, checking, files, lock, packed, repacking, session
+from ezpyp.errors import CacheInUse, StoreError
+from ezpyp.lock import Lock
+from ezpyp.repacking import repack
+from ezpyp.store import open_store
+from tests.faults import Calls, Died, watch
+
+
+@pytest.fixture(autouse=True)
+def small_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "LARGE", 100)
+    monkeypatch.setattr(session, "_folders", {})
+
+
+def build(folder: Path, kind: str, edition: int = 0) -> Pipeline:
+    pipeline = Pipeline(folder, "repacked", store=kind, executor="inline", on_change="rerun", keep_old=5)
+
+    @as_pickle_step(pipeline)
+    def small(x: int) -> str:
+        return f"{x}" * x
+
+    @as_pickle_step(pipeline, version=str(edition))
+    def wide(x: str) -> bytes:
+        return bytes([edition]) * 1000
+
+    @as_pickle_step(pipeline)
+    def wrong(x: str) -> None:
+        raise ValueError("as meant")
+
+    @as_pickle_step(pipeline, keep=False)
+    def passing(x: str) -> str:
+        return x
+
+    @as_pickle_step(pipeline)
+    def left(x: str) -> ezpyp.File:
+        path = os.path.join(os.path.dirname(folder), "left.txt")
+        with open(path, "w") as file:
+            file.write("left")
+        return ezpyp.File(path)
+
+    first, second = small.map([2, 3])
+    wide(passing(first), name="wide")
+    wrong(second, name="wrong")
+    left(first, name="left")
+    return pipeline
+
+
+def made(folder: Path, kind: str) -> Path:
+    """A folder with something of everything."""
+    for edition in (0, 1):
+        session._folders.clear()
+        build(folder, kind, edition).execute(raise_on_failure=False)
+    return folder
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    """All that anybody may know of a folder, but where things lie."""
+    run = ezpyp.open(folder)
+    records = open_store(run.store, folder).records().records
+    return {
+        "rows": [(row.name, row.status, row.seconds, row.host, row.attempts, row.note) for row in run.summary().rows],
+        "results": {name: _content(run[name]) for name in run.index if _is_there(run, name)},
+        "prints": {stem: record.fingerprint for stem, record in sorted(records.items())},
+    }
+
+
+def _content(value: object) -> object:
+    return Path(value).read_text() if isinstance(value, ezpyp.File) else value
+
+
+def _is_there(run: ezpyp.Run, name: str) -> bool:
+    outcome = run.outcome(name)
+    return outcome is not None and outcome.status is Status.DONE and not outcome.dropped
+
+
+def listing(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("start", ["files", "packed"])
+def test_nothing_is_lost_on_the_way_through_all_kinds(start: str, tmp_path: Path) -> None:
+    folder = made(tmp_path / "cache", start)
+    before = facts(folder)
+    assert any(stem.startswith("old/") for stem in before["prints"])
+    for kind in (None, "packed", "files", "files", "packed", None, "files"):
+        done = repack(folder, kind)
+        assert (done.wrong, done.records) == ((), len(before["prints"])), kind
+        assert facts(folder) == before, kind
+        verdict = checking.check(folder)
+        assert (verdict.wrong, verdict.dead) == ((), 0), kind
+        is_packed = done.kind == "packed"
+        assert ("store" in listing(folder), "wide.status" in listing(folder)) == (is_packed, not is_packed)
+    session._folders.clear()
+    assert build(folder, "auto", 1).execute(raise_on_failure=False).cached == 5
+
+
+def test_repacking_takes_back_what_no_longer_counts(tmp_path: Path) -> None:
+    folder = made(tmp_path / "cache", "packed")
+    store = open_store("packed", folder)
+    for stem in [stem for stem in store.records().records if stem.startswith("old/")]:
+        store.drop(stem)
+    store.sync()
+    assert checking.check(folder).dead > 0
+    done = repack(folder)
+    assert done.after < done.before
+    assert checking.check(folder).dead == 0
+    assert {"base-1.idx", "base-1.seg"} <= listing(folder / "store")
+    assert not list((folder / "store").glob("0*.seg"))
+
+
+def test_what_is_torn_is_told_and_left_out(tmp_path: Path) -> None:
+    folder = made(tmp_path / "cache", "packed")
+    path = next((folder / "store").glob("*.seg"))
+    place = ezpyp.open(folder)._store.read("small[1]")
+    assert place is not None
+    assert place.place is not None
+    content = bytearray(path.read_bytes())
+    where = content.index(b"333", place.place.offset)
+    content[where] ^= 1
+    path.write_bytes(content)
+    done = repack(folder)
+    assert ["small[1]" in problem.path for problem in done.wrong] == [True]
+    session._folders.clear()
+    assert build(folder, "auto", 1).execute(raise_on_failure=False).cached == 4
+
+
+def test_only_a_cache_folder_that_nobody_holds_is_repacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = made(tmp_path / "cache", "packed")
+    before = listing(folder / "store")
+
+    def held(path: str) -> Lock:
+        raise CacheInUse(f"{path} is in use")
+
+    monkeypatch.setattr(lock, "acquire", held)
+    with pytest.raises(CacheInUse):
+        repack(folder)
+    assert listing(folder / "store") == before
+    with pytest.raises(StoreError):
+        repack(tmp_path)
+
+
+class Deadly(Calls):
+    """Kills at what changes a disk; who is dead closes nothing."""
+
+    WATCHED = (*(set(Calls.WATCHED) - {"close"}), "pwrite", "ftruncate", "rmdir")
+
+
+@pytest.mark.parametrize(("start", "kind"), [("packed", "packed"), ("packed", "files"), ("files", "packed")])
+def test_whenever_it_is_killed_nothing_is_lost(
+    start: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = made(tmp_path / "whole", start)
+    before = facts(whole)
+    survived = 0
+    while True:
+        folder = tmp_path / f"after {survived}"
+        shutil.copytree(whole, folder)
+        calls = Deadly(dies_at=survived)
+        with monkeypatch.context() as patch:
+            for module in (files, appender, repacking):
+                watch(patch, module, calls)
+            try:
+                repack(folder, kind)
+                break
+            except Died:
+                pass
+        assert facts(folder) == before, survived
+        for path in folder.glob(".lock*"):  # its holder is this process, which lives
+            path.unlink()
+        repack(folder, kind)
+        assert facts(folder) == before, survived
+        # Drafts are swept by the next run, once their writer is gone: here it is this process.
+        wrong = [each for each in checking.check(folder).wrong if not files.is_temporary(os.path.basename(each.path))]
+        assert wrong == [], survived
+        shutil.rmtree(folder)
+        survived += 3
+    assert survived > 20
