@@ -11,7 +11,7 @@ from typing import Any
 from ezpyp import events
 
 #: Journals that are looked at, the newest first; and how many bytes at the end of each. A run's last event is there.
-_JOURNALS = 20
+_JOURNALS = 5
 _TAIL = 1 << 18
 
 

@@ -60,7 +60,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
 
     os.environ.update(order.environment)
     if order.cores:
-        os.sched_setaffinity(0, order.cores)
+        with contextlib.suppress(OSError):  # then it stays where the launcher put it
+            os.sched_setaffinity(0, order.cores)
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
     running.stay()

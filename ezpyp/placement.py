@@ -64,7 +64,8 @@ class _Node:
         self.free_memory = self.memory = max(place.stock.memory for place in places) or sys.maxsize
         #: What is free of each device.
         self.devices = {device: _WHOLE for place in places for device in _devices(place)}
-        self.seats = [_Seat(place, self) for place in places if place.slots]
+        same: dict[tuple[_Device, ...], tuple[_Device, ...]] = {}  # one tuple for all ranks that have the same
+        self.seats = [_Seat(place, self, same) for place in places if place.slots]
         #: Seats that had an idle slot when the node had no unit for it.
         self.starved: dict[_Seat, None] = {}
         #: A bit for each request that may find room here.
@@ -85,9 +86,9 @@ class _Seat:
 
     __slots__ = ("devices", "is_listed", "lots", "most_devices", "node", "rank", "reach", "slots")
 
-    def __init__(self, place: Place, node: _Node) -> None:
+    def __init__(self, place: Place, node: _Node, same: dict[tuple[_Device, ...], tuple[_Device, ...]]) -> None:
         self.rank, self.slots, self.reach, self.node = place.rank, place.slots, place.stock.reach, node
-        self.devices = _devices(place)
+        self.devices = same.setdefault(_devices(place), _devices(place))
         # A process of CUDA uses one instance of a divided GPU, whatever it sees.
         divided = any(token.startswith("MIG-") for token in place.stock.gpus)
         self.most_devices = min(1, len(self.devices)) if divided else len(self.devices)
@@ -211,13 +212,17 @@ class Placement:
         if request.cpus > node.free or request.memory > node.free_memory:
             return None
         is_next = self._kept is not None and self._kept[0] == kind
+        tried = devices = None
         for seat in node.seats:
             if seat.lots >= seat.slots or not (is_next or self._leaves_room(seat, request)):
                 continue
-            if (devices := _choose(node, seat, request.gpus)) is not None:
+            if seat.devices is not tried:
+                tried, devices = seat.devices, _choose(node, seat, request.gpus)
+            if devices is not None:
                 break
         else:
             return None
+        assert devices is not None
         numbers = _adjacent(node.numbers, request.cpus) if request.cpus > 1 else ()
         node.numbers = [number for number in node.numbers if number not in numbers]
         node.free -= request.cpus

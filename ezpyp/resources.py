@@ -377,14 +377,16 @@ def granted(grant: Grant, environ: MutableMapping[str, str] = os.environ) -> Ite
     cores = os.sched_getaffinity(0)
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if grant.cores:
-        os.sched_setaffinity(0, grant.cores)
+        with contextlib.suppress(OSError):  # cores that another rank of the node can reach and this one cannot
+            os.sched_setaffinity(0, grant.cores)
     if grant.gpus and environ.get("EZPYP_GPU_BIND", "").lower() != "none":
         environ["CUDA_VISIBLE_DEVICES"] = ",".join(token for token, _ in grant.gpus)
     try:
         yield
     finally:
         if grant.cores:
-            os.sched_setaffinity(0, cores)
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, cores)
         if visible is not None:
             environ["CUDA_VISIBLE_DEVICES"] = visible
         else:

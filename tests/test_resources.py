@@ -536,6 +536,13 @@ def test_a_grant_holds_for_what_a_step_starts_and_ends_with_it(monkeypatch: pyte
     assert (os.sched_getaffinity(0), os.environ["CUDA_VISIBLE_DEVICES"]) == (before, "0,1,2,3")
 
 
+def test_cores_that_cannot_be_had_leave_a_step_where_it_is() -> None:
+    before = os.sched_getaffinity(0)
+    with resources.granted(Grant(cores=(1023,))):
+        assert os.sched_getaffinity(0) == before
+    assert os.sched_getaffinity(0) == before
+
+
 def test_after_a_grant_the_variable_is_gone_where_there_was_none() -> None:
     environ: dict[str, str] = {}
     with resources.granted(Grant(gpus=(("1", 1.0),)), environ):
