@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import groupby
 
 from ezpyp import lock
 from ezpyp.briefs import Outcomes, seconds_of, unpack
@@ -22,7 +21,7 @@ from ezpyp.lots import Lot, Report, Task
 from ezpyp.pace import Pace
 from ezpyp.report import SMALL_RUN, shows_all
 from ezpyp.resources import Grant
-from ezpyp.steps import Brief, Outcome, Status
+from ezpyp.steps import Brief, Outcome, Status, callable_name
 from ezpyp.stopping import Stop
 
 #: Seconds between two syncs at the borders of phases.
@@ -246,17 +245,10 @@ class Conductor:
     def durations(self) -> dict[str, dict[str, float]]:
         """How long the steps that this run did took, by function (see RunEnded)."""
         found: dict[str, list[float]] = {}
-        for name, steps in self._functions():
-            found.setdefault(name, []).extend(self.outcomes.seconds(steps))
+        for block in self._plan.blocks:
+            name = callable_name(block.family.definition.function)
+            found.setdefault(name, []).extend(self.outcomes.seconds(range(block.start, block.stop)))
         return {name: _spread(sorted(seconds)) for name, seconds in found.items() if seconds}
-
-    def _functions(self) -> Iterator[tuple[str, range]]:
-        """Runs of steps of one function."""
-        begin = 0
-        for _, run in groupby(self._plan.steps, key=lambda step: step.function):
-            length = sum(1 for _ in run)
-            yield self._plan.steps[begin].function_name, range(begin, begin + length)
-            begin += length
 
     def _tell(self, outcome: Outcome, *, final: bool) -> None:
         if final:

@@ -223,7 +223,7 @@ class Processes:
         self._began = time.time()
         self._poll = select.poll()
         self._by_descriptor: dict[int, _Slot] = {}
-        self._has_limits = any(step.options.timeout for step in worker.plan.steps)
+        self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
         self._slots = [_Slot(number=k) for k in range(setup.count)]
         #: Whether somebody has nothing to do, and whether there may be something to give back soon.
         self._recalling = self._undecided = False
@@ -354,8 +354,10 @@ class Processes:
         self._take(slot, report, finished)
 
     def _take(self, slot: _Slot, report: Report, finished: bool) -> None:
-        returned = () if slot.cleared else report.returned
-        slot.told += report.ended + len(report.returned)
+        slot.told += report.ended
+        # What is behind a fence was given back. Before it, there may be one that was refused for the sake of another.
+        returned = report.returned[: slot.owed] if slot.cleared else report.returned
+        slot.told += len(report.returned)
         if finished:
             slot.given.popleft()
         if slot.told >= slot.fence and not slot.given:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from ezpyp import Pipeline, as_pickle_step
-from ezpyp.executors import Processes
+from ezpyp import Pipeline, as_pickle_step, executors
+from ezpyp.conductor import Conductor
+from ezpyp.executors import Executor, Processes
 from ezpyp.lots import Report
 
 STEPS = 60
@@ -65,3 +67,38 @@ def test_a_long_step_does_not_hold_back_what_waits_behind_it(tmp_path: Path, mon
     ended = [pipeline.result(f"work[{k}]") for k in range(STEPS)]
     assert ended[SPECIAL] - max(t for k, t in enumerate(ended) if k != SPECIAL) > 1
     assert runs(tmp_path) == [1] * STEPS
+
+
+@pytest.mark.parametrize("crashes", [False, True])
+def test_what_is_taken_back_runs_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, crashes: bool) -> None:
+    """Fences go up at every moment, whether anybody has nothing to do or not."""
+
+    def always(self: Conductor, team: Sequence[Executor]) -> None:
+        for executor in team:
+            executor.recall()
+
+    def work(k: int) -> None:
+        count(str(tmp_path), k)
+        if crashes and k % 50 == 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(0.0001 * (k * 7919 % 13))
+
+    given_back = 0
+    poll = Processes.poll
+
+    def watched(self: Processes) -> list[Report]:
+        nonlocal given_back
+        reports = poll(self)
+        given_back += sum(len(report.returned) for report in reports)
+        return reports
+
+    monkeypatch.setattr(executors, "_HELD_UP", 0.0)
+    monkeypatch.setattr(Conductor, "_let_share", always)
+    monkeypatch.setattr(Processes, "poll", watched)
+    pipeline = Pipeline(tmp_path / "cache", "fences", workers=3)
+    as_pickle_step(pipeline)(work).map(range(200))
+    summary = pipeline.execute(raise_on_failure=False)
+    failed = 4 if crashes else 0
+    assert (summary.done, summary.failed, summary.not_run) == (200 - failed, failed, 0)
+    assert runs(tmp_path) == [1] * 200
+    assert given_back > 10
