@@ -34,12 +34,38 @@ def test_a_program_is_alone_or_has_the_ranks_that_were_asked(mpirun: Launcher, r
     assert found == ["[['0', '1']]", "[['0', '1']]", "[['0', '2'], ['1', '2']]"], done.stdout + done.stderr
 
 
-def test_ranks_share_the_cores_of_their_step(mpirun: Launcher) -> None:
-    """Two programs at once on cores of their own: what the launcher must not undo."""
-    core = min(os.sched_getaffinity(0))
-    script = f"import os; os.sched_setaffinity(0, {{{core}}})\n" + SCRIPT
-    done = mpirun.run(0, script + "    print(open(two.result()).read())", timeout=100)
-    assert done.stdout.count(f" 2 [{core}]") == 2, done.stdout + done.stderr
+PINNED = """
+import os, subprocess, sys
+from ezpyp import launch, resources
+
+os.sched_setaffinity(0, {{{core}}})  # as a grant does it
+environ = resources.scrubbed(os.environ)
+program = "from mpi4py import MPI; import os; w = MPI.COMM_WORLD; print(w.size, *os.sched_getaffinity(0))"
+command = launch.ranks_of([sys.executable, "-c", program], ranks=2, environ=environ)
+subprocess.run(command, env=environ, check=True)
+"""
+
+
+@pytest.mark.parametrize("core", sorted(os.sched_getaffinity(0))[:2])
+def test_ranks_stay_on_the_cores_of_their_step(mpirun: Launcher, core: int) -> None:
+    """Two programs at once own different cores: the launcher must not bind both to the first ones."""
+    done = mpirun.run(0, PINNED.format(core=core), env={"PRTE_MCA_rmaps_default_mapping_policy": ""})
+    assert done.stdout.splitlines() == [f"2 {core}"] * 2, done.stderr
+
+
+TOO_MANY = """
+from ezpyp import Pipeline
+
+pipeline = Pipeline("cache", "many")
+pipeline.command("sim", ["true"], mpi=1000)
+pipeline.execute()
+"""
+
+
+def test_more_ranks_than_any_node_has_cores_are_refused_before_the_run(mpirun: Launcher) -> None:
+    done = mpirun.run(0, TOO_MANY)
+    assert done.returncode == 3
+    assert "Step 'sim' asks for 1000 cores, and no node has that" in done.stderr
 
 
 NODES = """
