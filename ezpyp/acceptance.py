@@ -17,6 +17,7 @@ from ezpyp import admission, differences, fingerprint, resume, runs
 from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.files import write_whole
+from ezpyp.folding import count, named
 from ezpyp.holder import user_name
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Status
@@ -46,24 +47,34 @@ def choose(survey: Survey, asked: Callable[[str], bool] = lambda name: True) -> 
     What follows accepted steps, and did not change otherwise, comes along. A step after one that stays changed, or is
     new, is left as it is: its input will be another.
     """
-    changed, steps = survey.differences.changed, survey.plan.steps
+    changed, steps, told = survey.differences.changed, survey.plan.steps, survey.differences.of
+    known = _entries(survey)
     accepted: dict[str, tuple[str, ...]] = {}
     along: dict[str, tuple[str, ...]] = {}
     left: dict[str, str] = {}
     waiting = {*survey.differences.new, *changed}
     for k, step in enumerate(steps):
-        reasons = changed.get(step.name)
-        if reasons is None:
+        name = told(step.name)
+        reasons = changed.get(name)
+        if reasons is None or name in accepted or name in along or name in left:
             continue
-        before = next((steps[p].name for p in survey.plan.graph.parents[k] if steps[p].name in waiting), None)
+        before = next((each for p in survey.plan.graph.parents[k] if (each := told(steps[p].name)) in waiting), None)
+        former = survey.differences.former[name]
+        if not {former, name} <= known or count([former]) != count([name]):
+            before = former  # a family that is another whole now
         follows = bool(reasons) and not differences.own_reasons(reasons)
         if before is not None:
             if asked(step.name):
-                left[step.name] = before
+                left[name] = before
         elif asked(step.name) or follows:
-            (accepted if asked(step.name) else along)[step.name] = reasons
-            waiting.discard(step.name)
+            (accepted if asked(step.name) else along)[name] = reasons
+            waiting.discard(name)
     return Acceptance(accepted=accepted, along=along, left=left)
+
+
+def _entries(survey: Survey) -> set[str]:
+    """The names under which both schemas tell their steps."""
+    return {entry["name"] for schema in (survey.before or {}, survey.wanted) for _, entry in schemas.entries(schema)}
 
 
 def comparable(survey: Survey, folder: str) -> None:
@@ -88,7 +99,7 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
     """
     assert survey.before is not None
     stems, kept = admission.former_records(survey), 0
-    for name in chosen.names:
+    for name in named(chosen.names):
         if name not in stems:
             continue  # has not run; or a former attempt to accept it was killed after this
         record = survey.scan.records[stems[name]]
@@ -120,7 +131,8 @@ def _schema(before: Mapping[str, Any], survey: Survey, chosen: Acceptance) -> di
             return old
         new = now[old["name"]]
         upstream = [former[name] for name in new["upstream"]]
-        return {**new, "name": old["name"], "stem": old["stem"], "upstream": upstream}
+        place = {key: old[key] for key in ("name", "stem", "label", "first") if key in old}
+        return {**new, **place, "upstream": upstream}
 
     found: dict[str, Any] = {p: [entry(each) for each in before[p]] for p in before if p != "ezpyp"}
     entries = [each for _, each in schemas.entries(found)]
@@ -154,7 +166,7 @@ def _by(what: str) -> str:
 def results_of(folder: str, names: Iterable[str]) -> dict[str, Record]:
     """Results of these steps by their stems, wherever they lie in the folder."""
     run = runs.open(folder)
-    prints = {run.entries[run.index[name]].fingerprint for name in names}
+    prints = {*map(run.fingerprint, names)} - {""}
     records = _store(folder).records().records
     return {s: r for s, r in records.items() if r.fingerprint in prints and r.outcome.status is Status.DONE}
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from ezpyp import differences, naming, packed
 from ezpyp import schema as schemas
 from ezpyp.errors import SchemaConflictError
+from ezpyp.folding import count, named
 from ezpyp.steps import Outcome, Status
 from ezpyp.surveys import Survey, duration, stem_under
 
@@ -88,12 +89,18 @@ def _valuable(found: Survey) -> dict[str, Outcome]:
 def former_records(found: Survey) -> dict[str, str]:
     """Changed steps of which there are former records, with the stems that these lie under."""
     old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
-    plan, former = found.plan, found.differences.former
-    stems = {
-        name: stem_under(found.scan, old[former[name]], plan.stems[plan.index[name]])
-        for name in found.differences.changed
-    }
-    return {name: stem for name, stem in stems.items() if stem is not None}
+    plan, scan, stems = found.plan, found.scan, {}
+    for told in found.differences.changed:
+        was = found.differences.former[told]
+        for name, before in zip(named([told]), named([was]), strict=False):
+            k = plan.index[name]
+            if name == told:
+                stem = stem_under(scan, old[was], plan.stems[k])
+            else:  # the schema does not say what its members were: what lies there is theirs
+                stem = before if before in scan.records and found.decisions.runs[k] else None
+            if stem is not None:
+                stems[name] = stem
+    return stems
 
 
 def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:
@@ -102,14 +109,14 @@ def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> 
     parts = []
     if valuable:
         since = min(outcome.when for outcome in valuable.values())
-        reasons = {name: change.changed[name] for name in valuable}
+        reasons = {name: change.changed[change.of(name)] for name in valuable}
         parts.append(
-            f"{len(valuable)} of {total} steps changed since {_minute(since)} ({_spent(found, valuable)} of results): "
-            f"{_why(reasons)}"
+            f"{len(valuable):,} of {total:,} steps changed since {_minute(since)} "
+            f"({_spent(found, valuable)} of results): {_why(reasons)}"
         )
     if on_change == "refuse":
         parts += [
-            f"{len(names)} {what}: {_few(names)}"
+            f"{count(names):,} {what}: {_few(names)}"
             for what, names in (("new", change.new), ("gone", change.gone))
             if names
         ]

@@ -13,6 +13,7 @@ from ezpyp import acceptance, explain, lock, prospect, runs, scripts
 from ezpyp import why as reasons
 from ezpyp.console import FOLDER, STEP, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
+from ezpyp.folding import count
 from ezpyp.naming import compact
 from ezpyp.selection import meant, unknown
 from ezpyp.store import open_store
@@ -148,7 +149,7 @@ def accept(script: str, steps: tuple[str, ...], functions: tuple[str, ...], args
 def _acceptance_lines(chosen: acceptance.Acceptance, verb: str) -> Sequence[str]:
     if not chosen.names and not chosen.left:
         return ["Nothing changed that could be accepted.\n"]
-    lines = [f"{verb} {len(chosen.names):,} steps.\n"] if chosen.names else []
+    lines = [f"{verb} {count(chosen.names):,} steps.\n"] if chosen.names else []
     lines += [f"  {names}: {text}\n" for names, text in explain.grouped(chosen.accepted)]
     lines += [f"  with them {compact(chosen.along)}\n"] if chosen.along else []
     left = {name: (f"'{before}' before it is new or stays changed",) for name, before in chosen.left.items()}
@@ -219,7 +220,7 @@ def _invalid_lines(run: Run, results: Mapping[str, Record], names: Sequence[str]
 
 def _with_result(run: Run, names: Sequence[str], results: Mapping[str, Record]) -> list[str]:
     prints = {record.fingerprint for record in results.values()}
-    return [name for name in names if run.entries[run.index[name]].fingerprint in prints]
+    return [name for name in names if run.fingerprint(name) in prints]
 
 
 # ----- scripts and folders

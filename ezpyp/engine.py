@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from ezpyp import executors, mpi, provenance, resources, surroundings
+from ezpyp.briefs import Outcomes
 from ezpyp.conductor import Conductor
 from ezpyp.dispatch import Dispatch
 from ezpyp.durations import remembered
@@ -47,6 +48,18 @@ class Finished:
     cached: bytes
     #: Nothing was left to do, and nothing was done.
     idle: bool = False
+
+    def spent(self, steps: range) -> float:
+        """How long those of these steps took that this run did, on the rank that knows."""
+        outcomes = self.outcomes
+        if not isinstance(outcomes, Outcomes):
+            return 0.0
+        pieces = (steps[k : k + _PIECE] for k in range(0, len(steps), _PIECE))
+        return sum(sum(outcomes.seconds(piece)) for piece in pieces)
+
+
+#: So many steps at a time are looked at.
+_PIECE = 10_000
 
 
 def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import naming
+from ezpyp.folding import count, parsed
 from ezpyp.prospect import VERDICTS
 from ezpyp.steps import Status
 
@@ -71,8 +72,8 @@ def difference_lines(survey: Survey, folder: str) -> Iterator[str]:
         ("changed", found.changed),
         ("moved", {name: (f"was {former}",) for name, former in moved(survey).items()}),
     )
-    counts = ", ".join(f"{len(names):,} {what}" for what, names in kinds if names)
-    same = len(survey.plan.steps) - len(found.new) - len(found.changed)
+    counts = ", ".join(f"{count(names):,} {what}" for what, names in kinds if names)
+    same = len(survey.plan.steps) - count(found.new) - count(found.changed)
     if survey.before is None:
         yield f"{folder} holds no plan yet: all {len(survey.plan.steps):,} steps are new.\n"
         return
@@ -98,7 +99,11 @@ def difference_values(survey: Survey, folder: str) -> dict[str, Any]:
 def moved(survey: Survey) -> dict[str, str]:
     """Steps that are the same under another name, with their former names."""
     found = survey.differences
-    return {name: was for name, was in found.former.items() if name != was and name not in found.changed}
+    return {
+        name: was
+        for name, was in found.former.items()
+        if parsed(name)[:2] != parsed(was)[:2] and name not in found.changed
+    }
 
 
 def since(survey: Survey, k: int) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import math
+import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -378,6 +379,8 @@ def seconds_of(value: Any) -> float | None:
 def _checked_name(name: Any) -> str | None:
     if name is not None and (not isinstance(name, str) or not name.strip()):
         raise TypeError(f"name={name!r}: give a text that is not empty")
+    if name is not None and re.search(r"\[\d+\.\.\d+\]$", name):
+        raise ValueError(f"name={name!r}: several steps are written so together. Give another.")
     return name
 
 

@@ -19,6 +19,7 @@ from ezpyp import schema as schemas
 from ezpyp.differences import Pair, explain_code
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.files import link_whole, make_folder, write_whole
+from ezpyp.folding import FOLDED, Folded, named
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import Problem, Record, Scan, Store, on_shelf, open_store
@@ -89,7 +90,33 @@ def _part(folder: str) -> _Part:
     schema = schemas.read(folder)
     assert schema is not None
     store = open_store(schema["ezpyp"]["store"], folder)
-    return _Part(folder=folder, schema=schema, store=store, scan=store.records())
+    scan = store.records()
+    return _Part(folder=folder, schema=_unfolded(schema, scan, folder), store=store, scan=scan)
+
+
+def _unfolded(schema: Mapping[str, Any], scan: Scan, folder: str) -> dict[str, Any]:
+    """The schema with an entry for each step: what was done of a family is known from its records."""
+
+    def members(entry: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        if "count" not in entry:
+            yield {**entry, "upstream": list(named(entry["upstream"]))}
+            return
+        folded = Folded(entry)
+        rest = {k: v for k, v in entry.items() if k not in FOLDED}
+        for i in range(entry["count"]):
+            member = folded.member(i)
+            record = scan.records.get(member.name)
+            known = record.fingerprint if record is not None else fingerprint.combine("unknown", folder, member.name)
+            yield {
+                **rest,
+                **member._asdict(),
+                "stem": member.name,
+                "fingerprint": known,
+                "arguments_digest": fingerprint.combine(member.args, member.kwargs),
+            }
+
+    phases = {phase: [one for each in schema[phase] for one in members(each)] for phase in schema if phase != "ezpyp"}
+    return {**phases, "ezpyp": schema["ezpyp"]}
 
 
 def _check(parts: Sequence[_Part]) -> None:

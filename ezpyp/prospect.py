@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ezpyp import admission, resume, surveys
 from ezpyp import schema as schemas
+from ezpyp.folding import named
 from ezpyp.plan import Plan
 from ezpyp.scripts import main_script
 from ezpyp.selection import Selection, downstream, with_needs
@@ -55,7 +56,7 @@ class Prospect:
     def reasons(self, k: int) -> tuple[str, ...]:
         """Why a step runs or is refused; none where it does not run."""
         decision, changed = self.survey.decisions[k], self.survey.differences.changed
-        own = changed.get(self.plan.steps[k].name, ())
+        own = changed.get(self.survey.differences.of(self.plan.steps[k].name), ())
         return own if own and decision.reason in ("", "; ".join(own)) else (decision.reason,) if decision.reason else ()
 
 
@@ -107,7 +108,7 @@ def against(prospect: Prospect, folder: str) -> Prospect:
 def _verdicts(survey: Survey, on_change: str, selection: Selection) -> tuple[str, ...]:
     graph, runs = survey.plan.graph, survey.decisions.runs
     needed = with_needs(graph, selection.of(survey.plan), lambda k: not runs[k]) if selection else None
-    first = {survey.plan.index[name] for name in admission.contested(survey, on_change)}
+    first = {survey.plan.index[name] for name in named(admission.contested(survey, on_change))}
     after = downstream(graph, first) if first else set()
 
     def verdict(k: int) -> str:

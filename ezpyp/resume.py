@@ -214,6 +214,9 @@ def rearrange(found: Survey, store: Store, keep_old: int) -> None:
     plan, records = found.plan, found.scan.records
     moves = {d.stem: plan.stems[k] for k, d in found.decisions.told.items() if d.record and d.stem != plan.stems[k]}
     replaced = [plan.stems[k] for k in _replaced(found) if plan.stems[k] not in moves]
+    for stem in replaced:
+        if records[stem].outcome.status is not Status.DONE:
+            store.drop(stem)  # a schema need not say whose it was
     shelve(
         [stem for stem in replaced if records[stem].outcome.status is Status.DONE],
         {stem: record for stem, record in records.items() if stem not in moves} if replaced else {},

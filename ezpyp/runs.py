@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from array import array
 from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -12,15 +13,16 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ezpyp import codecs, scripts
 from ezpyp import schema as schemas
-from ezpyp.entries import Entry, choose, entry_of
+from ezpyp.entries import Entries, Entry, Places, choose
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.events import History, last_run
+from ezpyp.fingerprints import SIZE
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.progress import Position, positions
 from ezpyp.selection import unknown
 from ezpyp.steps import Outcome, Status
 from ezpyp.store import open_store
-from ezpyp.summary import Row, Rows, Summary, row
+from ezpyp.summary import Row, Rows, Summary, Whole, row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,14 +89,14 @@ class Run:
         return str(self._about.get("script", ""))
 
     @cached_property
-    def entries(self) -> list[Entry]:
-        """The steps in the order of the plan."""
-        return [entry_of(phase, each) for phase, each in schemas.entries(self._schema)]
+    def entries(self) -> Entries:
+        """The steps in the order of the plan; those of very large families are made when they are looked at."""
+        return Entries(self._schema)
 
     @cached_property
-    def index(self) -> dict[str, int]:
+    def index(self) -> Mapping[str, int]:
         """Names to places in the plan."""
-        return {entry.name: k for k, entry in enumerate(self.entries)}
+        return Places(self.entries)
 
     def names(self, pattern: str = "*", /, **arguments: Any) -> list[str]:
         """The steps that a pattern means, in the order of the plan, of which only those with these arguments.
@@ -148,6 +150,12 @@ class Run:
         """What came of a step; None where it has not run."""
         record = self._record(self._known(name))
         return record.outcome if record else None
+
+    def fingerprint(self, name: str) -> str:
+        """The fingerprint of a step; of a member of a very large family that of what came of it, "" without."""
+        entry = self._known(name)
+        record = self._record(entry) if not entry.fingerprint else None
+        return record.fingerprint if record is not None else entry.fingerprint
 
     def log(self, name: str) -> str:
         """What a step printed when it last ran.
@@ -238,15 +246,15 @@ class Run:
     def _record(self, entry: Entry) -> Record | None:
         """The record of a step; one of another fingerprint is of a former plan and counts as none."""
         record = self._store.read(entry.stem)
-        return record if record is not None and record.fingerprint == entry.fingerprint else None
+        return record if record is not None and _fits(record, entry) else None
 
     def _outcomes(self, records: Mapping[str, Record]) -> Iterator[Outcome | None]:
         for entry in self.entries:
             record = records.get(entry.stem)
-            yield record.outcome if record is not None and record.fingerprint == entry.fingerprint else None
+            yield record.outcome if record is not None and _fits(record, entry) else None
 
     def _sizes(self, records: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
-        functions = {entry.stem: entry.function_name for entry in self.entries}
+        functions = dict(self.entries.functions())
         found: dict[str, tuple[int, int]] = {}
         for stem, record in records.items():
             outcome, of = record.outcome, functions.get(stem, FORMER)
@@ -355,7 +363,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=finished.started.pipeline_id,
-            rows=Rows(memoryview(finished.statuses).cast("b").tolist(), make),
+            rows=Rows(array("b", finished.statuses), make, self._wholes(finished.spent, finished.cached)),
             done=ended.done,
             failed=ended.failed,
             skipped=ended.skipped,
@@ -367,9 +375,31 @@ class Run:
             reason=ended.reason,
         )
 
+    def _wholes(self, spent: Callable[[range], float], cached: bytes = b"") -> list[Whole]:
+        return [
+            Whole(
+                start=start,
+                stop=stop,
+                name=content["name"],
+                args=f"{content['args']} … {content['last']['args']}",
+                kwargs=content["kwargs"],
+                phase=phase,
+                seconds=spent(range(start, stop)),
+                cached=cached[start:stop].count(1),
+            )
+            for start, stop, phase, content in self.entries.wholes()
+        ]
+
     def _summary_of_folder(self) -> Summary:
-        outcomes = [*self._outcomes(self._store.records().records)]
-        statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in outcomes]
+        statuses, seconds = array("b"), array("d")
+        for outcome in self._outcomes(self._store.records().records):
+            statuses.append(outcome.status if outcome else Status.NOT_RUN)
+            seconds.append(outcome.seconds if outcome else 0.0)
+
+        def make(k: int) -> Row:
+            record = self._record(self.entries[k])
+            return self._row(self.entries[k], record.outcome if record is not None else None)
+
         failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
         run = last_run(self.folder)
         told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
@@ -377,7 +407,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=self.pipeline_id,
-            rows=Rows(statuses, lambda k: self._row(self.entries[k], outcomes[k])),
+            rows=Rows(statuses, make, self._wholes(lambda steps: sum(seconds[steps.start : steps.stop]))),
             done=statuses.count(Status.DONE),
             failed=failed,
             skipped=skipped,
@@ -443,6 +473,11 @@ def _known_run(folder: str) -> Run | None:
     if known is None or known[0] != signature:
         known = _runs[folder] = signature, Run(folder)
     return known[1]
+
+
+def _fits(record: Record, entry: Entry) -> bool:
+    """Whether a record is of the step as the plan has it. Of a folded family nothing else is left under its stems."""
+    return record.fingerprint == entry.fingerprint or (not entry.fingerprint and len(record.fingerprint) == 2 * SIZE)
 
 
 def _done(record: Record | None) -> TypeGuard[Record]:

@@ -8,7 +8,8 @@ It is written for people (phases, argument texts) and compared by fingerprints o
 An entry has the keys that users of ezpyp know (args, cache_location, depends_on, function_bytes, function_name,
 kwargs, name, status_ext, step_ext, fingerprint) and those that ezpyp reads back: arguments (parameter: JSON value),
 arguments_digest, code (a key of "functions"), codec, inputs (names to digests; what is in those that hold several files
-is in the "inputs" of "ezpyp", by digest), named, stem (of its files), title, upstream (names).
+is in the "inputs" of "ezpyp", by digest), named, stem (of its files), title, upstream (names). A family of very many
+steps is one entry, see `folding`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ezpyp import fingerprint
+from ezpyp import fingerprint, folding
 from ezpyp.errors import StoreError
 from ezpyp.fingerprints import Identity
+from ezpyp.folding import Fold
 from ezpyp.inputs import Seen
 from ezpyp.naming import SCHEMA_FILE
 from ezpyp.plan import Plan
@@ -40,22 +42,26 @@ def of(
     store: str = "files",
     script: str = "",
     when: str = "",
+    folds: Sequence[Fold] | None = None,
 ) -> dict[str, Any]:
     """The plan as the schema file holds it. Without `identity` (before it is known) fingerprints are empty."""
     bytecode: dict[int, str] = {}
     found: dict[str, Any] = {}
-    for k, step in enumerate(plan.steps):
+    folded = {fold.start: fold for fold in (folding.folds(plan) if folds is None else folds)}
+    k = 0
+    while k < len(plan.steps):
+        step, fold = plan.steps[k], folded.get(k)
         if id(step.function) not in bytecode:
             bytecode[id(step.function)] = _function_bytes(step.function)
         args, kwargs = step.texts()
         entry = {
             "args": args,
-            "arguments": step.bound(),
+            "arguments": step.bound() if fold is None else {},
             "arguments_digest": _arguments_digest(step),
             "cache_location": cache_location,
             "code": identity.codes[k] if identity else "",
             "codec": step.options.codec,
-            "depends_on": f"[{', '.join(repr(plan.steps[p]) for p in plan.graph.parents[k])}]",
+            "depends_on": f"[{_depends_on(plan, k, fold)}]",
             "fingerprint": identity.fingerprints[k] if identity else "",
             "function_bytes": bytecode[id(step.function)],
             "function_name": step.function_name,
@@ -68,14 +74,19 @@ def of(
             "packages": plan.following.counted(identity.functions[identity.codes[k]].packages) if identity else {},
             "step_ext": "step",
             "title": step.title,
-            "upstream": [plan.steps[p].name for p in plan.graph.parents[k]],
+            "upstream": folding.spans(plan, plan.graph.parents[k]) if fold is None else [],
             "version": step.options.version,
         }
+        if fold is not None:
+            entry |= folding.entry(plan, fold)
+            if identity:
+                entry["fingerprint"] = folding.digest(identity.fingerprints, fold.start, fold.stop)
         found.setdefault(str(plan.graph.phases[k]), []).append(entry)
+        k = fold.stop if fold is not None else k + 1
     found["ezpyp"] = {
         "format": FORMAT,
         "pipeline_id": plan.pipeline_id,
-        "digest": fingerprint.combine(*(identity.fingerprints if identity else ())),
+        "digest": folding.digest(identity.fingerprints, 0, len(plan.steps)) if identity else "",
         "store": store,
         "script": script,
         "when": when,
@@ -88,6 +99,14 @@ def of(
         },
     }
     return found
+
+
+def _depends_on(plan: Plan, k: int, fold: Fold | None) -> str:
+    parents = plan.graph.parents[k]
+    if fold is None and len(parents) <= folding.MOST:
+        return ", ".join(repr(plan.steps[p]) for p in parents)
+    entry = folding.spans(plan, parents) if fold is None else folding.entry(plan, fold)["upstream"]
+    return ", ".join(entry)
 
 
 def _arguments_digest(step: Step) -> str:
@@ -153,7 +172,7 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
 
 
 def entries(content: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Every (phase, entry) of a schema, in order."""
+    """Every (phase, entry) of a schema, in order; a folded family is one."""
     for phase in sorted((k for k in content if k != "ezpyp"), key=int):
         for entry in content[phase]:
             yield int(phase), entry

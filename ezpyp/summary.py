@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from ezpyp.naming import SUMMARY_FILE
 from ezpyp.steps import Outcome, Status
@@ -39,6 +39,7 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in fields(Row))
+_WORDS = {Status.DONE: "done", Status.FAILED: "failed", Status.SKIPPED: "skipped", Status.NOT_RUN: "not run"}
 _NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
 
 
@@ -62,13 +63,28 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
     )
 
 
+class Whole(NamedTuple):
+    """A family of very many steps, which the table tells in one row."""
+
+    start: int
+    stop: int
+    name: str
+    args: str
+    kwargs: str
+    phase: int
+    #: What its steps took together, as far as is known.
+    seconds: float
+    #: How many were done in earlier runs.
+    cached: int
+
+
 class Rows(Sequence[Row]):
     """Rows that are made when they are looked at: a million of them need not be in memory."""
 
-    __slots__ = ("_make", "statuses")
+    __slots__ = ("_make", "statuses", "wholes")
 
-    def __init__(self, statuses: Sequence[int], make: Callable[[int], Row]) -> None:
-        self.statuses = statuses
+    def __init__(self, statuses: Sequence[int], make: Callable[[int], Row], wholes: Sequence[Whole] = ()) -> None:
+        self.statuses, self.wholes = statuses, wholes
         self._make = make
 
     def __len__(self) -> int:
@@ -81,6 +97,38 @@ class Rows(Sequence[Row]):
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         places = range(len(self))[place]
         return self._make(places) if isinstance(places, int) else [self._make(k) for k in places]
+
+    def folded(self) -> Iterator[Row]:
+        """The rows for a table: of very large families one, and those of members that failed or were skipped."""
+        place = 0
+        for whole in self.wholes:
+            yield from map(self._make, range(place, whole.start))
+            yield self._of_whole(whole)
+            for k in range(whole.start, whole.stop):
+                if self.statuses[k] in (Status.FAILED, Status.SKIPPED):
+                    yield self._make(k)
+            place = whole.stop
+        yield from map(self._make, range(place, len(self)))
+
+    def _of_whole(self, whole: Whole) -> Row:
+        found = self.statuses[whole.start : whole.stop]
+        order = (Status.FAILED, Status.NOT_RUN, Status.SKIPPED, Status.DONE)
+        counts = {status: found.count(status) for status in order}
+        before = f" ({whole.cached:,} before)" if whole.cached else ""
+        words = [f"{n:,} {_WORDS[status]}{before * (status is Status.DONE)}" for status, n in counts.items() if n]
+        return Row(
+            name=whole.name,
+            args=whole.args,
+            kwargs=whole.kwargs,
+            phase=whole.phase,
+            status=next(status for status, n in counts.items() if n),
+            result="",
+            seconds=whole.seconds,
+            rank=-1,
+            host="",
+            attempts=int(counts[Status.NOT_RUN] < len(found)),
+            note=", ".join(reversed(words)),
+        )
 
     def with_status(self, *wanted: Status) -> Iterator[Row]:
         """The rows of these statuses; no other is made."""
@@ -152,9 +200,12 @@ class Summary:
         return f"Pipeline Stopped @ {self.folder} ({self.not_run:,} of {len(self.rows):,} not run{why})"
 
     def text(self) -> Iterator[str]:
-        """The headline and the table, in pieces: beyond `LAID_OUT` steps it is never in memory as a whole."""
+        """The headline and the table, in pieces: beyond `LAID_OUT` rows it is never in memory as a whole.
+
+        A family of very many steps is one row, with those of its steps that failed or were skipped.
+        """
         yield f"{self.headline()}\n\n"
-        yield from table(self.rows)
+        yield from table(self.rows.folded() if isinstance(self.rows, Rows) else self.rows)
 
     def write(self) -> str:
         """Write `pipeline.summary`, whole, and return its path."""
@@ -221,7 +272,7 @@ def _cells(each: Row) -> list[str]:
     """The cells as text, each one line; what never ran has no duration and no rank."""
     cells = {column: " ".join(str(_plain(value)).split()) for column, value in zip(COLUMNS, values(each), strict=True)}
     ran = each.attempts > 0
-    cells |= {"seconds": f"{each.seconds:.3f}" if ran else "", "rank": str(each.rank) if ran else ""}
+    cells |= {"seconds": f"{each.seconds:.3f}" if ran else "", "rank": str(each.rank) if each.rank >= 0 else ""}
     return list(cells.values())
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
 
-from ezpyp import differences, outputs
+from ezpyp import differences, folding, outputs
 from ezpyp import schema as schemas
 from ezpyp.differences import Differences
 from ezpyp.fingerprints import Identity, identify
@@ -83,7 +83,12 @@ def survey(
     scan = store.records()
     wanted = schemas.of(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = schemas.read(folder)
-    found = differences.between(before, wanted) if before is not None else differences.NO_DIFFERENCES
+
+    def first_of(entry: Mapping[str, Any], count: int) -> str:
+        start = plan.index[f"{entry['label']}[{entry['first']}]"]
+        return folding.digest(identity.fingerprints, start, start + count)
+
+    found = differences.between(before, wanted, first_of) if before is not None else differences.NO_DIFFERENCES
     return Survey(
         plan=plan,
         identity=identity,
@@ -192,7 +197,7 @@ class _Deciding:
 
 def _missing(step: Step, found: Differences) -> str:
     """Why there is no result of a step."""
-    name = step.name
+    name = found.of(step.name)
     return "; ".join(found.changed.get(name, ())) or ("has not run" if name in found.former else "new")
 
 

@@ -71,7 +71,7 @@ class Account:
 def account(name: str, run: Run | None, prospect: Prospect | None) -> Account:
     """All that is known of a step, from its folder and from the plan of its script, where there are such."""
     k = prospect.plan.index.get(name) if prospect is not None else None
-    former = name if prospect is None else prospect.survey.differences.former.get(name, name)
+    former = name if prospect is None else prospect.survey.differences.was(name)
     outcome = run.outcome(former) if run is not None and former in run.index else None
     if prospect is None or k is None:
         return Account(
@@ -180,9 +180,10 @@ def _behind(prospect: Prospect, k: int) -> list[int]:
     """The nearest dependencies for which a step runs or is refused; none where it has reasons of its own only."""
     survey, steps, parents = prospect.survey, prospect.plan.steps, prospect.plan.graph.parents[k]
     changed, reason = survey.differences.changed, survey.decisions[k].reason
-    own = changed.get(steps[k].name, ())
+    told = survey.differences.of
+    own = changed.get(told(steps[k].name), ())
     if len(differences.own_reasons(own)) < len(own):
-        return [p for p in parents if steps[p].name in changed or steps[p].name in survey.differences.new]
+        return [p for p in parents if told(steps[p].name) in changed or told(steps[p].name) in survey.differences.new]
     if reason.startswith("made anew"):
         return [p for p in parents if survey.decisions[p].renewed]
     if reason.startswith("was skipped"):
@@ -210,12 +211,15 @@ def _code(prospect: Prospect, k: int) -> Code:
 def _pair(prospect: Prospect, name: str) -> Pair | None:
     """The step in the folder's schema and in the script's; None where it is new."""
     survey = prospect.survey
-    former = survey.differences.former.get(name)
+    told = survey.differences.of(name)
+    former = survey.differences.former.get(told)
     if survey.before is None or former is None:
         return None
-    olds = {entry["name"]: entry for _, entry in schemas.entries(survey.before)}
-    nows = {entry["name"]: entry for _, entry in schemas.entries(survey.wanted)}
-    return Pair(old=olds[former], now=nows[name], before=survey.before, after=survey.wanted)
+    old = next((entry for _, entry in schemas.entries(survey.before) if entry["name"] == former), None)
+    now = next((entry for _, entry in schemas.entries(survey.wanted) if entry["name"] == told), None)
+    if old is None or now is None:
+        return None  # of a family that is told as a whole in only one of them
+    return Pair(old=old, now=now, before=survey.before, after=survey.wanted)
 
 
 # ----- telling
