@@ -24,7 +24,7 @@ _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
-_FOLDERS = ("journal", "logs", SHELF, packed.FOLDER)
+_FOLDERS = ("journal", "logs", "jobs", "code", SHELF, packed.FOLDER)
 #: Stands between a folder and the stem of a step whose result is packed: there is no file to name.
 _PACKED = f"/{packed.FOLDER}#"
 
@@ -51,7 +51,17 @@ def of_run(folder: str) -> list[str]:
         *plain(folder, lambda name: name in _OF_RUN or name.startswith(_LOCK)),
         *plain(f"{folder}/journal", lambda name: name.endswith(".jsonl")),
         *plain(f"{folder}/logs", lambda name: name.endswith((".log", ".progress"))),
+        *plain(f"{folder}/jobs", lambda name: name.endswith((".sbatch", ".json", ".log"))),
+        *_of_code(f"{folder}/code"),
     ]
+
+
+def _of_code(folder: str) -> Iterator[str]:
+    """The files of copies of code, which lie in folders named by digests."""
+    for name in _names(folder):
+        if re.fullmatch("[0-9a-f]{16}", name):
+            for path, _, files in os.walk(f"{folder}/{name}"):
+                yield from (f"{path}/{file}" for file in files)
 
 
 def of_steps(run: Run, names: Iterable[str], *, failed: bool = False) -> list[str]:

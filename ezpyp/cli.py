@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 import ezpyp
-from ezpyp import changes, drawing, launch, lock, runs, upkeep
+from ezpyp import changes, cluster, drawing, launch, lock, runs, submission, upkeep
 from ezpyp.console import (
     FOLDER,
     STEP,
@@ -30,6 +30,7 @@ from ezpyp.console import (
 )
 from ezpyp.errors import EzpypError, InitializationError, ResultUnavailable
 from ezpyp.files import write_whole
+from ezpyp.naming import SCHEMA_FILE
 from ezpyp.settings import ON_CHANGE
 from ezpyp.steps import Status
 from ezpyp.summary import COLUMNS, duration, values
@@ -169,26 +170,36 @@ def status(folder: str, output: str) -> None:
 @ezpyp_command.command()
 @FOLDER
 @click.option("--every", type=click.FloatRange(0.1), default=10.0, show_default=True, help="Seconds between looks.")
-def watch(folder: str, every: float) -> None:
-    """Follow a run until it ends.
+def watch(folder: str, every: float) -> int:
+    """Follow a run until it ends, and the job that it is part of.
 
-    A line whenever something changed; nothing is locked, and each look reads the folder once.
+    A line whenever something changed; nothing is locked, and each look reads the folder once. Slurm is asked from
+    every 15 seconds to every 3 minutes, where the folder has a job.
 
     \b
     ezpyp watch study_cache
     ezpyp watch study_cache --every 60
     """
-    run, told = runs.open(folder), set[str]()
+    folder, told, job = os.path.abspath(folder), set[str](), submission.Following(folder)
     while True:
-        held = lock.held_by(run.folder)
-        now = run.status
-        lines = [next(_status_lines(run, now, time.time())), *few("running", _positions(now))]
+        line = job.look(time.monotonic())
+        lines = [f"{line}\n"] if line else []
+        # Before its first job has begun there is no run to look at.
+        run = runs.open(folder) if not line or os.path.exists(os.path.join(folder, SCHEMA_FILE)) else None
+        held = bool(run and lock.held_by(run.folder))
+        if run is not None:
+            now = run.status
+            lines += [next(_status_lines(run, now, time.time())), *few("running", _positions(now))]
         say(line for line in lines if line not in told)
         told = set(lines)
-        if not held:
-            say(_run_lines(run.status, time.time()))
-            return
+        if not held and not job.active:
+            break
         time.sleep(every)
+    if run is None:
+        print(f"ezpyp: the job ended before its run began. What it said: ezpyp logs {folder}", file=sys.stderr)
+        return 1
+    say(_run_lines(run.status, time.time()))
+    return 0
 
 
 def _status_values(run: Run, now: Progress) -> dict[str, Any]:
@@ -470,7 +481,15 @@ def _values(row: Row) -> list[Any]:
     return [jsonable(value) for value in values(row)]
 
 
-for verb in (changes.plan, changes.why, changes.diff, changes.accept, changes.invalidate, *upkeep.VERBS):
+for verb in (
+    changes.plan,
+    changes.why,
+    changes.diff,
+    changes.accept,
+    changes.invalidate,
+    *upkeep.VERBS,
+    *cluster.VERBS,
+):
     ezpyp_command.add_command(verb)
 
 if __name__ == "__main__":

@@ -54,13 +54,14 @@ def part_options(verb: _Verb) -> _Verb:
 
 
 @contextmanager
-def environment(wishes: Mapping[str, Any]) -> Iterator[None]:
-    """Tell pipelines of scripts what is wished, in EZPYP_ variables; what is empty is left as it is."""
+def environment(wishes: Mapping[str, Any]) -> Iterator[dict[str, str]]:
+    """Tell pipelines of scripts what is wished, in EZPYP_ variables, which it gives; what is empty is left as it is."""
     texts = {key: value if isinstance(value, str) else " ".join(value or ()) for key, value in wishes.items()}
     former = dict(os.environ)
-    os.environ.update({f"EZPYP_{key.strip('_').upper()}": text for key, text in texts.items() if text})
+    variables = {f"EZPYP_{key.strip('_').upper()}": text for key, text in texts.items() if text}
+    os.environ.update(variables)
     try:
-        yield
+        yield variables
     finally:
         os.environ.clear()
         os.environ.update(former)

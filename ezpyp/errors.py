@@ -10,6 +10,8 @@ EzpypError
 ├── SchemaConflictError         the folder holds another plan
 ├── CacheInUse                  another run holds the folder
 │   └── CacheTakenOver          another run took it from this one
+├── ConfigurationError          a setting in a file or variable that is not known
+├── SubmissionError             Slurm did not take a job, or cannot be asked
 ├── LauncherError               the launcher and the MPI library do not belong together
 ├── RankMismatch                ranks built different plans, or left while others ran
 ├── ResourceError               a step asks for what cannot be had
@@ -72,6 +74,14 @@ class CacheTakenOver(CacheInUse):
     """Another run took the cache folder from this one, which then stopped."""
 
     exit_code = 4
+
+
+class ConfigurationError(EzpypError):
+    """A file or variable of settings says something that is not known, or not of its kind."""
+
+
+class SubmissionError(EzpypError):
+    """Slurm did not take a job, or cannot be asked."""
 
 
 class LauncherError(EzpypError):

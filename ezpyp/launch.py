@@ -33,7 +33,7 @@ _LAUNCHERS = {
     "HYDRA": "mpich",
     "Intel(R) MPI": "mpich",
 }
-_TITLES = {"openmpi": "Open MPI", "mpich": "MPICH"}
+TITLES = {"openmpi": "Open MPI", "mpich": "MPICH"}
 
 #: Asks without initialising MPI, which may be done only once and by a rank.
 _ASK = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
@@ -76,8 +76,8 @@ def find_mpirun(make: str) -> str:
         found = _make_of_launcher(path)
         if found == make:
             return path
-        others.append(f"{path} is of {_TITLES.get(found, 'an unknown make')}")
-    title = _TITLES.get(make, "a make that ezpyp does not know")
+        others.append(f"{path} is of {TITLES.get(found, 'an unknown make')}")
+    title = TITLES.get(make, "a make that ezpyp does not know")
     raise LauncherError(
         f"mpi4py uses {title}, and no mpirun of it was found ({'; '.join(others) or 'there is none at all'}). "
         f"Load the site's module for it, or pip install 'ezpyp[{make or 'mpich'}]'. Nothing was run."

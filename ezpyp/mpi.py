@@ -281,6 +281,9 @@ def connect() -> Link | None:
             version = MPI.Get_library_version()
             if told.protocol == "pmix" and "MPICH" in version and not _speaks_pmix():
                 raise LauncherError(_wrong_launcher(told, version))
+            if os.environ.get("SLURM_MPI_TYPE") == "pmi2" and re.search(r"Device: *ch4:.*\bofi\b", version):
+                # By UCX, MPICH (5.0.2) tells Slurm texts without an end: ranks that imported much before abort or hang.
+                os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if MPI.COMM_WORLD.Get_size() == 1:
         raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from ezpyp import frozen
 from ezpyp.errors import InitializationError
 
 if TYPE_CHECKING:
@@ -85,11 +86,13 @@ def load(path: str | os.PathLike[str], argv: Sequence[str] = (), *, name: str = 
 
 
 def _run(path: str, module: ModuleType) -> None:
-    try:
-        with open(path, "rb") as file:
-            source = file.read()
-    except OSError as error:
-        raise InitializationError(f"The script {path} cannot be read: {error.strerror or error}.") from None
+    source = frozen.text_of(path)
+    if source is None:
+        try:
+            with open(path, "rb") as file:
+                source = file.read()
+        except OSError as error:
+            raise InitializationError(f"The script {path} cannot be read: {error.strerror or error}.") from None
     with suppress(_Reached, SystemExit):
         exec(compile(source, path, "exec", dont_inherit=True), vars(module))
 

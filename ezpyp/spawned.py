@@ -11,7 +11,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 
-from ezpyp import running, scripts
+from ezpyp import frozen, running, scripts
 
 _SCRIPT = "EZPYP_MAIN_SCRIPT"
 
@@ -27,6 +27,15 @@ def stand_in() -> None:
     main.__spec__ = ModuleSpec("ezpyp.spawned", None)
 
 
+def _as_copied() -> None:
+    """Where the script was run from a copy, let this process have the texts of the copy too."""
+    folder = os.environ.get(frozen.CODE)
+    modules = frozen.read(folder) if folder else {}
+    if modules and modules[frozen.SCRIPT].origin == os.environ[_SCRIPT]:
+        frozen.install(modules)
+
+
 if __name__ == "__mp_main__":
+    _as_copied()
     globals().update(scripts.load(os.environ[_SCRIPT], sys.argv[1:], name=__name__).namespace)
     running.stay()  # what it is given to do is part of a step: decorated functions are plain

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ezpyp import archive, checking, cleaning, lock, merging, packing, repacking, runs
+from ezpyp import archive, checking, cleaning, lock, merging, packing, repacking, runs, submission
 from ezpyp.console import FOLDER, TAKE_OVER, few, output_option, say, say_json, size_text
 from ezpyp.summary import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from ezpyp.events import History, RunStarted
     from ezpyp.runs import Run
@@ -147,22 +147,36 @@ def _chosen(run: Run, steps: tuple[str, ...], old: bool, failed: bool) -> list[s
 
 @click.command()
 @FOLDER
+@click.option("--code", is_flag=True, help="The copies of the code that jobs run, and where they lie.")
 @output_option("text", "json")
-def show(folder: str, output: str) -> None:
+def show(folder: str, code: bool, output: str) -> None:
     """Where a folder comes from.
 
     The command, the commit, the packages, the machine and the environment of the newest run, and the runs before it.
 
     \b
     ezpyp show study_cache
+    ezpyp show study_cache --code
     ezpyp show study_cache --output json
     """
+    if code:
+        copies = submission.copies(os.path.abspath(folder))
+        say_json(copies) if output == "json" else say(_code_lines(copies))
+        return
     run = runs.open(folder)
     history = archive.runs_of(run.folder)
     if output == "json":
         say_json(_origin(run, history))
     else:
         say(_origin_lines(run, history))
+
+
+def _code_lines(copies: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    if not copies:
+        yield "No job of this folder has a copy of its code (ezpyp submit makes one).\n"
+    for path, each in copies.items():
+        yield f"{path}: {', '.join(f'job {job}' for job in each['jobs']) or 'no job'}\n"
+        yield from (f"  {file}  was {origin}\n" for file, origin in each["files"].items())
 
 
 def _origin(run: Run, history: list[tuple[str, History]]) -> dict[str, Any]:

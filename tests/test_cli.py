@@ -109,8 +109,8 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
 
 
 VERBS = (
-    *("accept", "check", "clean", "diff", "export", "graph", "invalidate", "log", "merge", "pack", "plan"),
-    *("repack", "result", "run", "show", "status", "summary", "version", "watch", "why"),
+    *("accept", "cancel", "check", "clean", "diff", "export", "graph", "invalidate", "log", "logs", "merge", "pack"),
+    *("plan", "repack", "result", "run", "show", "status", "submit", "summary", "version", "watch", "why"),
 )
 
 

@@ -62,6 +62,33 @@ def test_two_nodes_by_every_way_that_fits(slurm: Slurm, mpirun: Launcher, way: s
     assert (begun.ranks, sorted(begun.hosts)) == (4, sorted(slurm.hosts))
 
 
+#: Memory that was used and freed is not zero: what a library sends unfinished is then seen.
+USED_MEMORY = """
+import ctypes
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+blocks = [(libc.malloc(size), size) for size in range(16, 9000, 8) for _ in range(3)]
+for block, size in blocks:
+    ctypes.memset(block, 0x41, size)
+for block, _ in blocks[::2]:
+    libc.free(block)
+"""
+
+
+def test_a_script_that_imported_much_starts_by_srun_too(slurm: Slurm, mpirun: Launcher) -> None:
+    script = mpirun.folder / "study.py"
+    script.write_text(USED_MEMORY + STUDY)
+    done = slurm.run(
+        *("srun", "--nodes=2", "--ntasks=2", f"--mpi={FITTING[mpirun.name]}", "python", str(script), "2"),
+        env=mpirun.environment(),
+        cwd=mpirun.folder,
+        timeout=30,
+    )
+    assert done.returncode == 0, done.stderr
+    assert ezpyp.open(mpirun.folder / "cache")["met"] == sorted(slurm.hosts)
+
+
 @pytest.mark.parametrize("unfit", ["the other", "none"])
 def test_the_wrong_process_manager_is_refused_with_the_right_flag(slurm: Slurm, mpirun: Launcher, unfit: str) -> None:
     """Four copies of rank 0 and exit code 0, or an abort without a remedy, is what one gets without a look first."""
