@@ -24,6 +24,8 @@ from ezpyp.resources import Grant
 from ezpyp.steps import Brief, Outcome, Status, callable_name
 from ezpyp.stopping import Stop
 
+#: No more places of results travel with a lot.
+_MOST_PLACES = 4096
 #: Seconds between two syncs at the borders of phases.
 SYNC_EVERY = 1.0
 
@@ -46,6 +48,8 @@ class Conductor:
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
         self.outcomes = Outcomes(job.plan.stems, job.store)
+        #: A result in a file of its own is found by its name.
+        self._places_help = job.kind == "packed"
         #: Each step is told of by itself. Of many steps only those of which there is something to say are.
         self._one_by_one = len(job.plan.steps) <= SMALL_RUN or shows_all()
         self._longest_wait = 0.2 if job.link is None else 0.001
@@ -136,9 +140,19 @@ class Conductor:
         ledger = self._ledger
         if grant is not None:
             (k,) = steps
-            return Lot(steps, {k: Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)})
+            task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)
+            return Lot(steps, {k: task}, self._places(steps))
         special = [k for k in steps if ledger.absent(k) or k in ledger.failures]
-        return Lot(steps, {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special})
+        tasks = {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special}
+        return Lot(steps, tasks, self._places(steps))
+
+    def _places(self, steps: Sequence[int]) -> bytes:
+        """Where the results lie that these steps are given; of very many, whoever needs them looks for himself."""
+        parents = self._plan.graph.parents
+        if not self._places_help or not parents.flat:
+            return b""
+        wanted = {p for k in steps for p in parents[k]}
+        return self.outcomes.packed(sorted(wanted)) if len(wanted) <= _MOST_PLACES else b""
 
     def _settle(self, report: Report, pace: Pace) -> None:
         if report.briefs:

@@ -16,6 +16,7 @@ from functools import partial
 from time import monotonic
 
 from ezpyp import resources, running, seeding, spawned
+from ezpyp.briefs import unpack
 from ezpyp.capture import Capture
 from ezpyp.fingerprints import Fingerprints
 from ezpyp.guards import Guards
@@ -90,6 +91,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
                 continue
             if not number:  # a step may use up what the store needs to begin
                 worker.store.begin(order.turn)
+            worker.places.clear()
+            worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
             for report, finished in _run(lot, number, worker, position, slot):
                 connection.send((report, finished))
                 if _lowest_free() > most:

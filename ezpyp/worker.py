@@ -28,7 +28,7 @@ from ezpyp.guards import Guards
 from ezpyp.lots import Task
 from ezpyp.plan import Plan
 from ezpyp.scripts import main_script
-from ezpyp.steps import Outcome, Status, Step
+from ezpyp.steps import Outcome, Place, Status, Step
 from ezpyp.store import Record, Store, write_whole
 from ezpyp.upstream import Upstream
 
@@ -53,6 +53,8 @@ class Worker:
     inputs: Mapping[int, bytes] = field(default_factory=dict)
     #: A child that a step forked has another.
     pid: int = field(default_factory=os.getpid)
+    #: Where results of earlier steps lie, as far as that was told.
+    places: dict[int, Place] = field(init=False, default_factory=dict)
     #: Results of earlier steps.
     upstream: Upstream = field(init=False)
     _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
@@ -241,8 +243,13 @@ class _Call:
     def _resolve(self, deferred: Deferred) -> Any:
         if isinstance(deferred, Handed):
             return deferred.value
-        values = [self.worker.upstream.value(each, absent=each.name in self.missing) for each in deferred.sources()]
+        values = [self._value(each) for each in deferred.sources()]
         return values[0] if deferred.one else values
+
+    def _value(self, source: Step) -> Any:
+        worker = self.worker
+        k = worker.plan.places[source]
+        return worker.upstream.value(k, absent=source.name in self.missing, at=worker.places.get(k))
 
     def _files(self, returned: Sequence[str]) -> dict[str, Any]:
         """What it leaves beside its result, now at its place."""

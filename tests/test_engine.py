@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import Pipeline, as_pickle_step, conductor
+from ezpyp import Pipeline, as_pickle_step, conductor, events
 from ezpyp.store import FileStore
 
 
@@ -45,3 +45,22 @@ def test_short_phases_are_not_synced_one_by_one(tmp_path: Path, monkeypatch: pyt
         last = step(last)
     assert pipeline.execute().ok
     assert len(calls) <= 3
+
+
+def test_a_run_of_many_short_steps_is_told_in_lots(tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path / "cache", "many", workers=2)
+    step = as_pickle_step(pipeline)(abs)
+    step.map(range(1500))
+    assert pipeline.execute().done == 1500
+    (journal,) = events.journals(pipeline.cache_location)
+    told = list(events.replay(journal))
+    lots = [event for event in told if isinstance(event, events.LotEnded)]
+    alone = [event for event in told if isinstance(event, events.StepEnded)]
+    assert sum(event.count for event in lots) + len(alone) == 1500
+    assert len(lots) + len(alone) < 500
+    ended = told[-1]
+    assert isinstance(ended, events.RunEnded)
+    (durations,) = ended.durations.values()
+    assert durations["count"] == 1500
+    assert 0 <= durations["mean"] <= durations["longest"]
+    assert 0 <= durations["p95"] <= durations["longest"]

@@ -293,7 +293,14 @@ def simulate(
         ledger.resume([Status.DONE if k in done else Status.NOT_RUN for k in range(len(plan.steps))], {})
         todo = range(len(plan.steps)) if not done else [k for k in range(len(plan.steps)) if k not in done]
         job = SimpleNamespace(
-            plan=plan, todo=todo, worker=lambda: None, sign=None, link=wire, store=MemoryStore(), folder=journal
+            plan=plan,
+            todo=todo,
+            worker=lambda: None,
+            sign=None,
+            link=wire,
+            store=MemoryStore(),
+            folder=journal,
+            kind="memory",
         )
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
         leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
