@@ -68,6 +68,11 @@ class CommandOptions:
         mpi, nodes = int(own.get("mpi", 0)), int(own.get("nodes", 1))
         if mpi < 0 or nodes < 1 or (nodes > 1 and mpi < nodes):
             raise ValueError(f"mpi={mpi}, nodes={nodes} of '{name}': give the number of ranks, at least one a node")
+        if nodes > 1 and not room.cwd and not room.scratch:
+            raise ValueError(
+                f"nodes={nodes} of '{name}': its folder has to be there on all of them. Give scratch= on a file system "
+                "that they share, or cwd=."
+            )
         if mpi and "cpus" not in options:
             options["cpus"] = -(-mpi // nodes)
         stdout = os.fsdecode(own.get("stdout") or "")

@@ -33,6 +33,8 @@ _LAUNCHERS = {
     "HYDRA": "mpich",
     "Intel(R) MPI": "mpich",
 }
+#: What `srun --mpi` has to be for programs of a make.
+PROTOCOLS = {"openmpi": "pmix", "mpich": "pmi2"}
 TITLES = {"openmpi": "Open MPI", "mpich": "MPICH"}
 
 #: Asks without initialising MPI, which may be done only once and by a rank.
@@ -127,7 +129,7 @@ def ranks_of(argv: Sequence[str], *, ranks: int, nodes: int = 1, environ: Mutabl
         if os.geteuid() == 0:
             environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT", "1")
             environ.setdefault("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM", "1")
-        # It would bind to the first cores of the node, whichever this process may use.
+        # Else it binds ranks to cores of its own choice; those of this process are the step's.
         options += ["--bind-to", "none", "--oversubscribe"]
     return [mpirun, *options, *argv]
 
@@ -168,6 +170,13 @@ def _srun(ranks: int, nodes: int, environ: Mapping[str, str]) -> list[str]:
             f"mpi={ranks}, nodes={nodes} needs srun and a Slurm job of {nodes} nodes or more; {here}"
             f"{'' if srun else ' and there is no srun'}. On one node it could run: take nodes= away."
         )
+    with contextlib.suppress(LauncherError):  # without an mpirun that says it, Slurm's own default has to fit
+        make = mpirun_at_hand(environ.get("PATH", os.defpath))[1]
+        return [*_exact(srun, ranks, nodes), f"--mpi={PROTOCOLS[make]}"]
+    return _exact(srun, ranks, nodes)
+
+
+def _exact(srun: str, ranks: int, nodes: int) -> list[str]:
     return [srun, "--overlap", "--exact", "-N", str(nodes), "-n", str(ranks)]
 
 

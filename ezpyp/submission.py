@@ -23,7 +23,7 @@ from ezpyp import frozen, slurm, snapshot
 from ezpyp.configuration import Value
 from ezpyp.errors import ConfigurationError, LauncherError, SubmissionError
 from ezpyp.files import write_whole
-from ezpyp.launch import TITLES
+from ezpyp.launch import PROTOCOLS, TITLES
 from ezpyp.slurm import Batch, State
 
 FOLDER = "jobs"
@@ -31,8 +31,6 @@ FORMAT = 1
 #: Seconds before the time limit at which a run is told to stop.
 WARNING = 300
 
-#: Which word after `srun --mpi=` a library understands.
-_PROTOCOLS = {"openmpi": "pmix", "mpich": "pmi2"}
 
 #: Run where the job will run, after its set-up: what a rank would find there.
 _PROBE = """
@@ -210,7 +208,7 @@ def _launcher(settings: Mapping[str, Value], found: Surroundings, per_node: int,
 
 def _protocol(found: Surroundings) -> str:
     """The word for `srun --mpi=` that the library understands, and Slurm has."""
-    wanted = _PROTOCOLS.get(found.make)
+    wanted = PROTOCOLS.get(found.make)
     known = slurm.mpi_types()
     if wanted is None or (known and wanted not in known):
         title = TITLES.get(found.make, "an MPI that ezpyp does not know")

@@ -509,6 +509,7 @@ def test_the_very_same_command_twice_is_refused() -> None:
         ({"progress": "step"}, "put the number"),
         ({"progress": "("}, "is no pattern"),
         ({"mpi": 2, "nodes": 3}, "at least one a node"),
+        ({"mpi": 4, "nodes": 2}, "Give scratch= on a file system that they share"),
         ({"env": ["A=1"]}, "give values by name"),
         ({"colour": 1}, "no option 'colour'"),
     ],

@@ -72,7 +72,7 @@ NODES = """
 from ezpyp import Pipeline
 
 pipeline = Pipeline("cache", "nodes")
-pipeline.command("sim", ["true"], mpi=4, nodes=2)
+pipeline.command("sim", ["true"], mpi=4, nodes=2, scratch="scratch")
 pipeline.execute()
 """
 
