@@ -52,12 +52,10 @@ class Pace:
         left = policy.LOT_SECONDS
         for k, step in enumerate(lot):
             seconds = self._seconds[numbers[step]]
-            if seconds is None:
-                if numbers[step] != function:
-                    return k
-                continue
-            left -= seconds
-            if left < 0 and k:
+            if numbers[step] != function and None in (seconds, self._seconds[function]):
+                return k
+            left -= seconds or 0.0
+            if left < -1e-9 and k:
                 return k
         return len(lot)
 

@@ -31,6 +31,10 @@ if pipeline.is_root:
 """
 
 
+#: Has Open MPI bind each rank to a core, as it does unless it may have more ranks than cores.
+BOUND = {"PRTE_MCA_rmaps_default_mapping_policy": "core"}
+
+
 def found(
     launcher: Launcher, ranks: int, asked: str = "{}", **env: str
 ) -> list[tuple[float, float, int, list[int], str]]:
@@ -43,7 +47,9 @@ def found(
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_auto_uses_all_cores_that_are_allotted_also_where_the_launcher_binds(mpirun: Launcher, ranks: int) -> None:
     allotted = resources.allotted_cores()
-    steps = found(mpirun, ranks, EZPYP_HELPERS="auto")
+    if ranks > allotted:
+        pytest.skip("a launcher that binds needs a core for each rank")
+    steps = found(mpirun, ranks, EZPYP_HELPERS="auto", **BOUND)
     helpers = {pid for _, _, pid, _, _ in steps}
     assert len(helpers) == max(ranks, allotted // ranks * ranks)
     assert len({core for *_, cores, _ in steps for core in cores}) >= min(allotted, 12)
@@ -62,7 +68,7 @@ def test_ranks_of_a_node_share_its_gpus_and_no_two_steps_have_one_at_once(mpirun
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot tell")
 def test_a_wide_step_has_its_cores_also_where_the_launcher_bound_the_rank_to_one(mpirun: Launcher) -> None:
-    steps = found(mpirun, 2, '{"cpus": 2}')
+    steps = found(mpirun, 2, '{"cpus": 2}', **BOUND)
     assert {len(cores) for *_, cores, _ in steps} == {2}
     ends = sorted((begun, ended) for begun, ended, *_ in steps)
     if resources.allotted_cores() == 2:
