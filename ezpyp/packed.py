@@ -16,7 +16,7 @@ from ezpyp import outputs, segment
 from ezpyp.appender import Appender
 from ezpyp.catalog import Catalog
 from ezpyp.errors import StoreError
-from ezpyp.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, write_whole
+from ezpyp.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, sync_folder, write_whole
 from ezpyp.patience import blamed, is_late, tries, unreadable
 from ezpyp.reading import Reader
 from ezpyp.record import Record, extras_of
@@ -40,7 +40,7 @@ from ezpyp.segment import (
     turn_of,
 )
 from ezpyp.steps import Outcome, Place
-from ezpyp.storage import Scan, Writer, checksum, done, verified
+from ezpyp.storage import Scan, Writer, checksum, done, is_plain, verified
 
 #: Where segments lie, and results that are too large for them.
 FOLDER = "store"
@@ -198,8 +198,9 @@ class PackedStore:
     def _open(self) -> Appender:
         if not self._turn:
             self._turn = self._next_turn()
-        with contextlib.suppress(OSError):  # what is wrong is told of by what follows
-            os.makedirs(f"{self._folder}/{FOLDER}", exist_ok=True)
+        with contextlib.suppress(OSError):  # it is there, or what is wrong is told of by what follows
+            os.mkdir(f"{self._folder}/{FOLDER}")
+            sync_folder(self._folder)
         path = f"{self._folder}/{FOLDER}/{name_of(self._number)}"
         writer = self._writer
         self._appender = Appender(path, host=writer.host, turn=self._turn, shared=self._shared)
@@ -230,7 +231,8 @@ class PackedStore:
         if not record.name:
             more["name"] = ""
         extras = extras_of(outcome, self._writer.host, **more)
-        flags |= (MORE * bool(extras)) | (DROPPED * outcome.dropped) | (FILES * bool(outcome.files))
+        flags |= (0 if is_plain(outcome) and not more else MORE) | (DROPPED if outcome.dropped else 0)
+        flags |= FILES if outcome.files else 0
         if flags & ELSEWHERE and place is not None:
             extras = POINTER.pack(place.segment, place.offset) + extras
         name = b"" if record.name == stem else record.name.encode(*TEXT)

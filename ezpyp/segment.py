@@ -29,9 +29,9 @@ TEXT = ("utf-8", "surrogatepass")
 
 # What a record is, in its flags.
 
-#: A done step of which there is nothing else to say.
+#: A done step of which there is nothing else to say, but perhaps for its host and its arguments.
 PLAIN = 0
-#: There is: it stands in the extras.
+#: There is. It stands in the extras.
 MORE = 1
 #: The result is a file of its own, named after the segment and the offset of its first record.
 APART = 2
