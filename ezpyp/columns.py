@@ -14,7 +14,7 @@ from math import prod
 from typing import Any, NamedTuple, overload
 
 from ezpyp.arguments import Arguments, Deferred, encoded, freeze, plain_encoder
-from ezpyp.atoms import FOLDED, brief, group, octets, text
+from ezpyp.atoms import BRIEF, FOLDED, brief, group, octets, text
 
 #: What stands for the only deferred value of a call.
 _ONLY = octets(b"R", b"deferred 0 1")
@@ -34,7 +34,7 @@ class Column(NamedTuple):
         values = self.values
         if isinstance(values, Deferred):
             return repeat(_ONLY)
-        each: Iterator[bytes] = map(_piece, values) if not isinstance(values, range) else (b"i%d;" % k for k in values)
+        each: Iterator[bytes] = map(_piece if not isinstance(values, range) else b"i%d;".__mod__, values)
         if self.stride > 1:
             each = chain.from_iterable(repeat(one, self.stride) for one in each)
         return cycle(each) if len(values) * self.stride < size else iter(each)
@@ -145,11 +145,12 @@ class Columns(Sequence[Arguments]):
         """The identity of each call in order, in bulk."""
         if self.deferred and len(self.deferred) + len(self.shared.deferred) > 1:
             return (self[i].identity for i in range(self._size))  # the same step may come more than once in a call
-        if self._longest() > FOLDED:
+        longest = self._longest()
+        if longest > FOLDED:
             return map(self._identity, range(self._size))
         pieces = [repeat(part) if isinstance(part, bytes) else part.pieces(self._size) for part in self._parts]
-        joined = map(b"".join, zip(*pieces, strict=False))
-        return map(brief, islice(joined, self._size))
+        joined = islice(map(b"".join, zip(*pieces, strict=False)), self._size)
+        return joined if longest <= BRIEF else map(brief, joined)
 
     def digest(self) -> bytes:
         """What tells these calls from others within one run, for all of them together."""

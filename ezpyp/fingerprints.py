@@ -69,6 +69,10 @@ class Repeated(Sequence[T], Generic[T]):
             self._ends.append(len(self) + count)
             self._values.append(value)
 
+    def firsts(self) -> Iterator[tuple[T, int]]:
+        """Each value with the place where it first follows another."""
+        return zip(self._values, (0, *self._ends), strict=False)
+
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
 
@@ -84,7 +88,7 @@ class Identity:
 
     fingerprints: Fingerprints
     #: For each step, the key of its function in `functions`.
-    codes: Sequence[str]
+    codes: Repeated[str]
     functions: Mapping[str, Code]
     #: What steps read, by their indices, in the order of their arguments.
     inputs: Mapping[int, tuple[Seen, ...]]
@@ -147,7 +151,7 @@ class _Identifying:
         upstream = self._of_columns(calls) if calls.deferred else repeat(shared)
         packed, copy, found = self._packed, head.copy, []
         for identity, before in zip(calls.identities(), upstream, strict=False):
-            whole = copy()
+            whole = copy()  # its begin is hashed once
             whole.update(b"%d:%b%b%b" % (len(identity), identity, before, end))
             found.append(whole.digest())
             if len(found) == _PIECES:  # so many small objects at a time

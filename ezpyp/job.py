@@ -61,6 +61,7 @@ class Job:
     def todo(self) -> frozenset[int]:
         """The steps that have no result yet and are asked for, or needed by those."""
         statuses = self.standing.statuses
-        asked = range(len(statuses)) if self.wanted is None else self.wanted
-        needed = with_needs(self.plan.graph, asked, lambda k: statuses[k] == Status.DONE)
+        if self.wanted is None:
+            return frozenset(k for k, status in enumerate(statuses) if status != Status.DONE)
+        needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
         return frozenset(k for k in needed if statuses[k] != Status.DONE)

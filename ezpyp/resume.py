@@ -183,7 +183,7 @@ def _standing(found: Survey) -> Standing:
 
 def insist(plan: Plan, identity: Identity) -> None:
     """Refuse values without lasting identity that code uses: no change in them would be noticed."""
-    named = dict(zip(identity.codes, (step.function_name for step in plan.steps), strict=True))
+    named = {code: plan.steps[k].function_name for code, k in identity.codes.firsts()}
     for key, code in identity.functions.items():
         if code.not_followed:
             raise IdentityError(
@@ -195,7 +195,7 @@ def insist(plan: Plan, identity: Identity) -> None:
 
 def _remarks(plan: Plan, identity: Identity) -> list[str]:
     found = []
-    named = dict(zip(identity.codes, (step.function_name for step in plan.steps), strict=True))
+    named = {code: plan.steps[k].function_name for code, k in identity.codes.firsts()}
     for key, code in identity.functions.items():
         if code.fallback:
             found.append(f"'{named[key]}' is identified by its compiled code: {code.fallback}.")
