@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ezpyp import fingerprint
-from ezpyp.atoms import ATOMS, brief, group, text
+from ezpyp.atoms import ATOMS, BRIEF, brief, group, text
 from ezpyp.contents import printable
 from ezpyp.errors import ArgumentChanged, IdentityError
 from ezpyp.inputs import File, Input, Tree
@@ -202,6 +202,8 @@ def plain_call(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | None
     """
     try:
         pieces = [_PLAIN[type(a)](a) for a in args]
+        if not kwargs and len(data := b"t2(t%d(%bd0(" % (len(pieces), b"".join(pieces))) <= BRIEF:
+            return data
         named = sorted([text(k) + _PLAIN[type(v)](v) for k, v in kwargs.items()]) if kwargs else []
     except (KeyError, RecursionError):
         return None

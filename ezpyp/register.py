@@ -51,7 +51,8 @@ class Register(Mapping[str, Step]):
         """
         label, definition = family.label, family.definition
         if family.first is None:
-            if label in self._single or ("[" in label and self._find_numbered(label) is not None):
+            # What numbers itself does not meet what does too.
+            if label in self._single or (definition.named and self._find_numbered(label) is not None):
                 raise _taken(label)
         elif odd := next((name for name in self._odd if _member(family, name) is not None), None):
             raise _taken(odd)
