@@ -11,10 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from ezpyp import words
-from ezpyp.arguments import shorten
 from ezpyp.command import Program, pattern_of
 from ezpyp.functions import Collector, StepFunction, Wishes
 from ezpyp.inputs import inputs_of
+from ezpyp.outline import shorten
 from ezpyp.outputs import Outputs
 from ezpyp.running import inside_step
 from ezpyp.scratch import Room

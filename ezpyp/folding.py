@@ -19,9 +19,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ezpyp.arguments import describe, plain_value
+from ezpyp.arguments import plain_value
 from ezpyp.columns import Column, Columns
 from ezpyp.fingerprints import SIZE, Fingerprints
+from ezpyp.outline import describe
 from ezpyp.plan import Block, Plan
 from ezpyp.steps import Steps
 

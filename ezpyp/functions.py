@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ezpyp import codecs
-from ezpyp.arguments import Arguments, Deferred, freeze, shorten
+from ezpyp.arguments import Arguments, Deferred, freeze
 from ezpyp.columns import Column, Columns, column_of
 from ezpyp.errors import InitializationError
 from ezpyp.inputs import Input, inputs_of
+from ezpyp.outline import shorten
 from ezpyp.outputs import Outputs
 from ezpyp.policy import Allowance, Retry
 from ezpyp.resources import bytes_of

@@ -197,14 +197,10 @@ class Run:
     def summary_of(self, pipeline_id: str, statuses: Sequence[int]) -> Summary:
         """The summary where it is known what came of each step: a row is read when it is looked at."""
 
-        def make(k: int) -> Row:
-            record = self._record(self.entries[k])
-            return self._row(self.entries[k], record.outcome if record is not None else None)
-
         return Summary(
             folder=self.folder,
             pipeline_id=pipeline_id,
-            rows=Rows(statuses, make),
+            rows=Rows(statuses, self._row_at),
             done=statuses.count(Status.DONE),
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
@@ -348,6 +344,11 @@ class Run:
             kwargs=entry.kwargs,
         )
 
+    def _row_at(self, k: int) -> Row:
+        entry = self.entries[k]
+        record = self._record(entry)
+        return self._row(entry, record.outcome if record is not None else None)
+
     def _summary_of_run(self, finished: Finished) -> Summary:
         """Reads nothing yet: the ranks of a large run all make one, and few look at it."""
         ended = finished.ended
@@ -396,10 +397,6 @@ class Run:
             statuses.append(outcome.status if outcome else Status.NOT_RUN)
             seconds.append(outcome.seconds if outcome else 0.0)
 
-        def make(k: int) -> Row:
-            record = self._record(self.entries[k])
-            return self._row(self.entries[k], record.outcome if record is not None else None)
-
         failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
         run = last_run(self.folder)
         told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
@@ -407,7 +404,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=self.pipeline_id,
-            rows=Rows(statuses, make, self._wholes(lambda steps: sum(seconds[steps.start : steps.stop]))),
+            rows=Rows(statuses, self._row_at, self._wholes(lambda steps: sum(seconds[steps.start : steps.stop]))),
             done=statuses.count(Status.DONE),
             failed=failed,
             skipped=skipped,

@@ -10,7 +10,8 @@ from enum import IntEnum
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
-from ezpyp.arguments import Arguments, Deferred, describe, plain_value, shorten
+from ezpyp.arguments import Arguments, Deferred, plain_value
+from ezpyp.outline import describe, shorten
 from ezpyp.outputs import Kept, Left, Outputs
 from ezpyp.policy import Allowance, Retry
 from ezpyp.scratch import Room

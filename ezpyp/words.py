@@ -13,10 +13,11 @@ from typing import Any
 from zlib import crc32
 
 from ezpyp import launch, surroundings
-from ezpyp.arguments import Deferred, shorten
+from ezpyp.arguments import Deferred
 from ezpyp.contents import Contents, Verify, printable
 from ezpyp.errors import CommandFailed, InitializationError, LauncherError
 from ezpyp.inputs import File, Files, Input, Tree
+from ezpyp.outline import shorten
 from ezpyp.scripts import main_script
 from ezpyp.steps import Failed
 

@@ -17,7 +17,7 @@ from time import monotonic, time
 from typing import Any, NoReturn
 
 from ezpyp import codecs, outputs, resources, salvage, scratch, seeding
-from ezpyp.arguments import Arguments, Deferred, Handed, describe
+from ezpyp.arguments import Arguments, Deferred, Handed
 from ezpyp.briefs import pack
 from ezpyp.capture import tail
 from ezpyp.columns import Columns
@@ -26,6 +26,7 @@ from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted
 from ezpyp.files import Buffer
 from ezpyp.guards import Guards
 from ezpyp.lots import Task
+from ezpyp.outline import describe
 from ezpyp.plan import Plan
 from ezpyp.scripts import main_script
 from ezpyp.steps import Outcome, Place, Status, Step
