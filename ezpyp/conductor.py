@@ -13,7 +13,7 @@ from ezpyp.briefs import Outcomes, seconds_of, unpack
 from ezpyp.dispatch import Dispatch
 from ezpyp.errors import StoreError
 from ezpyp.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
-from ezpyp.executors import Executor
+from ezpyp.inline import Executor
 from ezpyp.job import Job
 from ezpyp.keeping import Keeping
 from ezpyp.ledger import Ledger, Settled

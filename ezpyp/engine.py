@@ -20,8 +20,9 @@ from ezpyp.dispatch import Dispatch
 from ezpyp.durations import remembered
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.events import Bus, RunEnded, RunStarted
-from ezpyp.executors import Executor, Processes, Serial, Setup
+from ezpyp.executors import Processes, Setup
 from ezpyp.helper import Order
+from ezpyp.inline import Executor, Serial
 from ezpyp.job import Job
 from ezpyp.kinds import Functions, Requests
 from ezpyp.ledger import Ledger

@@ -12,7 +12,8 @@ import pytest
 
 from ezpyp import Pipeline, as_pickle_step, executors
 from ezpyp.conductor import Conductor
-from ezpyp.executors import Executor, Processes
+from ezpyp.executors import Processes
+from ezpyp.inline import Executor
 from ezpyp.lots import Report
 
 STEPS = 60
