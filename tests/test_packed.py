@@ -590,7 +590,9 @@ class Network:
     def arrive(self) -> None:
         for path, content in self._late:
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
+            draft = path.with_suffix(".draft")
+            draft.write_bytes(content)
+            draft.replace(path)  # what is open goes on to show what it showed
         self._late.clear()
 
 
