@@ -120,14 +120,12 @@ def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int) ->
         else:
             outcomes.append(came)
         if monotonic() > until:
-            worker.store.flush()
-            yield Report(b"".join(briefs), outcomes), False
+            yield Report(*worker.flush(b"".join(briefs), outcomes)), False
             briefs, outcomes, until = [], [], monotonic() + REPORT_EVERY
     else:
         number += 1
     position.end(slot)
-    worker.store.flush()
-    yield Report(b"".join(briefs), outcomes, lot.steps[number - first :]), True
+    yield Report(*worker.flush(b"".join(briefs), outcomes), lot.steps[number - first :]), True
 
 
 def _most_files() -> int:

@@ -251,7 +251,7 @@ def _read_all(descriptor: int, offset: int, size: int) -> bytes:
 #: Helpers of a rank, and the agent that has them.
 _SLOTS = 2048
 #: Segments that repacking made are numbered from here on.
-BASE = 1 << 31
+BASE = 1 << 30
 
 
 def number_of(rank: int, slot: int) -> int:

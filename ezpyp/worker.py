@@ -18,18 +18,18 @@ from typing import Any, NoReturn
 
 from ezpyp import codecs, outputs, resources, salvage, scratch, seeding
 from ezpyp.arguments import Arguments, Deferred, Handed
-from ezpyp.briefs import pack
+from ezpyp.briefs import pack, unpack
 from ezpyp.capture import tail
 from ezpyp.columns import Columns
 from ezpyp.confined import PLAIN, is_confined
-from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted
+from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
 from ezpyp.files import Buffer
 from ezpyp.guards import Guards
 from ezpyp.lots import Task
 from ezpyp.outline import describe
 from ezpyp.plan import Plan
 from ezpyp.scripts import main_script
-from ezpyp.steps import Outcome, Place, Status, Step
+from ezpyp.steps import Brief, Outcome, Place, Status, Step
 from ezpyp.store import Record, Store, write_whole
 from ezpyp.upstream import Upstream
 
@@ -88,6 +88,34 @@ class Worker:
             return _Call(self, step, kind, task, arguments=arguments).run()
         finally:
             seeding.clear()
+
+    def flush(self, briefs: bytes, outcomes: list[Outcome]) -> tuple[bytes, list[Outcome]]:
+        """Have what came of steps on disk, so that it may be told: as it is, or as failures where that cannot be."""
+        try:
+            self.store.flush()
+        except StoreError as error:
+            lost = [self._lost(each, error) for each in unpack(briefs)]
+            return b"", [*lost, *(self._lost(each, error) for each in outcomes)]
+        return briefs, outcomes
+
+    def _lost(self, came: Brief | Outcome, error: StoreError) -> Outcome:
+        """A step of which nothing could be stored. The next run does it again."""
+        if isinstance(came, Outcome) and came.status is not Status.DONE:
+            return replace(came, note=f"{came.note} (and its status could not be stored: {error})")
+        args, kwargs = self.plan.steps[came.step].texts()
+        return Outcome(
+            step=came.step,
+            status=Status.FAILED,
+            when=came.when,
+            seconds=came.seconds,
+            rank=self.rank,
+            host=self.host,
+            attempt=came.attempt,
+            args=args,
+            kwargs=kwargs,
+            cause="store",
+            note=str(error),
+        )
 
     def keep(self, outcome: Outcome, chunks: Sequence[Any] | None = None) -> Outcome:
         """Store an outcome under its step's fingerprint."""
@@ -305,6 +333,7 @@ class _Call:
         former = worker.store.read(worker.plan.stems[self.index]) if outcome.files else None
         kept = worker.keep(outcome, chunks)
         if former is not None:
+            worker.store.flush()
             now = {place for place, *_ in kept.files}
             outputs.discard(worker.folder, [each for each in former.outcome.files if each[0] not in now])
         return kept

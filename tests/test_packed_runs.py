@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import time
 from pathlib import Path
 
 import pytest
 
 import ezpyp
-from ezpyp import InitializationError, Pipeline, SchemaConflictError, as_pickle_step, session
+from ezpyp import InitializationError, Pipeline, SchemaConflictError, appender, as_pickle_step, files, session
 from tests.conftest import Launcher
 
 SCRIPT = """
@@ -120,3 +123,40 @@ def test_packed_or_not_the_same_comes_out(ranks: int, mpirun: Launcher) -> None:
     assert told["files"] == told["packed"]
     assert told["packed"][0].startswith("(190, 19) 60 0 1")
     assert not [*(mpirun.folder / "packed" / "cache").rglob("*.status")]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_what_it_did_not_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls, real = [0], files.write_all
+
+    def write_all(descriptor: int, data: bytes) -> None:
+        calls[0] += 1
+        if calls[0] in (4, 7):
+            real(descriptor, data[:10])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(descriptor, data)
+
+    def build() -> Pipeline:
+        pipeline = Pipeline(tmp_path / "cache", "full", store="packed")
+        as_pickle_step(pipeline)(nap).map(range(60))
+        return pipeline
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appender, "write_all", write_all)  # in the helper too, which is forked
+        first = build().execute(raise_on_failure=False)
+    assert first.failed > 0
+    assert first.done + first.failed == 60
+    (note,) = {row.note for row in first.rows if row.status == 1}
+    assert note == (
+        f"{tmp_path}/cache/store/0000.00.seg could not be written (No space left on device). "
+        "The disk is full: free space and run again. Former content is untouched."
+    )
+    session._folders.clear()
+    second = build().execute()
+    assert (second.done, second.cached) == (60, first.done)
+
+
+def nap(k: int) -> int:
+    time.sleep(0.003)
+    return k
