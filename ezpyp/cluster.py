@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ezpyp import configuration, explain, slurm, snapshot, submission
-from ezpyp.console import FOLDER, TAKE_OVER, environment, load, part_options, say
+from ezpyp import configuration, doctor, explain, slurm, snapshot, submission
+from ezpyp.console import FOLDER, TAKE_OVER, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import ConfigurationError, InitializationError, SubmissionError
 from ezpyp.files import write_whole
 
@@ -195,6 +195,39 @@ def logs(folder: str, job: str | None, follow: bool) -> None:
         print(f"ezpyp: job {chosen.job} has not printed anything yet (ezpyp watch {_short(folder)})", file=sys.stderr)
 
 
+_MARKS = {"good": "ok", "doubtful": "??", "bad": "NO"}
+
+
+@click.command("doctor")
+@click.argument("folder", default=".", type=click.Path(file_okay=False))
+@click.option("-n", "ranks", type=click.IntRange(2), metavar="RANKS", help="Start so many ranks, and ask each.")
+@click.option("--launcher", metavar="COMMAND", help="What starts them, such as 'srun --mpi=pmix'. The fitting mpirun.")
+@output_option("text", "json")
+def examine(folder: str, ranks: int | None, launcher: str | None, output: str) -> int:
+    """Whether MPI, Slurm, file system and hosts fit.
+
+    FOLDER is where a cache is to be. Each finding that is not good comes with its remedy. With -n, also inside a
+    job, ranks are started: they must see each other, the folder, and the same packages. Exit code 1 if anything is
+    bad.
+
+    \b
+    ezpyp doctor study_cache
+    ezpyp doctor study_cache -n 4
+    salloc --nodes 2 ezpyp doctor study_cache -n 2 --launcher 'srun --mpi=pmi2'
+    """
+    if launcher and not ranks:
+        raise click.UsageError("--launcher needs -n RANKS.")
+    found = list(doctor.examine(os.path.abspath(folder), ranks, shlex.split(launcher or "")))
+    if output == "json":
+        say_json(found)
+    else:
+        say(
+            f"{_MARKS[each.level]}  {each.what}\n{f'    {each.remedy}' + chr(10) if each.remedy else ''}"
+            for each in found
+        )
+    return int(any(each.level == "bad" for each in found))
+
+
 def _say_from(path: str, place: int) -> int:
     """Print what stands in a file after a place; how much that was."""
     try:
@@ -211,4 +244,4 @@ def _short(folder: str) -> str:
     return shlex.quote(min(folder, os.path.relpath(folder), key=len))
 
 
-VERBS = (submit, cancel, logs)
+VERBS = (submit, cancel, logs, examine)

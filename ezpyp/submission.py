@@ -137,11 +137,11 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
     for key in ("gpus_per_node", "account", "partition", "qos", "constraint"):
         flags += [f"--{key.replace('_', '-')}={of(key)}"] if of(key) else []
     flags += ["--requeue", f"--signal=B:USR1@{WARNING}", *of("sbatch", ()), *_grouped(extra)]
-    helpers = of("helpers", "") or (str(cpus) if cpus else _share(per_node))
-    if not (helpers.isdecimal() or helpers.startswith("$")):
-        raise ConfigurationError(f"{settings['helpers'].where}: helpers = {helpers!r} is no number, 1 or more.")
+    helpers = of("helpers", "auto")
+    if helpers != "auto" and not helpers.isdecimal():
+        raise ConfigurationError(f"{settings['helpers'].where}: helpers = {helpers!r} is no number, nor 'auto'.")
     many = nodes * per_node > 1
-    variables = [("EZPYP_HELPERS" if many else "EZPYP_WORKERS", helpers)]
+    variables = [("EZPYP_HELPERS", helpers)]
     # Not quoted away: `$TMPDIR` is to be that of the job.
     variables += [("EZPYP_SCRATCH", f'"{of("scratch")}"')] if of("scratch") else []
     variables += [(name, shlex.quote(text)) for name, text in sorted(task.exports.items())]
@@ -164,10 +164,6 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
         exports=variables,
         command=slurm.command([*launcher, *python, *program, *task.args]),
     )
-
-
-def _share(per_node: int) -> str:
-    return "$SLURM_CPUS_ON_NODE" if per_node == 1 else f"$((SLURM_CPUS_ON_NODE / {per_node}))"
 
 
 def _grouped(extra: Sequence[str]) -> list[str]:

@@ -109,7 +109,21 @@ def typed(capsys: pytest.CaptureFixture[str]) -> Typed:
 
 
 VERBS = (
-    *("accept", "cancel", "check", "clean", "diff", "export", "graph", "invalidate", "log", "logs", "merge", "pack"),
+    *(
+        "accept",
+        "cancel",
+        "check",
+        "clean",
+        "diff",
+        "doctor",
+        "export",
+        "graph",
+        "invalidate",
+        "log",
+        "logs",
+        "merge",
+        "pack",
+    ),
     *("plan", "repack", "result", "run", "show", "status", "submit", "summary", "version", "watch", "why"),
 )
 

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -187,20 +186,3 @@ def programs_in(folder: Path) -> list[str]:
         with contextlib.suppress(OSError):
             found.append(os.readlink(process))
     return [each for each in found if each.startswith(f"{folder}/")]
-
-
-@pytest.mark.parametrize("name", ["one_node", "many_nodes"])
-def test_slurm_script(mpirun: Launcher, name: str) -> None:
-    """What Slurm would run: the batch script in a shell, with the variables it sets."""
-    script = CHECKOUT / "slurm" / f"{name}.sbatch"
-    job = {"SLURM_NTASKS": "2", "STUDY_ENV": str(mpirun.bin.parent)}
-    done = subprocess.run(
-        ["timeout", "-k", "5", "60", "bash", str(script), str(SIMPLE)],
-        cwd=mpirun.folder,
-        env=mpirun.environment(job),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert done.stdout.count("Pipeline result for gamma: 1.125") == 2

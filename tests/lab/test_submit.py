@@ -110,7 +110,7 @@ def test_one_rank_a_node_has_all_its_cores(slurm: Slurm, mpirun: Launcher, way: 
     job = submitted(slurm, mpirun, "cores.py", "--nodes", "2", "--launcher", way)
     state, log = slurm.ended(job), (mpirun.folder / f"cache/jobs/{job}.log").read_text()
     assert state == "COMPLETED", log
-    assert f"cores {len(os.sched_getaffinity(0))} helpers 8\n" in log
+    assert f"cores {len(os.sched_getaffinity(0))} helpers auto\n" in log
 
 
 @pytest.mark.parametrize("unfit", ["the other", "none"])
@@ -183,3 +183,20 @@ def test_a_dry_run_writes_nothing(slurm: Slurm, mpirun: Launcher, study: Path) -
     assert "1 steps would run" in done.stderr
     left = [path for path in sorted(study.iterdir()) if path.name != "__pycache__"]
     assert left == before
+
+
+def test_the_doctor_sees_hosts_that_do_not_share_a_folder(slurm: Slurm, mpirun: Launcher) -> None:
+    """Every node has memory of its own where this machine has /dev/shm."""
+    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()")
+    ask = ("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *ezpyp, "doctor")
+    good = slurm.run(*ask, ".", "-n", "2", env=mpirun.environment(), cwd=mpirun.folder)
+    assert good.returncode == 0, good.stdout
+    assert f"2 ranks see each other, on {', '.join(slurm.nodes)}" in good.stdout
+    apart = slurm.run(*ask, "/dev/shm", "-n", "2", env=mpirun.environment(), cwd=mpirun.folder)
+    assert apart.returncode == 1
+    assert f"/dev/shm is not seen by {', '.join(slurm.nodes)}" in apart.stdout
+    assert "Put the cache on a file system that all hosts share." in apart.stdout
+    wrong = ("-n", "2", "--launcher", "srun --mpi=none")
+    refused = slurm.run(*ask, ".", *wrong, env=mpirun.environment(), cwd=mpirun.folder)
+    assert refused.returncode == 1
+    assert f"Use: srun --mpi={FITTING[mpirun.name]}" in refused.stdout
