@@ -181,12 +181,15 @@ def watch(folder: str, every: float) -> int:
     ezpyp watch study_cache --every 60
     """
     folder, told, job = os.path.abspath(folder), set[str](), submission.Following(folder)
+    held = False
     while True:
         line = job.look(time.monotonic())
         lines = [f"{line}\n"] if line else []
         # Before its first job has begun there is no run to look at.
         run = runs.open(folder) if not line or os.path.exists(os.path.join(folder, SCHEMA_FILE)) else None
-        held = bool(run and lock.held_by(run.folder))
+        former, held = held, bool(run and lock.held_by(run.folder))
+        if former and not held:
+            job.hurry()
         if run is not None:
             now = run.status
             lines += [next(_status_lines(run, now, time.time())), *few("running", _positions(now))]

@@ -309,6 +309,10 @@ class Following:
         """Whether there is still something to wait for."""
         return self._job is not None and (self.state is None or self.state.active)
 
+    def hurry(self) -> None:
+        """The run has ended: the job will, too, so that the next look asks."""
+        self._pause, self._next = slurm.SOONEST, 0.0
+
     def _ask(self, job: Job, now: float) -> None:
         former = self.state
         try:

@@ -11,7 +11,7 @@ import pytest
 
 import ezpyp
 from tests.conftest import CHECKOUT, Launcher
-from tests.lab.conftest import Slurm
+from tests.lab.conftest import Slurm, environment
 from tests.lab.test_lab import FITTING
 
 DIGITS = CHECKOUT / "examples" / "digits" / "digits.py"
@@ -72,11 +72,12 @@ def test_the_digits_example_finds_the_same_best_model(slurm: Slurm, mpirun: Laun
     (mpirun.folder / "digits.py").write_bytes(DIGITS.read_bytes())
     words = ("digits.py", "--nodes", "2", "--time", "10m", "--launcher", way, "--helpers", "1")
     job = submitted(slurm, mpirun, *words)
-    watched = command(slurm, mpirun, "watch", "digits_cache", "--every", "1", timeout=110)
+    slurm.ended(job, timeout=110)
+    watched = command(slurm, mpirun, "watch", "digits_cache")
     log = command(slurm, mpirun, "logs", "digits_cache").stdout
     assert watched.returncode == 0, watched.stdout + watched.stderr + log
     assert "75 of 75 done" in watched.stdout, log
-    assert slurm.ended(job) == "COMPLETED", log
+    assert f"Job {job}: COMPLETED" in watched.stdout, log
     assert BEST in (mpirun.folder / "digits_report/report.md").read_text()
     begun = ezpyp.open(mpirun.folder / "digits_cache").status.run.started
     assert begun is not None
@@ -135,6 +136,25 @@ def test_an_edit_between_submission_and_start_changes_nothing(slurm: Slurm, mpir
     assert slurm.ended(job) == "COMPLETED"
     assert "result 30\n" in (study / f"cache/jobs/{job}.log").read_text()
     assert str(study / "factor.py") in command(slurm, mpirun, "show", "cache", "--code").stdout
+
+
+def test_watch_follows_a_job_from_the_queue_to_its_end(slurm: Slurm, mpirun: Launcher, study: Path) -> None:
+    job = submitted(slurm, mpirun, "study.py", "--", "--hold")
+    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()")
+    with subprocess.Popen(
+        ["timeout", "40", *ezpyp, "watch", "cache", "--every", "0.2"],
+        cwd=study,
+        env=environment(mpirun.environment({"PYTHONUNBUFFERED": "1"}), slurm.env),
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as watch:
+        assert watch.stdout is not None
+        assert watch.stdout.readline().startswith(f"Job {job}: PENDING (JobHeldUser)")
+        slurm.run("scontrol", "release", job, env=mpirun.environment(), cwd=study)
+        appears(study / "begun")
+        (study / "go").touch()
+        assert watch.stdout.read().count("1 of 1 done") == 1
+    assert watch.returncode == 0
 
 
 def test_with_live_it_does(slurm: Slurm, mpirun: Launcher, study: Path) -> None:
