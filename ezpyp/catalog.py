@@ -12,6 +12,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from operator import add, le
 
 from ezpyp import outputs
 from ezpyp.record import Record
@@ -42,9 +43,13 @@ SUFFIX = ".idx"
 #: offset, length, flags, status, digest of the stem (0 for none), order, fingerprint
 ENTRY = struct.Struct("<QIBbxxQQ16s")
 _STEP = ENTRY.size
-_FLAGS, _STATUS, _STEM, _ORDER, _PRINT = 12, 13, 16, 24, 32
+#: The same in words of eight bytes.
+_WORDS, _STEM_WORD, _ORDER_WORD = _STEP // 8, 2, 3
+_FLAGS, _STATUS, _STEM, _PRINT = 12, 13, 16, 32
+#: Marks an entry that counts and has a plain done step's result.
+_SETTLED = 2
 _CHAIN = struct.Struct("<QI36x")
-_RANKED = struct.Struct("<12xB3xQQ16x")
+_RANKED = struct.Struct("<12xBb2xQQ16x")
 _NUMBER = struct.Struct("<Q")
 _SALT = struct.Struct("<Q")
 #: Of an index, this much is read at once.
@@ -136,6 +141,8 @@ def _indexed(segment: Segment, start: int, end: int) -> tuple[int, bytes]:
             content = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, start)
     except OSError:
         return 0, b""
+    if not len(content) % _STEP and _is_chain(content, end):
+        return 0, content
     first = good = 0
     for offset, length in _CHAIN.iter_unpack(memoryview(content)[: len(content) // _STEP * _STEP]):
         if offset < end and good == first:  # read from the segment before the index had it
@@ -158,6 +165,16 @@ class _Known:
     end: int = FIRST
     #: Of the file, with what is no whole record yet.
     size: int = 0
+
+
+def _is_chain(content: bytes, end: int) -> bool:
+    """Whether these entries are one after another, from this place on."""
+    if not content:
+        return True
+    offsets = memoryview(content).cast("Q")[::_WORDS]
+    lengths = memoryview(content).cast("I")[2 :: 2 * _WORDS]
+    ends = map(add, offsets, lengths)
+    return offsets[0] >= end and all(lengths) and all(map(le, ends, offsets[1:]))
 
 
 def is_right(segment: Segment) -> bool:
@@ -199,7 +216,7 @@ class Catalog(Records):
         self._owners = array("H")
         self._entries = bytearray()
         self._table, self._mask = _table(0)
-        #: Of each entry 1 if it counts.
+        #: Of each entry 0 if it does not count, else 1, or `_SETTLED`.
         self._live = bytearray()
         #: The highest order; and below this one, only what was repacked counts.
         self.latest = self._horizon = 0
@@ -267,27 +284,26 @@ class Catalog(Records):
 
     def _settle(self, first: int) -> None:
         """Of each stem the newest record counts; in a segment the last."""
-        entries, owners, live, table, mask = self._entries, self._owners, self._live, self._table, self._mask
-        horizon, latest, number_at = self._horizon, self.latest, _NUMBER.unpack_from
-        view = memoryview(entries)[first * _STEP :]
-        for n, (flags, digest, order) in enumerate(_RANKED.iter_unpack(view), first):
-            latest = max(latest, order)
-            if not digest:
-                if flags & GONE:  # the opening of what was repacked
-                    horizon = max(horizon, order)
-                continue
-            if order < horizon and owners[n]:
-                continue
-            slot = digest & mask
-            while (m := table[slot] - 1) >= 0 and number_at(entries, m * _STEP + _STEM)[0] != digest:
-                slot = (slot + 1) & mask
-            if m >= 0:
-                if owners[m] != owners[n] and order < number_at(entries, m * _STEP + _ORDER)[0]:
+        owners, live, table, mask = self._owners, self._live, self._table, self._mask
+        horizon, latest = self._horizon, self.latest
+        with memoryview(self._entries) as entries, entries.cast("Q") as words, entries[first * _STEP :] as new:
+            for n, (flags, status, digest, order) in enumerate(_RANKED.iter_unpack(new), first):
+                latest = max(latest, order)
+                if not digest:
+                    if flags & GONE:  # the opening of what was repacked
+                        horizon = max(horizon, order)
                     continue
-                live[m] = 0
-            table[slot] = n + 1
-            live[n] = not flags & GONE
-        view.release()
+                if order < horizon and owners[n]:
+                    continue
+                slot = digest & mask
+                while (m := table[slot] - 1) >= 0 and words[m * _WORDS + _STEM_WORD] != digest:
+                    slot = (slot + 1) & mask
+                if m >= 0:
+                    if owners[m] != owners[n] and order < words[m * _WORDS + _ORDER_WORD]:
+                        continue
+                    live[m] = 0
+                table[slot] = n + 1
+                live[n] = _SETTLED if not (flags & ~WHEREABOUTS or status) else 0 if flags & GONE else 1
         self._horizon, self.latest = horizon, latest
 
     # ----- finding
@@ -327,7 +343,7 @@ class Catalog(Records):
         return self._stems(range(len(self._live)))
 
     def __len__(self) -> int:
-        return self._live.count(1)
+        return len(self._live) - self._live.count(0)
 
     def _stems(self, numbers: Iterable[int]) -> Iterator[str]:
         for n in numbers:
@@ -339,24 +355,21 @@ class Catalog(Records):
     def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
         import xxhash
 
-        digest_at, entries, live = xxhash.xxh3_64_intdigest, self._entries, self._live
-        table, mask, number_at = self._table, self._mask, _NUMBER.unpack_from
+        digest_at, live, table, mask = xxhash.xxh3_64_intdigest, self._live, self._table, self._mask
         found = bytearray(len(fingerprints) // 16)
-        for k, stem in enumerate(stems):
-            digest = digest_at(stem.encode(*TEXT)) or 1
-            slot = digest & mask
-            while other := table[slot]:
-                at = (other - 1) * _STEP
-                if number_at(entries, at + _STEM)[0] == digest:
-                    if (
-                        live[other - 1]
-                        and not entries[at + _FLAGS] & ~WHEREABOUTS
-                        and not entries[at + _STATUS]
-                        and entries[at + _PRINT : at + _STEP] == fingerprints[k * 16 : k * 16 + 16]
-                    ):
-                        found[k] = 1
-                    break
-                slot = (slot + 1) & mask
+        with (
+            memoryview(self._entries) as entries,
+            entries.cast("Q") as words,
+            memoryview(fingerprints) as wanted,
+            wanted.cast("Q") as prints,
+        ):
+            for k, stem in enumerate(stems):
+                digest = digest_at(stem.encode("utf-8", "surrogatepass")) or 1
+                slot = digest & mask
+                while (m := table[slot] - 1) >= 0 and words[(at := m * _WORDS) + _STEM_WORD] != digest:
+                    slot = (slot + 1) & mask
+                if m >= 0 and live[m] == _SETTLED:
+                    found[k] = words[at + 4] == prints[2 * k] and words[at + 5] == prints[2 * k + 1]
         return found
 
     def notable(self) -> Iterator[str]:
