@@ -86,7 +86,7 @@ class Appender:
         self._index = os.open(catalog.index_of(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._listed = found.indexed
         os.ftruncate(self._index, self._listed)
-        self._unlisted += found.entries if found.indexed else catalog.beginning(self.salt) + found.entries
+        self._unlisted += found.missing if found.indexed else catalog.beginning(self.salt) + found.missing
 
     def open_for(self, host: str) -> None:
         """Let what follows be known as that host's."""

@@ -11,7 +11,7 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import add, le
 
 from ezpyp import outputs
@@ -83,8 +83,9 @@ def index_of(path: str) -> str:
 class Listing:
     """What a segment holds from a place on."""
 
-    #: Entries, one after another.
-    entries: bytes
+    #: Entries that were read from the index, and those that it lacks, one after another.
+    listed: bytes
+    missing: bytearray
     #: Where what is right in the index ends; 0 where it has to be made anew.
     indexed: int
     #: Where the whole records end.
@@ -100,24 +101,24 @@ def listing(segment: Segment, *, indexed: int = FIRST, end: int = FIRST) -> List
         indexed, end: where a former listing ended, to go on from there.
     """
     skipped, known = _indexed(segment, indexed, end)
-    entries = bytearray(known)
+    missing = bytearray()
     indexed += skipped
     if known:
         indexed += len(known)
         offset, length = _CHAIN.unpack_from(known, len(known) - _STEP)
         last = segment.header(offset)
         if last is None or last.length != length or offset + length > segment.size:
-            entries.clear()
             indexed = 0 if end == FIRST else indexed - len(known)
+            known = b""
         else:
             end = offset + length
     elif end == FIRST:
         indexed = 0
     gaps: list[tuple[int, int]] = []
     for offset, header in segment.walk(end, gaps):
-        entries += entry_of(offset, header)
+        missing += entry_of(offset, header)
         end = offset + header.length
-    return Listing(entries=bytes(entries), indexed=indexed, end=end, gaps=gaps)
+    return Listing(listed=known, missing=missing, indexed=indexed, end=end, gaps=gaps)
 
 
 def tail(segment: Segment) -> Listing:
@@ -126,8 +127,7 @@ def tail(segment: Segment) -> Listing:
     count = (os.stat(path).st_size - FIRST) // _STEP if os.path.exists(path) else 0
     if count <= 0:
         return listing(segment)
-    found = listing(segment, indexed=FIRST + (count - 1) * _STEP)
-    return replace(found, entries=found.entries[_STEP:]) if found.indexed else found
+    return listing(segment, indexed=FIRST + (count - 1) * _STEP)
 
 
 def _indexed(segment: Segment, start: int, end: int) -> tuple[int, bytes]:
@@ -271,8 +271,9 @@ class Catalog(Records):
             self.problems += [
                 Problem(path=path, what=f"torn: bytes {start:,} to {end:,} are no record") for start, end in found.gaps
             ]
-            self._owners.extend(array("H", [k]) * (len(found.entries) // _STEP))
-            self._entries += found.entries
+            self._owners.extend(array("H", [k]) * ((len(found.listed) + len(found.missing)) // _STEP))
+            self._entries += found.listed
+            self._entries += found.missing
         count = len(self._owners)
         if count > first:
             self._live += bytes(count - first)

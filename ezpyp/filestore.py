@@ -129,6 +129,9 @@ class FileStore:
                 break
         return record
 
+    def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
+        """There are no places."""
+
     def records(self) -> Scan:
         found: dict[str, Record] = {}
         problems: list[Problem] = []

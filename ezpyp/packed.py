@@ -321,6 +321,25 @@ class PackedStore:
             self._forget()
         return record if record is not None or at is None else self._search(stem)
 
+    def fetch(self, stem: str, fingerprint: str, at: Place) -> tuple[str, Buffer] | None:
+        self.flush()
+        try:
+            source = self._segments.get(at.segment) or self._segment(at.segment)
+            header = source.header(at.offset, at.size)
+            if (
+                header is None
+                or header.flags
+                or header.status
+                or header.stem != stem
+                or header.checksum != at.checksum
+                or header.fingerprint != bytes.fromhex(fingerprint)
+            ):
+                return None
+            data = source.result(at.offset, header)
+        except (OSError, ValueError, StoreError):
+            return None
+        return (header.codec, data) if self._digest(data) == at.checksum else None
+
     def _at(self, stem: str, place: Place) -> Record | None:
         try:
             source = self._segment(place.segment)

@@ -250,10 +250,13 @@ def shelve(
     for stem, place in aside.items():
         store.move(stem, place)
     then()
-    shelf = [stem for stem in {*records, *aside.values()} if stem.startswith(SHELF)]
-    for stem in aside:
-        former = sorted(each for each in shelf if each.startswith(f"{SHELF}{stem}@"))
-        for each in former[: max(0, len(former) - keep_old)]:
+    former: dict[str, list[str]] = {stem: [] for stem in aside}
+    for place in {*records, *aside.values()} if aside else ():
+        stem = place.removeprefix(SHELF).rpartition("@")[0]
+        if place.startswith(SHELF) and stem in former:
+            former[stem].append(place)
+    for places in former.values():
+        for each in sorted(places)[: max(0, len(places) - keep_old)]:
             store.drop(each)
 
 
@@ -261,11 +264,14 @@ def _move_all(moves: Mapping[str, str], records: Mapping[str, Record], store: St
     """Each to a place that is free by then; where they form a circle, one steps aside."""
     waiting = dict(moves)
     while waiting:
-        source = next((s for s, target in waiting.items() if target not in waiting), None)
-        if source is None:
-            source = next(iter(waiting))
+        source = next(iter(waiting))
+        chain = [source]
+        while (target := waiting[chain[-1]]) in waiting and target != source:
+            chain.append(target)
+        if target == source:
             place = on_shelf(source, records[source])
             store.move(source, place)
             waiting[place] = waiting.pop(source)
-        else:
-            store.move(source, waiting.pop(source))
+            chain[0] = place
+        for each in reversed(chain):
+            store.move(each, waiting.pop(each))

@@ -50,6 +50,11 @@ class Upstream:
         k = source if isinstance(source, int) else plan.index[source.name]
         if not absent and (kept := self._kept.get(k)) is not None:
             return codecs.get(kept[0]).decode(kept[1])
+        if at is not None and not absent:
+            found = self._store.fetch(plan.stems[k], self._fingerprints[k], at)
+            if found is not None:
+                self.keep(k, found[0], (found[1],))
+                return codecs.get(found[0]).decode(found[1])
         record = self._record(k, absent, at)
         outcome = record.outcome
         if outcome.status is not Status.DONE:

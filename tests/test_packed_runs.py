@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import random
+import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -11,6 +15,7 @@ import pytest
 
 import ezpyp
 from ezpyp import InitializationError, Pipeline, SchemaConflictError, appender, as_pickle_step, files, session
+from ezpyp.store import PackedStore
 from tests.conftest import Launcher
 
 SCRIPT = """
@@ -160,3 +165,54 @@ def test_a_disk_that_is_full_for_a_while_costs_what_it_did_not_take(
 def nap(k: int) -> int:
     time.sleep(0.003)
     return k
+
+
+KILLED = """
+import os
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "killed", workers=2, store="packed")
+book = os.open("book", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+@as_pickle_step(pipeline)
+def alpha(x):
+    os.write(book, b"a\\n")
+    return bytes(x % 3000)
+@as_pickle_step(pipeline)
+def beta(a, x):
+    os.write(book, b"b\\n")
+    return len(a)
+beta.map(alpha.map(range(3000)), range(3000))
+summary = pipeline.execute()
+print(summary.done, summary.cached)
+"""
+
+
+def kill_session(session_id: int) -> None:
+    """Every process of a session at once, as a node that loses power, or a job that is cancelled for good."""
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError, IndexError):
+            if int((path / "stat").read_text().rpartition(")")[2].split()[3]) == session_id:
+                os.kill(int(path.name), signal.SIGKILL)
+
+
+def test_after_any_kill_the_next_run_does_exactly_the_rest(python: Launcher) -> None:
+    folder, chance, left = python.folder, random.Random(7), 6000
+    book, script = folder / "book", folder / "script.py"
+    script.write_text(KILLED)
+    for _ in range(3):
+        book.write_text("")
+        wanted = chance.randrange(0, max(1, left // 2))
+        command = [str(python.bin / "python"), str(script)]
+        with subprocess.Popen(command, cwd=folder, env=python.environment(), start_new_session=True) as run:
+            while run.poll() is None and book.stat().st_size < 2 * wanted:
+                time.sleep(0.001)
+            kill_session(run.pid)
+        store = PackedStore(folder / "cache")
+        scan = store.records()
+        assert scan.problems == ()
+        for each in scan.records.values():
+            assert len(store.get(each)) == each.outcome.bytes
+        left = 6000 - len(scan.records)
+    book.write_text("")
+    done = python.run(0, script)
+    assert done.stdout.splitlines()[-1] == f"6000 {6000 - left}"
+    assert book.stat().st_size == 2 * left

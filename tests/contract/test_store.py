@@ -107,6 +107,24 @@ def test_a_result_is_read_at_its_place(size: int, store: Store) -> None:
         assert store.read(each, at=place) == store.read(each)
 
 
+def test_what_is_fetched_is_what_was_added_there(kind: str, store: Store) -> None:
+    store.put("alpha", record(), [b"former"])
+    place = add(store, "alpha", b"one")
+    store.flush()
+    fingerprint = "00112233445566778899aabbccddeeff"
+    found = store.fetch("alpha", fingerprint, place)
+    assert found is None or (found[0], bytes(found[1])) == ("numpy", b"one")
+    assert (found is not None) == kind.startswith("packed")
+    for stem, wanted, at in (
+        ("beta", fingerprint, place),
+        ("alpha", "22" * 16, place),
+        ("alpha", fingerprint, place._replace(checksum=5)),
+        ("alpha", fingerprint, place._replace(offset=17)),
+        ("alpha", fingerprint, place._replace(segment=77)),
+    ):
+        assert store.fetch(stem, wanted, at) is None
+
+
 def test_a_place_that_is_not_that_of_the_step_leads_to_no_other(store: Store) -> None:
     add(store, "alpha", b"one")
     elsewhere = add(store, "beta", b"two")
