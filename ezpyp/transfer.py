@@ -32,11 +32,12 @@ def take(record: Record, source: Store, there: str, target: Store, here: str, st
     data = source.get(record)
     verify_files(record, there)
     record = replace(record, outcome=replace(outcome, files=_linked(outcome.files, there, here, files or stem)))
+    if isinstance(target, FileStore):
+        os.makedirs(os.path.dirname(f"{here}/{stem}"), exist_ok=True)
     if not (isinstance(source, FileStore) and isinstance(target, FileStore)):
         target.put(stem, record, [data])
         return
     name = f"{stem}.step{codecs.get(outcome.codec).suffix}"
-    os.makedirs(os.path.dirname(f"{here}/{name}"), exist_ok=True)
     link_whole(f"{there}/{outcome.location}", f"{here}/{name}", void=f"{here}/{stem}.status")
     target.put(stem, replace(record, outcome=replace(record.outcome, location=name)), None)
 

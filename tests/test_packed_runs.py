@@ -15,6 +15,8 @@ import pytest
 
 import ezpyp
 from ezpyp import InitializationError, Pipeline, SchemaConflictError, appender, as_pickle_step, files, session
+from ezpyp.checking import check
+from ezpyp.merging import merge
 from ezpyp.store import PackedStore
 from tests.conftest import Launcher
 
@@ -216,3 +218,15 @@ def test_after_any_kill_the_next_run_does_exactly_the_rest(python: Launcher) -> 
     done = python.run(0, script)
     assert done.stdout.splitlines()[-1] == f"6000 {6000 - left}"
     assert book.stat().st_size == 2 * left
+
+
+@pytest.mark.parametrize(("there", "here"), [("packed", "files"), ("files", "packed"), ("packed", "packed")])
+def test_results_are_borrowed_and_merged_from_either_kind(there: str, here: str, tmp_path: Path) -> None:
+    pipeline_of(tmp_path / "a", store=there).execute(executor="inline")
+    again = pipeline_of(tmp_path / "b", store=here, reuse_from=str(tmp_path / "a"))
+    assert again.execute(executor="inline").cached == 3
+    assert [step.result() for step in again.steps] == [0, 1, 2]
+    merged = merge([tmp_path / "a", tmp_path / "b"], tmp_path / "c")
+    assert (merged.done, merged.wrong) == (3, ())
+    for folder in "abc":
+        assert check(tmp_path / folder).wrong == ()
