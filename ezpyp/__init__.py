@@ -33,9 +33,7 @@ from ezpyp.errors import (
     UnknownStep,
     UnrecognizedStepWarning,
 )
-from ezpyp.fingerprint import register_identity
-from ezpyp.inputs import File, Files, Tree
-from ezpyp.pipeline import (
+from ezpyp.front.pipeline import (
     Pipeline,
     as_cloudpickle_step,
     as_command_step,
@@ -45,17 +43,19 @@ from ezpyp.pipeline import (
     as_parquet_step,
     as_pickle_step,
 )
-from ezpyp.policy import Retry
-from ezpyp.preloading import preload
-from ezpyp.scratch import workdir
-from ezpyp.seeding import current as seed
-from ezpyp.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
+from ezpyp.identity.fingerprint import register_identity
+from ezpyp.identity.inputs import File, Files, Tree
+from ezpyp.model.policy import Retry
+from ezpyp.model.scratch import workdir
+from ezpyp.model.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
+from ezpyp.work.preloading import preload
+from ezpyp.work.seeding import current as seed
 
 if typing.TYPE_CHECKING:
-    from ezpyp.command import Completed
-    from ezpyp.runs import Run, open
-    from ezpyp.summary import Summary
-    from ezpyp.words import Output
+    from ezpyp.folder.runs import Run, open
+    from ezpyp.folder.summary import Summary
+    from ezpyp.programs.command import Completed
+    from ezpyp.programs.words import Output
 
 __version__ = "0.1.0"
 
@@ -122,11 +122,11 @@ __all__ = [
 
 #: What enters when it is first named: ten thousand ranks import ezpyp, and few of them ask for these.
 _LATE = {
-    "Completed": "ezpyp.command",
-    "Output": "ezpyp.words",
-    "Run": "ezpyp.runs",
-    "Summary": "ezpyp.summary",
-    "open": "ezpyp.runs",
+    "Completed": "ezpyp.programs.command",
+    "Output": "ezpyp.programs.words",
+    "Run": "ezpyp.folder.runs",
+    "Summary": "ezpyp.folder.summary",
+    "open": "ezpyp.folder.runs",
 }
 
 

@@ -11,22 +11,15 @@ from typing import Any
 
 import pytest
 
-from ezpyp import (
-    Pipeline,
-    Status,
-    acceptance,
-    as_pickle_step,
-    filestore,
-    prospect,
-    resume,
-    runs,
-    session,
-    surveys,
-)
-from ezpyp.selection import Selection
-from ezpyp.settings import Choices
-from ezpyp.steps import Outcome
-from ezpyp.store import FileStore, Record
+from ezpyp import Pipeline, Status, as_pickle_step
+from ezpyp.folder import runs, surveys
+from ezpyp.model.selection import Selection
+from ezpyp.model.settings import Choices
+from ezpyp.model.steps import Outcome
+from ezpyp.run import prospect, resume, session
+from ezpyp.storage import filestore
+from ezpyp.storage.opening import FileStore, Record
+from ezpyp.upkeep import acceptance
 from tests.conftest import interpreter
 from tests.test_explain import Typist
 
@@ -197,7 +190,7 @@ def test_the_script_gets_its_arguments(ran: Typist) -> None:
 
 HOLD = """
 import sys
-from ezpyp import lock
+from ezpyp.folder import lock
 with lock.acquire(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, archive, as_pickle_step, events, open, session
+from ezpyp import Pipeline, as_pickle_step, open
 from ezpyp.errors import StoreError
-from ezpyp.events import Journal, RunEnded, RunStarted, journals
+from ezpyp.folder import archive, events
+from ezpyp.folder.events import Journal, RunEnded, RunStarted, journals
+from ezpyp.run import session
 
 
 def started(run: str) -> RunStarted:

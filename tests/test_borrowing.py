@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
-from ezpyp import File, Pipeline, SchemaConflictError, StoreError, as_pickle_step, open, session, transfer
-from ezpyp.store import FileStore
+from ezpyp import File, Pipeline, SchemaConflictError, StoreError, as_pickle_step, open
+from ezpyp.run import session
+from ezpyp.storage import transfer
+from ezpyp.storage.opening import FileStore
 from tests.conftest import Launcher
 
 

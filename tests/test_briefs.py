@@ -5,10 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp import briefs
-from ezpyp.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
-from ezpyp.steps import Brief, Outcome, Place, Status
-from ezpyp.store import MemoryStore
+from ezpyp.model.steps import Brief, Outcome, Place, Status
+from ezpyp.schedule import briefs
+from ezpyp.schedule.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
+from ezpyp.storage.opening import MemoryStore
 
 STEPS = 8
 STEMS = [f"step{k}" for k in range(STEPS)]

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ezpyp
-from ezpyp import cli, drawing
-from ezpyp.drawing import Node
-from ezpyp.events import Journal, StepStarted, journals, replay
-from ezpyp.steps import Status
-from ezpyp.store import FileStore
+from ezpyp.cli import main as cli
+from ezpyp.folder.events import Journal, StepStarted, journals, replay
+from ezpyp.inspection import drawing
+from ezpyp.inspection.drawing import Node
+from ezpyp.model.steps import Status
+from ezpyp.storage.opening import FileStore
 from tests.conftest import interpreter
 
 if TYPE_CHECKING:
@@ -143,7 +144,7 @@ def test_every_verb_has_help_with_an_example(typed: Typed, verb: str) -> None:
 def test_help_is_quick() -> None:
     code = """
 import sys
-from ezpyp import cli
+from ezpyp.cli import main as cli
 try:
     cli.main(["--help"])
 except SystemExit:
@@ -401,7 +402,7 @@ def test_our_options_may_follow_the_script(
         asked.extend([args, {k: v for k, v in {"ranks": ranks, "all_output": all_output}.items() if v}])
         return 85
 
-    monkeypatch.setattr("ezpyp.launch.run", run)
+    monkeypatch.setattr("ezpyp.system.launch.run", run)
     typed("run", __file__, *words, code=85)
     assert asked == [rest, found]
 
@@ -412,7 +413,7 @@ def test_ranks_that_are_no_number_are_refused(typed: Typed) -> None:
 
 
 def test_a_reader_that_leaves_early_is_no_error(made: Path) -> None:
-    line = f"'{sys.executable}' -m ezpyp.cli summary '{made}' --output json | true; echo ${{PIPESTATUS[0]}}"
+    line = f"'{sys.executable}' -m ezpyp summary '{made}' --output json | true; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     assert done.stdout == "0\n"
@@ -435,7 +436,7 @@ def test_watch_follows_a_run_to_its_end(tmp_path: Path) -> None:
         deadline = time.monotonic() + 20
         while not (tmp_path / "cache" / "pipeline.schema").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-        code = "import sys; from ezpyp.cli import main; sys.exit(main(['watch', 'cache', '--every', '0.1']))"
+        code = "import sys; from ezpyp.cli.main import main; sys.exit(main(['watch', 'cache', '--every', '0.1']))"
         watched = launcher.run(0, code)
     finally:
         run.communicate(timeout=30)

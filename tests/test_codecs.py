@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ezpyp import codecs
+from ezpyp.encoding import codecs
 from ezpyp.errors import CodecError
 
 BIG = 1 << 24

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ezpyp import Status
-from ezpyp.runs import status_of
+from ezpyp.folder.runs import status_of
 from tests.test_offspring import wait_until_gone
 
 if TYPE_CHECKING:

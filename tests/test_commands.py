@@ -28,8 +28,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     monkeypatch.setenv("SLURM_TMPDIR", str(folder))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("ezpyp.words.main_script", lambda: str(tmp_path / "script.py"))
-    monkeypatch.setattr("ezpyp.worker.main_script", lambda: str(tmp_path / "script.py"))
+    monkeypatch.setattr("ezpyp.programs.words.main_script", lambda: str(tmp_path / "script.py"))
+    monkeypatch.setattr("ezpyp.work.worker.main_script", lambda: str(tmp_path / "script.py"))
     return folder
 
 
@@ -266,7 +266,7 @@ def test_an_output_from_another_file_system_keeps_its_mode(monkeypatch: pytest.M
     def no_rename(*_: Any) -> None:
         raise OSError(18, "cross-device")
 
-    monkeypatch.setattr("ezpyp.outputs.os.rename", no_rename)
+    monkeypatch.setattr("ezpyp.model.outputs.os.rename", no_rename)
     line = "printf '#!/bin/sh\\necho ran' > tool; chmod +x tool"
     _, step = run(lambda p: p.command("make", line, shell="bash", outputs="tool"))
     assert os.access(step.result(), os.X_OK)
@@ -543,7 +543,7 @@ if os.fork() == 0:
     while (found := ezpyp.open("cache").status.positions.get("sim")) is None or found.done < 3:
         time.sleep(0.01)
     with open("told", "w") as file:
-        subprocess.run([sys.executable, "-m", "ezpyp.cli", "status", "cache"], stdout=file)
+        subprocess.run([sys.executable, "-m", "ezpyp", "status", "cache"], stdout=file)
     with open("position", "w") as file:
         file.write(str(found))
     open("seen", "w").close()

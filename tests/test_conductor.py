@@ -9,8 +9,8 @@ import pytest
 
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
-from ezpyp.steps import Outcome
-from ezpyp.store import FileStore
+from ezpyp.model.steps import Outcome
+from ezpyp.storage.opening import FileStore
 
 
 def bad(x: int) -> int:

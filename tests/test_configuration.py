@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp import configuration
-from ezpyp.configuration import KEYS, settle
+from ezpyp.cluster import configuration
+from ezpyp.cluster.configuration import KEYS, settle
 from ezpyp.errors import ConfigurationError
 
 

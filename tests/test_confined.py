@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp.confined import is_confined
+from ezpyp.system.confined import is_confined
 
 FACTOR = 3
 

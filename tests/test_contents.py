@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from ezpyp import contents
-from ezpyp.contents import Contents, content_of
 from ezpyp.errors import InitializationError
+from ezpyp.identity import contents
+from ezpyp.identity.contents import Contents, content_of
 
 SECOND = 1_000_000_000
 

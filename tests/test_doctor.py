@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from ezpyp import doctor
+from ezpyp.cluster import doctor
 from tests.test_launch import program
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def examine(launcher: Launcher, *words: str, path: str = "") -> tuple[int, list[
         [
             str(launcher.bin / "python"),
             "-c",
-            "from ezpyp.cli import main; main()",
+            "from ezpyp.cli.main import main; main()",
             "doctor",
             *words,
             "--output",
@@ -73,7 +73,7 @@ def test_a_slurm_that_does_not_answer_is_bad(python: Launcher, tmp_path: Path) -
 
 
 def test_an_mpirun_that_does_not_fit_is_bad_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ezpyp.launch.mpi_library", lambda: "")
+    monkeypatch.setattr("ezpyp.system.launch.mpi_library", lambda: "")
     (found,) = (each for each in doctor.examine(str(tmp_path), None, []) if each.what.startswith("MPI"))
     assert found.level == "bad"
     assert "Load the site's module for it" in found.remedy

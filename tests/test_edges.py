@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.edges import Edges
+from ezpyp.model.edges import Edges
 
 listed = st.integers(1, 12).flatmap(
     lambda total: st.lists(st.lists(st.integers(0, total - 1), unique=True), min_size=total, max_size=total)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import Pipeline, as_pickle_step, conductor, events
-from ezpyp.store import FileStore
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.folder import events
+from ezpyp.run import conductor
+from ezpyp.storage.opening import FileStore
 
 
 @pytest.mark.parametrize("executor", ["inline", "processes"])

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import events
 from ezpyp.errors import StoreError
-from ezpyp.events import Bus, Event, Journal, RunEnded, RunStarted, StepEnded, StepStarted, journals, replay
-from ezpyp.steps import Outcome, Status
+from ezpyp.folder import events
+from ezpyp.folder.events import Bus, Event, Journal, RunEnded, RunStarted, StepEnded, StepStarted, journals, replay
+from ezpyp.model.steps import Outcome, Status
 
 if TYPE_CHECKING:
     from pathlib import Path

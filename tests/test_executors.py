@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import Pipeline, as_pickle_step, executors
-from ezpyp.conductor import Conductor
-from ezpyp.executors import Processes
-from ezpyp.inline import Executor
-from ezpyp.lots import Report
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.run.conductor import Conductor
+from ezpyp.work import executors
+from ezpyp.work.executors import Processes
+from ezpyp.work.inline import Executor
+from ezpyp.work.lots import Report
 
 STEPS = 60
 SPECIAL = 50

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import admission, store, surveys
-from ezpyp import schema as schemas
-from ezpyp.naming import SCHEMA_FILE
-from ezpyp.steps import Outcome, Status
+from ezpyp.folder import admission, surveys
+from ezpyp.folder import schema as schemas
+from ezpyp.model.naming import SCHEMA_FILE
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage import opening
 from tests.conftest import Launcher, interpreter, least_cost
 
 HELPERS = """
@@ -91,7 +92,7 @@ class Typist:
     def __call__(self, *words: str, code: int = 0, env: dict[str, str] | None = None) -> str:
         """Type `ezpyp …`; standard output, with standard error in `err`."""
         done = subprocess.run(
-            [sys.executable, "-c", "from ezpyp.cli import main; main()", *words],
+            [sys.executable, "-c", "from ezpyp.cli.main import main; main()", *words],
             cwd=self.folder,
             env=self._launcher.environment({"PYTHONDONTWRITEBYTECODE": "1", **(env or {})}),
             capture_output=True,
@@ -594,7 +595,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
     from dataclasses import replace
 
     from ezpyp import Pipeline, as_pickle_step
-    from ezpyp.store import FileStore
+    from ezpyp.storage.opening import FileStore
 
     def survey(offset: int) -> surveys.Survey:
         pipeline = Pipeline(tmp_path / "cache", "gpus")
@@ -611,7 +612,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
     (tmp_path / "cache" / SCHEMA_FILE).write_bytes(schemas.encode(first.wanted))
     for stem, fingerprint in zip(first.plan.stems, first.identity.fingerprints, strict=True):
         outcome = Outcome(step=0, status=Status.DONE, seconds=2790.0, codec="pickle")
-        record = store.Record(name=stem, fingerprint=fingerprint, outcome=outcome)
+        record = opening.Record(name=stem, fingerprint=fingerprint, outcome=outcome)
         FileStore(tmp_path / "cache").put(stem, record, [b"x"])
     assert "(3.1 GPU-hours of results)" in admission.objection(survey(2), "cache")
     assert admission.objection(replace(survey(2), before=None), "cache") == ""

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ezpyp import File, Pipeline, RepeatedStepError, as_pickle_step
-from ezpyp.columns import Columns
-from ezpyp.fingerprints import Fingerprints, Repeated, identify
+from ezpyp.model.columns import Columns
+from ezpyp.model.fingerprints import Fingerprints, Repeated, identify
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ezpyp.plan import Plan
+    from ezpyp.model.plan import Plan
 
 plain = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary() | st.complex_numbers(),

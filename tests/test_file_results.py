@@ -16,23 +16,13 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import (
-    File,
-    Files,
-    Pipeline,
-    Status,
-    Step,
-    Summary,
-    Tree,
-    as_json_step,
-    as_pickle_step,
-    cleaning,
-    outputs,
-    session,
-)
-from ezpyp.contents import content_of
-from ezpyp.inputs import Memory
-from ezpyp.outputs import Outputs
+from ezpyp import File, Files, Pipeline, Status, Step, Summary, Tree, as_json_step, as_pickle_step
+from ezpyp.identity.contents import content_of
+from ezpyp.identity.inputs import Memory
+from ezpyp.model import outputs
+from ezpyp.model.outputs import Outputs
+from ezpyp.run import session
+from ezpyp.upkeep import cleaning
 from tests.conftest import Launcher
 
 
@@ -189,7 +179,7 @@ def pattern() -> Any:
     [
         (gone, "not/there'), which is not there"),
         (folder_, "folder'), which is no file"),
-        (tree, "result['x'] is an ezpyp.inputs.Tree"),
+        (tree, "result['x'] is an ezpyp.identity.inputs.Tree"),
         (pattern, "only single files are moved into the cache: return File(path), or several in a list"),
     ],
 )
@@ -279,7 +269,7 @@ def test_a_former_result_keeps_its_files(work: Work) -> None:
 
 
 def test_dropping_a_result_drops_its_files(work: Work) -> None:
-    from ezpyp.store import open_store
+    from ezpyp.storage.opening import open_store
 
     work.run(alpha)
     open_store("files", work.cache).drop("alpha")

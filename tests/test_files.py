@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from ezpyp import files
 from ezpyp.errors import StoreError
+from ezpyp.system import files
 from tests.faults import Calls, Died, watch
 
 

@@ -18,11 +18,13 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from ezpyp import codecs, files, patience, reading, storage
+from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
-from ezpyp.steps import Outcome, Status
-from ezpyp.storage import checksum
-from ezpyp.store import FileStore, Record
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage import patience, protocol, reading
+from ezpyp.storage.opening import FileStore, Record
+from ezpyp.storage.protocol import checksum
+from ezpyp.system import files
 from tests.conftest import CHECKOUT
 from tests.faults import Calls, Died, watch
 
@@ -128,7 +130,7 @@ def test_a_large_result_that_was_sound_is_looked_at_again_when_its_file_changes(
 @pytest.mark.usefixtures("maps_all")
 def test_a_large_result_that_nobody_touched_is_verified_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     verified: list[str] = []
-    genuine = storage.verified
+    genuine = protocol.verified
 
     def counted(data: files.Buffer, found: Record, where: str) -> files.Buffer:
         verified.append(where)
@@ -296,8 +298,8 @@ def test_a_move_that_is_killed_at_any_system_call_loses_nothing(
 
 WRITER = """
     import os, random, sys
-    from ezpyp.steps import Outcome, Status
-    from ezpyp.store import FileStore, Record
+    from ezpyp.model.steps import Outcome, Status
+    from ezpyp.storage.opening import FileStore, Record
 
     folder, seed = sys.argv[1:]
     store, chance = FileStore(folder, shared=False), random.Random(int(seed))

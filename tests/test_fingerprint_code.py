@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ezpyp.code import Follower
-from ezpyp.fingerprint import (
+from ezpyp.identity.code import Follower
+from ezpyp.identity.fingerprint import (
     UserModules,
     code_digest,
     digest_value,
     explain,
     follow,
 )
-from ezpyp.graph import Code
+from ezpyp.identity.graph import Code
 
 #: Makes a module of the given name from source and loads it, as import would.
 Write = Callable[[str, str], ModuleType]
@@ -261,7 +261,7 @@ def test_moving_code_to_another_module_changes_nothing(write: Write) -> None:
 
 
 def test_a_script_may_change_folder_and_be_moved(tmp_path: Path) -> None:
-    source = "import os, ezpyp.fingerprint as e\nK = 1\ndef f(): return K\nos.chdir('/')\nc = e.follow(f)\n"
+    source = "import os, ezpyp.identity.fingerprint as e\nK = 1\ndef f(): return K\nos.chdir('/')\nc = e.follow(f)\n"
     source += "print(c.digest, *c.parts, c.fallback)\n"
     said = set()
     for place in ("here", "there"):
@@ -451,7 +451,7 @@ def test_relative_imports_inside_are_resolved(tmp_path: Path, monkeypatch: pytes
     (package / "one.py").write_text("def f():\n    from . import two\n    from .two import K\n    return two.g() + K\n")
     (package / "two.py").write_text("K = 1\ndef g(): return K\ndef other(): return 2\n")
     monkeypatch.syspath_prepend(tmp_path)
-    script = "import relatives.one, ezpyp.fingerprint as f; print(*f.follow(relatives.one.f).parts)"
+    script = "import relatives.one, ezpyp.identity.fingerprint as f; print(*f.follow(relatives.one.f).parts)"
     loaded = "import relatives.two; " + script
     assert _python(script, tmp_path).split() == ["relatives.one.f", "relatives.two"]
     assert _python(loaded, tmp_path).split() == ["relatives.one.f", "relatives.two.K", "relatives.two.g"]
@@ -656,7 +656,7 @@ class _Decorated:
         return lambda function: _Decorated(function, **options)
 
 
-_Decorated.__module__ = "ezpyp.pipeline"
+_Decorated.__module__ = "ezpyp.front.pipeline"
 
 
 def test_ezpyp_and_its_options_do_not_count(write: Write) -> None:

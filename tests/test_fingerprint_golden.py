@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from ezpyp.fingerprint import digest_value
+from ezpyp.identity.fingerprint import digest_value
 
 GOLDEN = Path(__file__).parent / "golden"
 

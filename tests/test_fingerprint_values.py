@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ezpyp.errors import IdentityError
-from ezpyp.fingerprint import combine, digest_value, register_identity
+from ezpyp.identity.fingerprint import combine, digest_value, register_identity
 
 Pair = namedtuple("Pair", "x y")
 
@@ -354,7 +354,7 @@ def _with_one_leaf_changed(value: Any, data: st.DataObject) -> Any:
 
 SCRIPT = """
 import sys
-from ezpyp.fingerprint import digest_value
+from ezpyp.identity.fingerprint import digest_value
 value = {"b": {1, "x", 2.5, (3, "y")}, "a": frozenset({"p", "q", "r"}), ("k", 1): [None, {"z", "y", "w"}]}
 print(digest_value(value).hex())
 """

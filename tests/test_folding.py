@@ -12,10 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ezpyp
-from ezpyp import Pipeline, SchemaConflictError, Status, Summary, as_pickle_step, folding, merging, session
-from ezpyp.entries import Entries
-from ezpyp.schema import of
-from ezpyp.steps import Steps
+from ezpyp import Pipeline, SchemaConflictError, Status, Summary, as_pickle_step
+from ezpyp.folder import folding
+from ezpyp.folder.entries import Entries
+from ezpyp.folder.schema import of
+from ezpyp.model.steps import Steps
+from ezpyp.run import session
+from ezpyp.upkeep import merging
 
 
 @pytest.fixture(autouse=True)
@@ -118,8 +121,9 @@ def test_results_are_reused_wherever_the_border_of_a_large_family_lies(tmp_path:
 
 
 def test_a_change_of_code_is_told_once_for_the_family_and_can_be_accepted(tmp_path: Path) -> None:
-    from ezpyp import acceptance, surveys
-    from ezpyp.store import FileStore
+    from ezpyp.folder import surveys
+    from ezpyp.storage.opening import FileStore
+    from ezpyp.upkeep import acceptance
 
     build(tmp_path / "c")[0].execute()
     words = refusal(build(tmp_path / "c", 20, 1)[0].execute)

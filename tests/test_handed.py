@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from ezpyp import IdentityError, Pipeline, as_pickle_step, session
+from ezpyp import IdentityError, Pipeline, as_pickle_step
+from ezpyp.run import session
 from tests.conftest import Launcher
 
 

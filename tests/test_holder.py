@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from ezpyp import holder
-from ezpyp.holder import Holder, from_json, is_gone, present, to_json
+from ezpyp.folder import holder
+from ezpyp.folder.holder import Holder, from_json, is_gone, present, to_json
 
 ELSEWHERE: dict[str, Any] = {"host": "n017", "machine": "f00d", "boot": "another"}
 IN_4711: dict[str, Any] = {**ELSEWHERE, "job": "4711"}
@@ -222,7 +222,9 @@ def test_a_job_that_is_no_number_is_not_asked_about(path: Path) -> None:
 
 
 def test_a_process_of_the_same_machine_is_found_by_a_fresh_interpreter() -> None:
-    code = "import sys; from ezpyp.holder import *; print(is_gone(from_json(sys.stdin.buffer.read()), present()))"
+    code = (
+        "import sys; from ezpyp.folder.holder import *; print(is_gone(from_json(sys.stdin.buffer.read()), present()))"
+    )
     environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(holder.__file__))}
     with subprocess.Popen(["sleep", "60"]) as other:
         told = to_json(replace(present(), pid=other.pid, started=holder._process(other.pid)[1]))

@@ -22,10 +22,10 @@ from ezpyp import (
     Step,
     Tree,
     as_pickle_step,
-    session,
 )
-from ezpyp.arguments import Arguments, freeze
-from ezpyp.inputs import Memory
+from ezpyp.identity.inputs import Memory
+from ezpyp.model.arguments import Arguments, freeze
+from ezpyp.run import session
 from tests.conftest import Launcher
 
 # ----- values
@@ -197,7 +197,7 @@ def test_the_order_of_a_dict_does_not_count() -> None:
 def test_the_order_of_a_set_is_that_of_every_process(python: Launcher) -> None:
     program = """
 from ezpyp import File
-from ezpyp.arguments import freeze
+from ezpyp.model.arguments import freeze
 arguments = freeze(({File(f"/x/{k}") for k in range(20)},), {}, of="f")
 print(arguments.identity.hex(), [file.path for file in arguments.inputs])
 """
@@ -316,7 +316,7 @@ def test_another_name_is_another_input(study: Study) -> None:
 
 
 def test_verify_always_reads_again(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ezpyp import contents
+    from ezpyp.identity import contents
 
     study.write(a="1")
     path = study.folder / "data" / "a"

@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
-from ezpyp import Pipeline, ResultDropped, Status, as_pickle_step, filestore, open, session
-from ezpyp.functions import StepFunction
-from ezpyp.ledger import Ledger
+from ezpyp import Pipeline, ResultDropped, Status, as_pickle_step, open
+from ezpyp.front.functions import StepFunction
+from ezpyp.run import session
+from ezpyp.schedule.ledger import Ledger
+from ezpyp.storage import filestore
 from tests.conftest import Launcher
 
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import launch, rank
 from ezpyp.errors import LauncherError
+from ezpyp.ranks import rank
+from ezpyp.system import launch
 from tests.conftest import CHECKOUT, interpreter
 
 if TYPE_CHECKING:
@@ -157,7 +158,7 @@ def test_open_mpi_may_run_as_root_and_with_more_ranks_than_cores(monkeypatch: py
     [
         (["python", "s.py", "-v"], []),
         (["python", "-X", "dev", "-W", "error", "-u", "s.py", "-v"], ["-X", "dev", "-W", "error", "-u"]),
-        (["python", "-Xdev", "-m", "ezpyp.cli"], ["-Xdev"]),
+        (["python", "-Xdev", "-m", "ezpyp"], ["-Xdev"]),
         (["python"], []),
     ],
 )
@@ -240,7 +241,7 @@ def ezpyp_run(folder: Path, python: Path, *args: str) -> subprocess.Popen[str]:
     """`ezpyp run` in the background."""
     launcher = interpreter(folder)
     env = {**launcher.environment(), "PATH": f"{python}{os.pathsep}{os.environ['PATH']}"}
-    argv = [str(python / "python"), "-m", "ezpyp.cli", "run", *args]
+    argv = [str(python / "python"), "-m", "ezpyp", "run", *args]
     return subprocess.Popen(argv, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 
 import pytest
 
-from ezpyp.edges import Edges
-from ezpyp.ledger import Ledger
-from ezpyp.plan import Graph
-from ezpyp.policy import Retry
-from ezpyp.steps import Status
+from ezpyp.model.edges import Edges
+from ezpyp.model.plan import Graph
+from ezpyp.model.policy import Retry
+from ezpyp.model.steps import Status
+from ezpyp.schedule.ledger import Ledger
 
 DONE, FAILED, SKIPPED, NOT_RUN = Status.DONE, Status.FAILED, Status.SKIPPED, Status.NOT_RUN
 

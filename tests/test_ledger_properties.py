@@ -14,11 +14,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from ezpyp.edges import Edges
-from ezpyp.ledger import Ledger
-from ezpyp.plan import Graph
-from ezpyp.policy import Retry
-from ezpyp.steps import Status
+from ezpyp.model.edges import Edges
+from ezpyp.model.plan import Graph
+from ezpyp.model.policy import Retry
+from ezpyp.model.steps import Status
+from ezpyp.schedule.ledger import Ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -20,8 +20,9 @@ from typing import Any
 
 import pytest
 
-from ezpyp import CacheInUse, CacheTakenOver, StoreError, lock
-from ezpyp.holder import Holder, from_json, present, to_json
+from ezpyp import CacheInUse, CacheTakenOver, StoreError
+from ezpyp.folder import lock
+from ezpyp.folder.holder import Holder, from_json, present, to_json
 
 #: A process that is not there: this one's number, started at another time.
 GONE: dict[str, Any] = {"started": 1}

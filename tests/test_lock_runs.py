@@ -15,8 +15,10 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import CacheInUse, CacheTakenOver, Pipeline, SchemaConflictError, as_pickle_step, cli, lock
-from ezpyp.executors import Processes
+from ezpyp import CacheInUse, CacheTakenOver, Pipeline, SchemaConflictError, as_pickle_step
+from ezpyp.cli import main as cli
+from ezpyp.folder import lock
+from ezpyp.work.executors import Processes
 from tests.conftest import Launcher, interpreter
 from tests.test_lock import FAR, hold, locks, marks, nowhere
 
@@ -103,7 +105,8 @@ def test_clean_refuses_a_folder_in_use(tmp_path: Path, capsys: pytest.CaptureFix
 SLOW = """
 import os, sys, time
 from pathlib import Path
-from ezpyp import Pipeline, as_pickle_step, lock
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.folder import lock
 
 lock.EVERY = 0.1
 pipeline = Pipeline("cache", "slow")
@@ -255,7 +258,7 @@ def test_the_command_line_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyP
         given.append((os.environ.get(lock.TAKE_OVER, ""), *args))
         return 0
 
-    monkeypatch.setattr("ezpyp.launch.run", run)
+    monkeypatch.setattr("ezpyp.system.launch.run", run)
     (tmp_path / "s.py").touch()
     for words in (["s.py", "x"], ["--take-over", "s.py"], ["s.py", "--take-over", "y"], ["s.py", "--", "--take-over"]):
         monkeypatch.setenv(lock.TAKE_OVER, "")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp import maps
+from ezpyp.system import maps
 
 PAGE = 4096
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp import naming
-from ezpyp.naming import stems
+from ezpyp.model import naming
+from ezpyp.model.naming import stems
 
 
 def stem(name: str) -> str:

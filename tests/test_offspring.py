@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from ezpyp import offspring
+from ezpyp.system import offspring
 from tests.conftest import CHECKOUT
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def test_end_of_what_is_gone_does_nothing() -> None:
 ADOPTER = f"""
 import os, subprocess, sys, time
 sys.path.insert(0, {str(CHECKOUT)!r})
-from ezpyp import offspring
+from ezpyp.system import offspring
 spared = subprocess.Popen(["sleep", "60"])
 offspring.adopt()
 if os.fork() == 0:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from ezpyp.edges import Edges
-from ezpyp.kinds import Functions
-from ezpyp.ledger import Ledger
-from ezpyp.pace import Pace
-from ezpyp.plan import Graph
+from ezpyp.model.edges import Edges
+from ezpyp.model.kinds import Functions
+from ezpyp.model.plan import Graph
+from ezpyp.schedule.ledger import Ledger
+from ezpyp.schedule.pace import Pace
 
 
 def functions(letters: str) -> Functions:

@@ -64,11 +64,17 @@ def test_every_exported_name_is_there_and_every_public_name_is_exported() -> Non
 
 
 def layers() -> list[str]:
-    """The modules in the order of the README's architecture section, highest last."""
+    """The modules in the order of the README's architecture section, highest last: `errors`, `system.files`."""
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
     section = re.search(r"^## Architecture$(.*?)(?=^## )", readme, re.MULTILINE | re.DOTALL)
     assert section, "README.md has no section 'Architecture'"
-    return re.findall(r"^ {4}(\w+) {2,}\S", section[1], re.MULTILINE)
+    found, package = [], ""
+    for indent, name, is_package in re.findall(r"^ {4}( {2})?(\w+)(/?) {2,}\S", section[1], re.MULTILINE):
+        if is_package:
+            package = name
+        else:
+            found.append(f"{package}.{name}" if indent else name)
+    return found
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -81,31 +87,37 @@ def imported(path: Path) -> Iterator[str]:
             waiting.extend(node.orelse)
             continue
         if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[1] for alias in node.names if alias.name.startswith("ezpyp."))
+            yield from (alias.name.partition(".")[2] for alias in node.names if alias.name.startswith("ezpyp."))
         elif isinstance(node, ast.ImportFrom) and node.module == "ezpyp":
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ezpyp."):
-            yield str(node.module).split(".")[1]
+            source = str(node.module).partition(".")[2]
+            package = (CHECKOUT / "ezpyp" / source).is_dir() and source != "testing"
+            yield from (f"{source}.{alias.name}" if package else source for alias in node.names)
         waiting.extend(ast.iter_child_nodes(node))
 
 
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(CHECKOUT / "ezpyp").with_suffix("").parts)
+
+
 def modules() -> list[Path]:
-    """Files, and the few folders that are packages of their own."""
+    """Every module; the programs to test with count as one."""
     package = CHECKOUT / "ezpyp"
-    files = [path for path in package.glob("*.py") if not path.name.startswith("__")]
-    return sorted([*files, *(path.parent for path in package.glob("*/__init__.py"))])
+    files = [path for path in package.rglob("*.py") if not path.name.startswith("__")]
+    return sorted([*(path for path in files if path.parent.name != "testing"), package / "testing"])
 
 
 def test_the_readme_lists_every_module_once() -> None:
-    assert sorted(layers()) == sorted(path.stem for path in modules())
+    assert sorted(layers()) == sorted(map(name_of, modules()))
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_point_down(path: Path) -> None:
     order = layers()
-    below = set(order[: order.index(path.stem)])
+    below = set(order[: order.index(name_of(path))])
     upwards = [name for name in imported(path) if name not in below and name != "__version__"]
-    assert upwards == [], f"{path.name} imports what is above it in the README's list"
+    assert upwards == [], f"{name_of(path)} imports what is above it in the README's list"
 
 
 # The wheel

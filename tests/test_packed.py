@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ezpyp import appender, files, packed, patience
 from ezpyp.errors import StoreError
-from ezpyp.packed import PackedStore
-from ezpyp.steps import Outcome, Place, Status
-from ezpyp.storage import Writer
-from ezpyp.store import Record
+from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.storage import appender, packed, patience
+from ezpyp.storage.opening import Record
+from ezpyp.storage.packed import PackedStore
+from ezpyp.storage.protocol import Writer
+from ezpyp.system import files
 from tests.conftest import CHECKOUT
 from tests.faults import Calls, Died, watch
 
@@ -507,9 +508,9 @@ def test_an_index_that_cannot_be_written_is_in_nobodys_way(three: Path, monkeypa
 
 WRITER = """
     import os, random, sys
-    from ezpyp.steps import Outcome, Status
-    from ezpyp.storage import Writer
-    from ezpyp.store import PackedStore, Record
+    from ezpyp.model.steps import Outcome, Status
+    from ezpyp.storage.protocol import Writer
+    from ezpyp.storage.opening import PackedStore, Record
 
     folder, seed = sys.argv[1:]
     store, chance = PackedStore(folder, Writer(rank=int(seed) % 3)), random.Random(int(seed))

@@ -14,10 +14,13 @@ from pathlib import Path
 import pytest
 
 import ezpyp
-from ezpyp import InitializationError, Pipeline, SchemaConflictError, appender, as_pickle_step, files, session
-from ezpyp.checking import check
-from ezpyp.merging import merge
-from ezpyp.store import PackedStore
+from ezpyp import InitializationError, Pipeline, SchemaConflictError, as_pickle_step
+from ezpyp.run import session
+from ezpyp.storage import appender
+from ezpyp.storage.opening import PackedStore
+from ezpyp.system import files
+from ezpyp.upkeep.checking import check
+from ezpyp.upkeep.merging import merge
 from tests.conftest import Launcher
 
 SCRIPT = """

@@ -15,7 +15,7 @@ import pytest
 
 import ezpyp
 from ezpyp import Pipeline, PlaceHolder, Status, Step, as_json_step, as_numpy_step, as_pickle_step
-from ezpyp.functions import StepFunction
+from ezpyp.front.functions import StepFunction
 from tests.conftest import Launcher
 
 
@@ -275,7 +275,7 @@ def test_it_failed_i_fixed_it_i_run_again(tmp_path: Path) -> None:
         as_pickle_step(pipeline, name="third")(square)(second)
         return pipeline.execute(raise_on_failure=False)
 
-    from ezpyp import session
+    from ezpyp.run import session
 
     assert attempt(fail).skipped == 1
     session._folders.clear()  # as a new process would
@@ -284,7 +284,7 @@ def test_it_failed_i_fixed_it_i_run_again(tmp_path: Path) -> None:
 
 
 def test_another_plan_is_refused_and_changes_nothing(tmp_path: Path) -> None:
-    from ezpyp import session
+    from ezpyp.run import session
 
     pipeline, *_ = quick_start(tmp_path)
     pipeline.execute()
@@ -305,7 +305,7 @@ def test_another_plan_is_refused_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_another_pipeline_id_is_refused(tmp_path: Path) -> None:
-    from ezpyp import session
+    from ezpyp.run import session
 
     quick_start(tmp_path)[0].initialize_schema()
     session._folders.clear()
@@ -668,7 +668,7 @@ def test_libraries_get_as_many_threads_as_the_step_asked_cores_for(
     """One, so that the order of additions does not depend on where a step runs."""
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("ezpyp.resources.allotted_cores", lambda: 16)
+    monkeypatch.setattr("ezpyp.system.resources.allotted_cores", lambda: 16)
 
     def threads() -> list[str]:
         return [os.environ["OMP_NUM_THREADS"], os.environ["OPENBLAS_NUM_THREADS"]]

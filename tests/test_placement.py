@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ezpyp import dispatch
-from ezpyp.dispatch import Dispatch, Start
-from ezpyp.edges import Edges
-from ezpyp.kinds import Functions
-from ezpyp.ledger import Ledger
-from ezpyp.pace import Pace
-from ezpyp.placement import Place, Placement, cannot_hold, underused
-from ezpyp.plan import Graph
-from ezpyp.policy import Retry
-from ezpyp.resources import Grant, Stock
-from ezpyp.steps import Request, Status
+from ezpyp.model.edges import Edges
+from ezpyp.model.kinds import Functions
+from ezpyp.model.plan import Graph
+from ezpyp.model.policy import Retry
+from ezpyp.model.steps import Request, Status
+from ezpyp.schedule import dispatch
+from ezpyp.schedule.dispatch import Dispatch, Start
+from ezpyp.schedule.ledger import Ledger
+from ezpyp.schedule.pace import Pace
+from ezpyp.schedule.placement import Place, Placement, cannot_hold, underused
+from ezpyp.system.resources import Grant, Stock
 
 ORDINARY = Request()
 

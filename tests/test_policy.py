@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.policy import Allowance, Retry, depth, lot_size
+from ezpyp.model.policy import Allowance, Retry, depth, lot_size
 
 # ----- retries
 

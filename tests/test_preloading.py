@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import ezpyp
-from ezpyp import Pipeline, as_pickle_step, preloading
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.work import preloading
 from tests.conftest import Launcher
 
 SCRIPT = """

@@ -87,7 +87,7 @@ def test_the_sweep_writes_the_same_file_on_ranks(mpirun: Launcher) -> None:
 
 def test_commands_work_in_the_order_given(mpirun: Launcher) -> None:
     (mpirun.folder / "script.py").write_text(QUICK_START.text, encoding="utf-8")
-    ezpyp = [str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()"]
+    ezpyp = [str(mpirun.bin / "python"), "-c", "from ezpyp.cli.main import main; main()"]
     for command in COMMANDS:
         program, *arguments = shlex.split(command)
         done = subprocess.run(

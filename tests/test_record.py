@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.record import FORMAT, Record, from_json, to_json
-from ezpyp.steps import Outcome, Status
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage.record import FORMAT, Record, from_json, to_json
 
 OUTCOME = Outcome(
     step=4,

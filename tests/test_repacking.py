@@ -10,11 +10,16 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import Pipeline, Status, appender, as_pickle_step, checking, files, lock, packed, repacking, session
+from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import CacheInUse, StoreError
-from ezpyp.lock import Lock
-from ezpyp.repacking import repack
-from ezpyp.store import open_store
+from ezpyp.folder import lock
+from ezpyp.folder.lock import Lock
+from ezpyp.run import session
+from ezpyp.storage import appender, packed
+from ezpyp.storage.opening import open_store
+from ezpyp.system import files
+from ezpyp.upkeep import checking, repacking
+from ezpyp.upkeep.repacking import repack
 from tests.faults import Calls, Died, watch
 
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from ezpyp.events import Bus, RunEnded, RunStarted, StepEnded, StepStarted
-from ezpyp.report import COUNT_EVERY, DETAILED, SHOWN, Lines, kind_of, opening
-from ezpyp.steps import Outcome, Status
+from ezpyp.folder.events import Bus, RunEnded, RunStarted, StepEnded, StepStarted
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.run.report import COUNT_EVERY, DETAILED, SHOWN, Lines, kind_of, opening
 
 STARTED = RunStarted(
     run="r1",

@@ -15,7 +15,7 @@ from ezpyp import Pipeline, as_pickle_step
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
-    monkeypatch.setattr("ezpyp.resources.allotted_cores", lambda: 4)
+    monkeypatch.setattr("ezpyp.system.resources.allotted_cores", lambda: 4)
     return Pipeline(tmp_path / "cache", "requests")
 
 
@@ -123,7 +123,7 @@ def test_the_longest_function_of_a_phase_comes_first_in_the_next_run(tmp_path: P
 
 
 def test_a_journal_that_is_torn_or_tells_nothing_is_passed_over(tmp_path: Path) -> None:
-    from ezpyp.durations import remembered
+    from ezpyp.folder.durations import remembered
 
     folder = tmp_path / "journal"
     folder.mkdir()

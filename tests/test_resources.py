@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from ezpyp import resources
-from ezpyp.resources import Grant, bind, cores_each, devices, environments, scrubbed, share_of
+from ezpyp.system import resources
+from ezpyp.system.resources import Grant, bind, cores_each, devices, environments, scrubbed, share_of
 
 FOUR = ("GPU-a", "GPU-b", "GPU-c", "GPU-d")
 
@@ -235,7 +235,8 @@ def test_the_variable_is_never_widened(monkeypatch: pytest.MonkeyPatch, variable
 
 def test_without_a_driver_nvml_is_not_imported() -> None:
     code = (
-        "import sys; from ezpyp import resources; resources._has_driver = lambda: False; print(resources.devices({}))"
+        "import sys; from ezpyp.system import resources; "
+        "resources._has_driver = lambda: False; print(resources.devices({}))"
     )
     done = subprocess.run(
         [sys.executable, "-c", f"{code}; print('pynvml' in sys.modules)"],
@@ -471,13 +472,13 @@ def run(code: str, **environ: str) -> str:
 
 
 def test_nothing_loaded_nothing_limited() -> None:
-    assert run("from ezpyp import resources; print(resources.limit_threads(1))") == "{}\n"
+    assert run("from ezpyp.system import resources; print(resources.limit_threads(1))") == "{}\n"
 
 
 LIMIT = """
 import numpy
 from threadpoolctl import threadpool_info
-from ezpyp.resources import limit_threads
+from ezpyp.system.resources import limit_threads
 print(set(limit_threads(1).values()), {pool["num_threads"] for pool in threadpool_info()})
 """
 
@@ -490,7 +491,7 @@ def test_loaded_pools_are_limited_as_another_library_sees_it() -> None:
 
 def test_what_the_user_set_wins_over_the_cores() -> None:
     pytest.importorskip("numpy")
-    code = "import numpy; from ezpyp.resources import limit_threads; print(set(limit_threads(1).values()))"
+    code = "import numpy; from ezpyp.system.resources import limit_threads; print(set(limit_threads(1).values()))"
     assert run(code, OMP_NUM_THREADS="2,1") == "{2}\n"
     assert run(code, OMP_NUM_THREADS="2", OPENBLAS_NUM_THREADS="3") == "{3}\n"
 
@@ -498,7 +499,7 @@ def test_what_the_user_set_wins_over_the_cores() -> None:
 FORK = """
 import ctypes, os, signal
 from sklearn.utils import _openmp_helpers
-from ezpyp import resources
+from ezpyp.system import resources
 gomp = [path for path in resources._loaded() if "libgomp" in path][0]
 library = ctypes.CDLL(gomp)
 assert resources.spoilt_pools() == []

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import Pipeline, SchemaConflictError, Status, as_pickle_step, session
-from ezpyp.functions import StepFunction
+from ezpyp import Pipeline, SchemaConflictError, Status, as_pickle_step
+from ezpyp.front.functions import StepFunction
+from ezpyp.run import session
 from tests.conftest import Launcher
 
 
@@ -82,7 +83,7 @@ def test_reordering_runs_nothing_and_needs_no_permission(tmp_path: Path, book: B
 
 def test_a_killed_rearrangement_loses_nothing(tmp_path: Path, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stop after every single file operation of a move; the next start finds all results."""
-    from ezpyp import filestore
+    from ezpyp.storage import filestore
 
     names = [f"s{k}" for k in range(4)]
     pipeline, f = start(tmp_path)
@@ -499,7 +500,7 @@ def test_code_is_followed_to_the_end(python: Launcher, tmp_path: Path, edit: dic
 def test_versions_of_packages_count_only_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import numpy as np
 
-    from ezpyp import code
+    from ezpyp.identity import code
 
     def run(version: str, **options: Any) -> ezpyp.Summary:
         session._folders.clear()

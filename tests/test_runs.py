@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import ezpyp
-from ezpyp import runs
 from ezpyp.errors import NotExecuted, StepFailed, StepSkipped, StoreError, UnknownStep
-from ezpyp.events import Journal, StepStarted, journals, last_run, replay
-from ezpyp.runs import Run
-from ezpyp.schema import read as read_schema
-from ezpyp.steps import Status
+from ezpyp.folder import runs
+from ezpyp.folder.events import Journal, StepStarted, journals, last_run, replay
+from ezpyp.folder.runs import Run
+from ezpyp.folder.schema import read as read_schema
+from ezpyp.model.steps import Status
 from tests.conftest import interpreter
 
 if TYPE_CHECKING:
@@ -348,7 +348,7 @@ def test_the_plan_is_read_once_for_many_results_and_again_when_it_changed(
         asked.append(folder)
         return read_schema(folder)
 
-    monkeypatch.setattr("ezpyp.schema.read", read)
+    monkeypatch.setattr("ezpyp.folder.schema.read", read)
     for _ in range(3):
         runs.result_of(copy, "special")
     assert len(asked) == 1

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.salvage import Unstored, complaint, culprit, partial_of
+from ezpyp.encoding.salvage import Unstored, complaint, culprit, partial_of
 
 
 class Lock:

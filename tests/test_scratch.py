@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ezpyp
-from ezpyp import scratch
-from ezpyp.scratch import Place, Room
+from ezpyp.model import scratch
+from ezpyp.model.scratch import Place, Room
 
 if TYPE_CHECKING:
     from tests.conftest import Launcher

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import scripts
 from ezpyp.errors import InitializationError
+from ezpyp.scripts import loading
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,11 +30,11 @@ def test_a_script_stops_where_its_pipeline_would_run(script: Path) -> None:
     write(
         script,
         """
-        from ezpyp import scripts
+        from ezpyp.scripts import loading
         ends = []
         try:
-            assert scripts.loading()
-            scripts.reached("the pipeline")
+            assert loading.loading()
+            loading.reached("the pipeline")
             ends.append("went on")
         except Exception:
             ends.append("caught")
@@ -42,34 +42,34 @@ def test_a_script_stops_where_its_pipeline_would_run(script: Path) -> None:
             ends.append("left")
         """,
     )
-    loaded = scripts.load(script)
+    loaded = loading.load(script)
     assert loaded.pipeline == "the pipeline"
     assert loaded.namespace["ends"] == ["left"]
-    assert not scripts.loading()
+    assert not loading.loading()
 
 
 def test_a_finished_pipeline_lets_the_script_go_on(script: Path) -> None:
     write(
         script,
         """
-        from ezpyp import scripts
-        scripts.reached("first", finished=True)
-        scripts.reached("second")
-        scripts.reached("third")
+        from ezpyp.scripts import loading
+        loading.reached("first", finished=True)
+        loading.reached("second")
+        loading.reached("third")
         """,
     )
-    assert scripts.load(script).pipeline == "second"
+    assert loading.load(script).pipeline == "second"
 
 
 def test_a_script_that_comes_to_its_end_gives_what_it_defined(script: Path) -> None:
-    assert scripts.load(write(script, "x = 3")).namespace["x"] == 3
-    assert scripts.load(script).pipeline is None
-    assert scripts.load(write(script, "y = 4\nraise SystemExit(2)\nz = 1")).namespace["y"] == 4
+    assert loading.load(write(script, "x = 3")).namespace["x"] == 3
+    assert loading.load(script).pipeline is None
+    assert loading.load(write(script, "y = 4\nraise SystemExit(2)\nz = 1")).namespace["y"] == 4
 
 
 def test_outside_of_a_load_nothing_is_stopped() -> None:
-    scripts.reached("anything")
-    assert not scripts.loading()
+    loading.reached("anything")
+    assert not loading.loading()
 
 
 def test_it_is_run_as_python_would_run_it(script: Path) -> None:
@@ -84,7 +84,7 @@ def test_it_is_run_as_python_would_run_it(script: Path) -> None:
     )
     main, argv, path = sys.modules["__main__"], sys.argv, [*sys.path]
     try:
-        seen = scripts.load(script, ["--fast", "3"]).namespace["seen"]
+        seen = loading.load(script, ["--fast", "3"]).namespace["seen"]
     finally:
         sys.modules.pop("beside", None)
     assert seen == ("__main__", True, [str(script), "--fast", "3"], str(script.parent), str(script))
@@ -92,7 +92,7 @@ def test_it_is_run_as_python_would_run_it(script: Path) -> None:
 
 
 def test_what_it_prints_does_not_mix_with_what_is_asked(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    scripts.load(write(script, "print('hello')"))
+    loading.load(write(script, "print('hello')"))
     said = capsys.readouterr()
     assert (said.out, said.err) == ("", "hello\n")
 
@@ -111,10 +111,10 @@ def test_its_errors_are_its_own(script: Path) -> None:
     )
     main = sys.modules["__main__"]
     with pytest.raises(ValueError, match="no fit") as caught:
-        scripts.load(script)
+        loading.load(script)
     assert sys.modules["__main__"] is main
-    assert not scripts.loading()
-    text = scripts.traceback_of(caught.value, str(script))
+    assert not loading.loading()
+    text = loading.traceback_of(caught.value, str(script))
     assert "ZeroDivisionError" in text
     assert "direct cause" in text
     assert f'File "{script}", line 7, in <module>' in text
@@ -123,8 +123,8 @@ def test_its_errors_are_its_own(script: Path) -> None:
 
 def test_a_syntax_error_shows_its_line(script: Path) -> None:
     with pytest.raises(SyntaxError) as caught:
-        scripts.load(write(script, "x = (\n"))
-    text = scripts.traceback_of(caught.value, str(script))
+        loading.load(write(script, "x = (\n"))
+    text = loading.traceback_of(caught.value, str(script))
     assert text.startswith(f'  File "{script}", line 1')
     assert "scripts.py" not in text
 
@@ -133,14 +133,14 @@ def test_a_missing_script_is_named(tmp_path: Path) -> None:
     with pytest.raises(
         InitializationError, match=r"The script .*/gone\.py cannot be read: No such file or directory\."
     ):
-        scripts.load(tmp_path / "gone.py")
+        loading.load(tmp_path / "gone.py")
 
 
 def test_a_load_within_a_load_is_refused(script: Path) -> None:
-    write(script, "from ezpyp import scripts\nscripts.load(__file__)")
+    write(script, "from ezpyp.scripts import loading\nloading.load(__file__)")
     with pytest.raises(InitializationError, match="itself only being looked at"):
-        scripts.load(script)
-    assert not scripts.loading()
+        loading.load(script)
+    assert not loading.loading()
 
 
 def test_objects_of_its_classes_can_be_read_while_it_stands_in(script: Path) -> None:
@@ -153,8 +153,8 @@ def test_objects_of_its_classes_can_be_read_while_it_stands_in(script: Path) -> 
         data = pickle.dumps(Model())
         """,
     )
-    loaded = scripts.load(script)
+    loaded = loading.load(script)
     with pytest.raises(AttributeError):
         pickle.loads(loaded.namespace["data"])
-    with scripts.standing_in(loaded.module):
+    with loading.standing_in(loaded.module):
         assert pickle.loads(loaded.namespace["data"]).score == 5

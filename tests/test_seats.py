@@ -7,7 +7,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ezpyp.seats import Seats
+from ezpyp.schedule.seats import Seats
 
 
 class Plain:

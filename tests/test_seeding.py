@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import seeding
 from ezpyp.errors import InitializationError
-from ezpyp.seeding import clear, current, plant, seed_of
+from ezpyp.work import seeding
+from ezpyp.work.seeding import clear, current, plant, seed_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -162,10 +162,10 @@ def run(code: str) -> list[str]:
 
 LATE = """
 import sys
-from ezpyp import seeding
+from ezpyp.work import seeding
 seeding.watch_imports()
 seeding.watch_imports()
-assert len([f for f in sys.meta_path if type(f).__module__ == "ezpyp.seeding"]) == 1
+assert len([f for f in sys.meta_path if type(f).__module__ == "ezpyp.work.seeding"]) == 1
 def step(seed):
     seeding.plant(seed)
     import numpy
@@ -187,7 +187,7 @@ def test_a_step_that_is_the_first_to_load_numpy_draws_from_its_seed() -> None:
 def test_the_python_generator_too() -> None:
     code = """
 import sys
-from ezpyp import seeding
+from ezpyp.work import seeding
 seeding.watch_imports()
 seeding.plant(5)
 import random
@@ -206,7 +206,7 @@ def test_torch_too(tmp_path: os.PathLike[str]) -> None:
     code = f"""
 import importlib.util, sys
 sys.path.insert(0, {os.fspath(tmp_path)!r})
-from ezpyp import seeding
+from ezpyp.work import seeding
 seeding.watch_imports()
 seeding.plant(9)
 assert importlib.util.find_spec("torch") is not None and "torch" not in sys.modules
@@ -219,7 +219,7 @@ print(torch.given)
 def test_outside_of_a_step_and_without_a_seed_an_import_plants_nothing() -> None:
     pytest.importorskip("numpy")
     code = """
-from ezpyp import seeding
+from ezpyp.work import seeding
 seeding.watch_imports()
 BEFORE
 import numpy

@@ -16,7 +16,7 @@ from tests.bench.simulation import Costs, Run, greedy, independent, lognormal, p
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ezpyp.plan import Plan
+    from ezpyp.model.plan import Plan
 
 #: Nothing that this machine does enters the virtual clock: a failure comes again.
 COSTS = Costs(measured=False)

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp import slurm, submission
+from ezpyp.cluster import slurm, submission
+from ezpyp.cluster.slurm import Batch, State
 from ezpyp.errors import ConfigurationError, SubmissionError
-from ezpyp.slurm import Batch, State
 from tests.test_launch import program
 
 

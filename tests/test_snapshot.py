@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import frozen, scripts, snapshot
 from ezpyp.errors import StoreError
+from ezpyp.scripts import frozen, loading, snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,7 +64,7 @@ def copy(script: Path, cache: Path) -> str:
     """As `ezpyp submit` makes it."""
     foreign = set(sys.modules)
     try:
-        return snapshot.write(snapshot.gather(scripts.load(script, ["word"]), foreign), str(cache))
+        return snapshot.write(snapshot.gather(loading.load(script, ["word"]), foreign), str(cache))
     finally:
         for name in set(sys.modules) - foreign:
             del sys.modules[name]
@@ -73,7 +73,7 @@ def copy(script: Path, cache: Path) -> str:
 def run(python: Launcher, code: str, *args: str) -> tuple[int, str, str]:
     """As a job starts it."""
     done = subprocess.run(
-        [str(python.bin / "python"), "-P", "-m", "ezpyp.submitted", code, *args],
+        [str(python.bin / "python"), "-P", "-m", "ezpyp.cluster.submitted", code, *args],
         cwd=python.folder,
         env=python.environment(),
         capture_output=True,

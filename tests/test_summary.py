@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import summary as summaries
-from ezpyp.steps import Outcome, Status
-from ezpyp.summary import Row, Rows, Summary, duration, row, tally
+from ezpyp.folder import summary as summaries
+from ezpyp.folder.summary import Row, Rows, Summary, duration, row, tally
+from ezpyp.model.steps import Outcome, Status
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ezpyp
-from ezpyp import surroundings
-from ezpyp.surroundings import Difference
+from ezpyp.programs import surroundings
+from ezpyp.programs.surroundings import Difference
 
 if TYPE_CHECKING:
     from tests.conftest import Launcher

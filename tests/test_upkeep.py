@@ -16,7 +16,10 @@ from typing import Any
 import pytest
 
 import ezpyp
-from ezpyp import cli, lock, merging, transfer
+from ezpyp.cli import main as cli
+from ezpyp.folder import lock
+from ezpyp.storage import transfer
+from ezpyp.upkeep import merging
 from tests.conftest import Launcher, interpreter
 
 SCRIPT = """
@@ -24,7 +27,7 @@ SCRIPT = """
     import tempfile
     import numpy
     from pathlib import Path
-    from ezpyp import File, Pipeline, as_pickle_step, as_numpy_step
+    from ezpyp import File, Pipeline, as_numpy_step, as_pickle_step
 
     cache, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     pipeline = Pipeline(cache, "study", on_change="rerun")
@@ -334,7 +337,7 @@ def test_unpacked_elsewhere_a_run_has_nothing_to_do(
 def test_a_folder_that_is_held_is_not_packed(typed: Typed, copy: Path, tmp_path: Path, python: Launcher) -> None:
     code = f"""
 import sys
-from ezpyp import lock
+from ezpyp.folder import lock
 held = lock.acquire({str(copy)!r})
 print("held", flush=True)
 sys.stdin.read()

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ezpyp import Pipeline, as_numpy_step, as_pickle_step, codecs, upstream
-from ezpyp.edges import Edges
+from ezpyp import Pipeline, as_numpy_step, as_pickle_step
+from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
-from ezpyp.steps import Failed, Outcome, Status
-from ezpyp.store import FileStore, Record
-from ezpyp.upstream import Upstream
+from ezpyp.model.edges import Edges
+from ezpyp.model.steps import Failed, Outcome, Status
+from ezpyp.storage.opening import FileStore, Record
+from ezpyp.work import upstream
+from ezpyp.work.upstream import Upstream
 
 PRINTS = ["aa", "bb", "cc"]
 

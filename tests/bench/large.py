@@ -17,9 +17,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ezpyp import codecs
-from ezpyp.steps import Outcome, Status
-from ezpyp.store import FileStore, Record
+from ezpyp.encoding import codecs
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage.opening import FileStore, Record
 
 GIB = 1 << 30
 #: Beyond what one write(2) takes, and beyond what 32 bits count.

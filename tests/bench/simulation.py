@@ -23,19 +23,23 @@ from types import SimpleNamespace
 from typing import Any, cast
 from unittest.mock import patch
 
-from ezpyp import Pipeline, as_pickle_step, briefs, conductor, executors, mpi
-from ezpyp.conductor import Conductor
-from ezpyp.events import Bus, Journal
-from ezpyp.helper import REPORT_EVERY
-from ezpyp.job import Job
-from ezpyp.kinds import Functions
-from ezpyp.ledger import Ledger
-from ezpyp.lots import Lot, Report
-from ezpyp.pace import Pace
-from ezpyp.plan import Plan
-from ezpyp.steps import Status
-from ezpyp.stopping import Stop
-from ezpyp.store import MemoryStore
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.folder.events import Bus, Journal
+from ezpyp.model.kinds import Functions
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Status
+from ezpyp.ranks import mpi
+from ezpyp.run import conductor
+from ezpyp.run.conductor import Conductor
+from ezpyp.run.job import Job
+from ezpyp.schedule import briefs
+from ezpyp.schedule.ledger import Ledger
+from ezpyp.schedule.pace import Pace
+from ezpyp.storage.opening import MemoryStore
+from ezpyp.system.stopping import Stop
+from ezpyp.work import executors
+from ezpyp.work.helper import REPORT_EVERY
+from ezpyp.work.lots import Lot, Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ezpyp import codecs
-from ezpyp.codecs import Codec
+from ezpyp.encoding import codecs
+from ezpyp.encoding.codecs import Codec
 from ezpyp.errors import CodecError
-from ezpyp.files import Buffer
+from ezpyp.system.files import Buffer
 
 
 class Text:

@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
-from ezpyp.naming import stems
-from ezpyp.steps import Outcome, Place, Status
-from ezpyp.store import SHELF, FileStore, MemoryStore, PackedStore, Record, Store, Writer, open_store
+from ezpyp.model.naming import stems
+from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.storage.opening import SHELF, FileStore, MemoryStore, PackedStore, Record, Store, Writer, open_store
 
 KINDS: dict[str, Callable[..., Store]] = {
     "files": FileStore,

@@ -17,7 +17,7 @@ sys.modules["ezpyp"] = ModuleType("ezpyp")
 sys.modules["ezpyp"].__path__ = [str(HERE.parent.parent / "ezpyp")]
 
 study = import_module("study")
-fingerprint = import_module("ezpyp.fingerprint")
+fingerprint = import_module("ezpyp.identity.fingerprint")
 
 
 def digests() -> dict[str, dict[str, str]]:

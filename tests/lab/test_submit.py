@@ -49,7 +49,7 @@ def study(mpirun: Launcher) -> Path:
 
 def command(slurm: Slurm, mpirun: Launcher, *words: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
     """`ezpyp …` as a user on a login node types it."""
-    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()")
+    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli.main import main; main()")
     return slurm.run(*ezpyp, *words, env=mpirun.environment(), cwd=mpirun.folder, timeout=timeout)
 
 
@@ -207,7 +207,7 @@ def test_a_dry_run_writes_nothing(slurm: Slurm, mpirun: Launcher, study: Path) -
 
 def test_the_doctor_sees_hosts_that_do_not_share_a_folder(slurm: Slurm, mpirun: Launcher) -> None:
     """Every node has memory of its own where this machine has /dev/shm."""
-    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()")
+    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli.main import main; main()")
     ask = ("salloc", "--quiet", "--nodes=2", "--ntasks-per-node=1", *ezpyp, "doctor")
     good = slurm.run(*ask, ".", "-n", "2", env=mpirun.environment(), cwd=mpirun.folder)
     assert good.returncode == 0, good.stdout

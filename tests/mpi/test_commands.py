@@ -36,7 +36,7 @@ def test_a_program_is_alone_or_has_the_ranks_that_were_asked(mpirun: Launcher, r
 
 PINNED = """
 import os, subprocess, sys
-from ezpyp import launch, resources
+from ezpyp.system import launch, resources
 
 os.sched_setaffinity(0, {{{core}}})  # as a grant does it
 environ = resources.scrubbed(os.environ)

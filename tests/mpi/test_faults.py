@@ -10,7 +10,7 @@ from tests.conftest import Launcher
 
 FAULT = """
 import os, signal, time
-import ezpyp.mpi
+import ezpyp.ranks.mpi
 from ezpyp import Pipeline, as_pickle_step
 
 # Not a constant that steps use: ranks would build different plans.
@@ -69,7 +69,7 @@ def test_a_script_may_end_mpi_itself(mpirun: Launcher) -> None:
 @pytest.mark.parametrize("late", [0, 1])
 @pytest.mark.parametrize("first", ["", "from mpi4py import MPI; "])
 def test_a_rank_says_that_it_waits_for_others(mpirun: Launcher, late: int, first: str) -> None:
-    done = mpirun.run(2, script(before=f"{first}ezpyp.mpi.PATIENCE = 0.2; rank == {late} and time.sleep(1)"))
+    done = mpirun.run(2, script(before=f"{first}ezpyp.ranks.mpi.PATIENCE = 0.2; rank == {late} and time.sleep(1)"))
     assert done.returncode == 0, done.stderr
     assert f"ezpyp: rank {1 - late} (" in done.stderr
     assert "has waited 0 s for all 2 ranks to come to initialize_schema()" in done.stderr

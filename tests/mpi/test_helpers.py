@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 
-from ezpyp import resources
+from ezpyp.system import resources
 from tests.conftest import Launcher
 
 SCRIPT = """

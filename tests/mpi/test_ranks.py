@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ezpyp.schema import read as read_schema
+from ezpyp.folder.schema import read as read_schema
 from tests.conftest import CHECKOUT, Launcher, interpreter
 
 QUICK_START = CHECKOUT / "examples" / "simple" / "simple_pipeline.py"

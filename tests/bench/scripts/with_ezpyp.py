@@ -123,7 +123,7 @@ def digest() -> None:
     """Identity of a large array: what an argument of 1 GB costs once."""
     import numpy as np
 
-    from ezpyp import fingerprint
+    from ezpyp.identity import fingerprint
 
     array = np.ones(N // 8)
     began = time.perf_counter()

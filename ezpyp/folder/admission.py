@@ -1,0 +1,169 @@
+"""Whether a plan may run in a folder that holds another, and what to say where it may not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from ezpyp.errors import SchemaConflictError
+from ezpyp.folder import differences
+from ezpyp.folder import schema as schemas
+from ezpyp.folder.folding import count, named
+from ezpyp.folder.surveys import Survey, duration, stem_under
+from ezpyp.model import naming
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage import packed
+
+#: Up to so many steps have a file pair each, if nobody chose.
+MOST_FILES = 1000
+
+
+def kind_of(folder: str, asked: str, steps: int) -> str:
+    """The kind of store of a folder: the one it has, else what was asked for, else what fits so many steps.
+
+    Raises:
+        SchemaConflictError: it has another kind than was asked for.
+        StoreError: the folder or its schema cannot be read.
+    """
+    schema = schemas.read(folder)
+    there = schema["ezpyp"]["store"] if schema is not None else "packed" if packed.is_there(folder) else ""
+    if there in ("", "memory"):  # nothing is left of what was kept in memory
+        return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
+    if asked in ("auto", there):
+        return str(there)
+    remedy = f"Convert it: ezpyp repack {folder} --store {asked}." if asked != "memory" else "Use another cache folder."
+    raise SchemaConflictError(
+        f"{folder} has store='{there}', and store='{asked}' was asked for. {remedy} Nothing was run."
+    )
+
+
+def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:
+    """Refuse another plan.
+
+    Raises:
+        SchemaConflictError: with what is new, gone or changed, what about it changed, and what to do.
+    """
+    if text := objection(found, folder, on_change):
+        raise SchemaConflictError(text)
+
+
+def objection(found: Survey, folder: str, on_change: str = "refuse") -> str:
+    """Why a run would be refused, and what to do; "" where it would not.
+
+    Changed steps that have no result to lose are taken: fixing a failed step is the commonest edit.
+    """
+    if found.before is None:
+        return ""
+    theirs = found.before["ezpyp"]["pipeline_id"]
+    if theirs != found.plan.pipeline_id:
+        return (
+            f"{folder} belongs to pipeline '{theirs}', not to '{found.plan.pipeline_id}'. "
+            "Use another cache folder. Nothing was run."
+        )
+    if not found.differences.former:
+        return (
+            f"{folder} holds another pipeline called '{theirs}': no step is in common. "
+            "Use another cache folder. Nothing was run."
+        )
+    valuable = _valuable(found) if on_change != "rerun" else {}
+    if valuable or (on_change == "refuse" and (found.differences.new or found.differences.gone)):
+        return _refusal(found, valuable, on_change)
+    return ""
+
+
+def contested(found: Survey, on_change: str = "refuse") -> frozenset[str]:
+    """The steps for which a run would be refused. It may be refused for others too, which are gone."""
+    if found.before is None:
+        return frozenset()
+    if not found.differences.former or found.before["ezpyp"]["pipeline_id"] != found.plan.pipeline_id:
+        return frozenset(found.plan.index)
+    new = found.differences.new if on_change == "refuse" else ()
+    return frozenset((*new, *(_valuable(found) if on_change != "rerun" else ())))
+
+
+def _valuable(found: Survey) -> dict[str, Outcome]:
+    """Changed steps whose former results are there, with the outcomes that would be replaced."""
+    former = {name: found.scan.records[stem].outcome for name, stem in former_records(found).items()}
+    return {name: outcome for name, outcome in former.items() if outcome.status is Status.DONE}
+
+
+def former_records(found: Survey) -> dict[str, str]:
+    """Changed steps of which there are former records, with the stems that these lie under."""
+    old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
+    plan, scan, stems = found.plan, found.scan, {}
+    for told in found.differences.changed:
+        was = found.differences.former[told]
+        for name, before in zip(named([told]), named([was]), strict=False):
+            k = plan.index[name]
+            if name == told:
+                stem = stem_under(scan, old[was], plan.stems[k])
+            else:  # the schema does not say what its members were: what lies there is theirs
+                stem = before if before in scan.records and found.decisions.runs[k] else None
+            if stem is not None:
+                stems[name] = stem
+    return stems
+
+
+def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:
+    change, total = found.differences, len(found.plan.steps)
+    script = os.path.basename(found.wanted["ezpyp"]["script"]) or "SCRIPT"
+    parts = []
+    if valuable:
+        since = min(outcome.when for outcome in valuable.values())
+        reasons = {name: change.changed[change.of(name)] for name in valuable}
+        parts.append(
+            f"{len(valuable):,} of {total:,} steps changed since {_minute(since)} "
+            f"({_spent(found, valuable)} of results): {_why(reasons)}"
+        )
+    if on_change == "refuse":
+        parts += [
+            f"{count(names):,} {what}: {_few(names)}"
+            for what, names in (("new", change.new), ("gone", change.gone))
+            if names
+        ]
+    if valuable:
+        remedies = (
+            "Run them again: --on-change rerun. "
+            f"Keep their results: ezpyp accept {script} '{_pattern(reasons)}'. Start apart: another cache folder."
+        )
+    else:
+        remedies = "Let steps join and leave: --on-change extend. Start apart: another cache folder."
+    return f"{'. '.join(parts)}. {remedies} Nothing was run."
+
+
+def _why(changed: Mapping[str, tuple[str, ...]]) -> str:
+    """Steps with the same reasons told together; those that only follow others by their names."""
+    by_reason: dict[tuple[str, ...], list[str]] = {}
+    follow = []
+    for name, reasons in changed.items():
+        if reasons and not differences.own_reasons(reasons):
+            follow.append(name)
+        else:
+            by_reason.setdefault(reasons, []).append(name)
+    texts = [f"{_few(names)}: {'; '.join(reasons) or 'changed'}" for reasons, names in by_reason.items()]
+    texts = [*texts[:5], *([f"And {len(texts) - 5} more"] if len(texts) > 5 else [])]
+    return ". ".join([*texts, *([f"After changed ones: {_few(follow)}"] if follow else [])])
+
+
+def _few(names: list[str] | tuple[str, ...]) -> str:
+    text = naming.compact(names)
+    return text if len(text) <= 200 else f"{naming.compact(names[:5])}, …"
+
+
+def _pattern(changed: Mapping[str, tuple[str, ...]]) -> str:
+    """A pattern for `ezpyp accept` that means these steps; those that only follow others come along by themselves."""
+    bases = {name.partition("[")[0] for name, reasons in changed.items() if differences.own_reasons(reasons)}
+    return f"{bases.pop()}*" if len(bases) == 1 else "*"
+
+
+def _spent(found: Survey, outcomes: Mapping[str, Outcome]) -> str:
+    """What results have cost: `3.1 GPU-hours` where they took GPUs."""
+    gpus = {name: found.plan.steps[found.plan.index[name]].options.request.gpus for name in outcomes}
+    if any(gpus.values()):
+        return f"{sum(each.seconds * gpus[name] for name, each in outcomes.items()) / 3600:.1f} GPU-hours"
+    return duration(sum(each.seconds for each in outcomes.values()))
+
+
+def _minute(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))

@@ -1,0 +1,388 @@
+"""What can happen in a run, as frozen values; the bus that tells listeners; the journal that keeps them.
+
+A journal is one file a run, `journal/RUN.jsonl`: one JSON object a line, "event" first, the first line
+{"event": "Journal", "format": 1, "run": RUN}. Then events by the names of their classes, without what
+has its default value. It is history only: losing it loses no result.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import sys
+import time
+from dataclasses import MISSING, dataclass, field, fields
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ezpyp.errors import StoreError
+from ezpyp.model.steps import Outcome, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+FORMAT = 1
+FOLDER = "journal"
+#: Among the journals: what is left of older ones.
+ARCHIVE = "archive.jsonl"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted:
+    """The ledger is about to hand out the first step."""
+
+    run: str
+    when: float
+    pipeline_id: str
+    folder: str
+    store: str
+    command: tuple[str, ...]
+    python: str
+    #: The MPI library, "" without MPI.
+    mpi: str
+    executor: str
+    schedule: str
+    ranks: int
+    hosts: tuple[str, ...]
+    slots: int
+    total: int
+    #: Steps that were done before this run.
+    done: int
+    #: The script, and where it was started.
+    script: str = ""
+    directory: str = ""
+    #: Of the script's repository, "" without one; and whether tracked files differ from it, None where git did not say.
+    commit: str = ""
+    dirty: bool | None = None
+    #: Versions of the packages that the code uses.
+    packages: Mapping[str, str] = field(default_factory=dict)
+    #: The Slurm job, "" without Slurm.
+    job: str = ""
+    #: Variables that change what a run does.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStarted:
+    """A step that may take a while was handed out. Very short ones are not announced."""
+
+    when: float
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEnded:
+    """An outcome arrived. `final` is False where the step will be tried again."""
+
+    name: str
+    label: str
+    title: str
+    phase: int
+    outcome: Outcome
+    final: bool = True
+    #: The failure was within the allowance of its group when the run ended or the outcome came.
+    allowed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LotEnded:
+    """Short steps of one lot are done, in a run of many steps: they are told together."""
+
+    when: float
+    #: By name, the first and the last of them in the order in which they ran, and how many there are.
+    first: str
+    last: str
+    count: int
+    rank: int
+    #: How long they took, together.
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunEnded:
+    """The last event of a run that ended by itself."""
+
+    run: str
+    when: float
+    seconds: float
+    done: int
+    failed: int
+    skipped: int
+    not_run: int
+    #: Failures within their group's allowance, counted in `failed` too.
+    allowed: int
+    #: Steps that were done before and not run again, counted in `done` too.
+    cached: int
+    exit_code: int
+    #: "" or why it ended early.
+    reason: str = ""
+    #: By the name of their function, of the steps that were done: count; mean, p95 and longest, in seconds.
+    durations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepCached:
+    """A step that need not run: its result is of an earlier run. Told before the first step starts, of small plans."""
+
+    when: float
+    name: str
+    title: str
+    phase: int
+
+
+Event = RunStarted | StepCached | StepStarted | StepEnded | LotEnded | RunEnded
+
+
+class Listener(Protocol):
+    """Hears every event of a run on rank 0. One that raises is removed and the run goes on."""
+
+    def hear(self, event: Event, /) -> None:
+        """Called from the scheduling loop: must not block for long. What it buffers it writes at `close`."""
+
+    def idle(self) -> None:
+        """Called now and then while nothing happens, so that what is buffered need not wait."""
+
+    def close(self) -> None:
+        """The run is over, or this listener raised; called once."""
+
+
+class Bus:
+    """Tells every listener every event."""
+
+    def __init__(self, listeners: Iterable[Listener] = ()) -> None:
+        self._listeners = list(listeners)
+
+    def tell(self, event: Event) -> None:
+        """Let every listener hear an event. Costs one check when there is none."""
+        if self._listeners:
+            self._each(lambda listener: listener.hear(event))
+
+    def idle(self) -> None:
+        """Nothing happens at the moment."""
+        if self._listeners:
+            self._each(lambda listener: listener.idle())
+
+    def close(self) -> None:
+        """The run is over. Nobody is told anything afterwards."""
+        self._each(lambda listener: listener.close())
+        self._listeners.clear()
+
+    def _each(self, act: Callable[[Listener], None]) -> None:
+        for listener in [*self._listeners]:
+            try:
+                act(listener)
+            except Exception as error:
+                self._drop(listener, error)
+
+    def _drop(self, listener: Listener, error: Exception) -> None:
+        self._listeners.remove(listener)
+        with contextlib.suppress(Exception):
+            listener.close()
+        with contextlib.suppress(Exception):
+            name = type(listener).__name__
+            print(
+                f"ezpyp: {name} stopped: {type(error).__name__}: {error}. The run goes on without it.",
+                file=sys.stderr,
+            )
+
+
+class Journal:
+    """Writes the events of one run to `FOLDER/journal/RUN.jsonl`, every `every` seconds and at `close`.
+
+    Opened at the first event. Raises OSError where it cannot be written (the bus then drops it).
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike[str],
+        run: str,
+        *,
+        every: float = 0.5,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.path = Path(folder) / FOLDER / f"{run}.jsonl"
+        self._lines = [to_line({"event": "Journal", "format": FORMAT, "run": run})]
+        self._every, self._clock = every, clock
+        self._file = -1
+        self._flushed = -every
+
+    def hear(self, event: Event, /) -> None:
+        self._lines.append(to_line(encode(event)))
+        self.idle()
+
+    def idle(self) -> None:
+        if self._lines and self._clock() - self._flushed >= self._every:
+            self._flush()
+
+    def close(self) -> None:
+        try:
+            if len(self._lines) > 1 or self._file >= 0:
+                self._flush()
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+                self._file = -1
+
+    def _flush(self) -> None:
+        # Half of a surrogate pair, as in file names that are no UTF-8, becomes the escape that JSON has for it.
+        rest = memoryview("".join(self._lines).encode(errors="backslashreplace"))
+        self._lines.clear()
+        if self._file < 0:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+        self._flushed = self._clock()
+
+
+def journals(folder: str | os.PathLike[str]) -> list[Path]:
+    """The journals of a cache folder, of the newest run first. The names of runs begin with their time."""
+    return sorted((p for p in (Path(folder) / FOLDER).glob("*.jsonl") if p.name != ARCHIVE), reverse=True)
+
+
+def run_of_log(name: str) -> str:
+    """The run that wrote a log: `logs/RUN.RANK.SLOT.log`."""
+    return name.rpartition("/")[2].partition(".")[0]
+
+
+def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
+    """The events of a journal in order, also while it is being written.
+
+    A line that is torn, and events and fields that this version does not know, are passed over.
+
+    Raises:
+        StoreError: its format is newer than this ezpyp reads.
+        OSError: it cannot be read.
+    """
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for text in file:
+            content = parse(text)
+            if content.get("event") == "Journal" and content.get("format", FORMAT) > FORMAT:
+                raise StoreError(
+                    f"{path} has format {content['format']}; this ezpyp reads up to {FORMAT}. Upgrade ezpyp."
+                )
+            event = decode(content)
+            if event is not None:
+                yield event
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """A run as its journal tells it. Of one that goes on, as old as the journal's last line."""
+
+    started: RunStarted | None = None
+    #: None while it goes on, and for ever if it was killed.
+    ended: RunEnded | None = None
+    #: What was begun and has not ended, of the steps that take a while.
+    running: tuple[StepStarted, ...] = ()
+    seconds: float = 0.0
+    #: When the journal was last written, in seconds since 1970.
+    last_sign: float = 0.0
+
+
+def last_run(folder: str | os.PathLike[str]) -> History:
+    """The newest run of a cache folder; an empty one where no journal can be read."""
+    for path in journals(folder)[:1]:
+        return history_of(path)
+    return History()
+
+
+def history_of(path: Path) -> History:
+    """A run as its journal tells it; an empty one where that cannot be read."""
+    with contextlib.suppress(OSError, StoreError):
+        return _history(replay(path), path.stat().st_mtime)
+    return History()
+
+
+def _history(happened: Iterable[Event], last_sign: float) -> History:
+    started, ended = None, None
+    running: dict[str, StepStarted] = {}
+    first, last = math.inf, 0.0
+    for event in happened:
+        when = event.outcome.when if isinstance(event, StepEnded) else event.when
+        first, last = min(first, when), max(last, when)
+        if isinstance(event, StepStarted):
+            running[event.name] = event
+        elif isinstance(event, StepEnded):
+            running.pop(event.name, None)
+        elif isinstance(event, RunStarted):
+            started = event
+        elif isinstance(event, RunEnded):
+            ended = event
+    return History(
+        started=started,
+        ended=ended,
+        running=() if ended else tuple(running.values()),
+        seconds=ended.seconds if ended else max(0.0, last - first),
+        last_sign=last_sign,
+    )
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=str).encode
+
+
+def to_line(content: Mapping[str, Any]) -> str:
+    """A line of a journal."""
+    return _to_json(content) + "\n"
+
+
+def parse(text: str) -> dict[str, Any]:
+    """What a line holds; nothing where it is torn."""
+    try:
+        content = json.loads(text)
+    except ValueError:
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+class _Shape:
+    """The fields of a dataclass, bound once: encoding is in the scheduling loop."""
+
+    __slots__ = ("defaults", "names", "values")
+
+    def __init__(self, kind: type) -> None:
+        self.names = tuple(field.name for field in fields(kind))
+        self.defaults = tuple(field.default for field in fields(kind))
+        self.values = attrgetter(*self.names)
+
+    def plain(self, value: object) -> dict[str, Any]:
+        """What differs from its default; a field without default is always there."""
+        found = zip(self.names, self.values(value), self.defaults, strict=True)
+        return {name: now for name, now, default in found if default is MISSING or now != default}
+
+    def known(self, content: dict[str, Any]) -> dict[str, Any]:
+        """The fields that this version knows; JSON's lists are the tuples they were."""
+        found = {name: content[name] for name in self.names if name in content}
+        return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+_EVENTS: dict[str, type[Event]] = {
+    kind.__name__: kind for kind in (RunStarted, StepCached, StepStarted, StepEnded, LotEnded, RunEnded)
+}
+_SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
+
+
+def encode(event: Event) -> dict[str, Any]:
+    """An event as JSON holds it."""
+    content = {"event": type(event).__name__, **_SHAPES[type(event)].plain(event)}
+    if isinstance(event, StepEnded):
+        content["outcome"] = _SHAPES[Outcome].plain(event.outcome)
+    return content
+
+
+def decode(content: dict[str, Any]) -> Event | None:
+    """An event from what JSON holds; None where it is none that this version knows."""
+    kind = _EVENTS.get(str(content.get("event")))
+    if kind is None:
+        return None
+    try:
+        known = _SHAPES[kind].known(content)
+        if kind is StepEnded:
+            outcome = _SHAPES[Outcome].known(known["outcome"])
+            known["outcome"] = Outcome(**{**outcome, "status": Status(outcome["status"])})
+        return kind(**known)
+    except (TypeError, KeyError, ValueError):
+        return None

@@ -1,0 +1,501 @@
+"""Read a cache folder without its script: results, tables, summaries, logs; without locks, also while it runs."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from array import array
+from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeGuard
+
+from ezpyp.encoding import codecs
+from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
+from ezpyp.folder import schema as schemas
+from ezpyp.folder.entries import Entries, Entry, Places, choose
+from ezpyp.folder.events import History, last_run
+from ezpyp.folder.progress import Position, positions
+from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
+from ezpyp.model.fingerprints import SIZE
+from ezpyp.model.naming import SCHEMA_FILE
+from ezpyp.model.selection import unknown
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.scripts import loading
+from ezpyp.storage.opening import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pandas
+
+    from ezpyp.run.engine import Finished
+    from ezpyp.scripts.loading import Loaded
+    from ezpyp.storage.opening import Record, Store
+
+
+#: What stands for the functions of steps that left the plan, and of former results.
+FORMER = "(former)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """Where a folder stands now."""
+
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    not_run: int
+    #: Failed steps with their reasons.
+    failures: Mapping[str, str]
+    #: The newest run.
+    run: History
+    #: Files that are torn or foreign.
+    problems: tuple[str, ...]
+    #: Files and bytes of results by function; what no step of the plan has is under FORMER.
+    sizes: Mapping[str, tuple[int, int]]
+    #: How far running programs are that tell.
+    positions: Mapping[str, Position]
+
+
+class Run:
+    """A cache folder, read-only. Everything is read when it is asked for; nothing is kept but the plan."""
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = os.path.abspath(os.path.expanduser(folder))
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.folder}>"
+
+    @property
+    def pipeline_id(self) -> str:
+        return str(self._about["pipeline_id"])
+
+    @property
+    def packages(self) -> dict[str, str]:
+        """Versions of the packages that the code of the plan uses."""
+        functions = self._about.get("functions", {}).values()
+        return dict(sorted({k: v for each in functions for k, v in each["packages"].items()}.items()))
+
+    @property
+    def store(self) -> str:
+        """The kind of store: "files", "packed" or "memory"."""
+        return str(self._about["store"])
+
+    @property
+    def script(self) -> str:
+        """The script that made the folder; "" where it is not known."""
+        return str(self._about.get("script", ""))
+
+    @cached_property
+    def entries(self) -> Entries:
+        """The steps in the order of the plan; those of very large families are made when they are looked at."""
+        return Entries(self._schema)
+
+    @cached_property
+    def index(self) -> Mapping[str, int]:
+        """Names to places in the plan."""
+        return Places(self.entries)
+
+    def names(self, pattern: str = "*", /, **arguments: Any) -> list[str]:
+        """The steps that a pattern means, in the order of the plan, of which only those with these arguments.
+
+        A name means that step and, without its number, all of its family: `train` is `train[0]`, `train[1]`, …;
+        where there is no such name, the steps of the function called so. `*` and `?` stand for any characters;
+        brackets stand for themselves. A text also fits a number that it spells.
+
+        Raises:
+            UnknownStep: no step is meant, or none of them has an argument of that name.
+        """
+        return [entry.name for entry in choose(self.entries, pattern, arguments)]
+
+    def __getitem__(self, name: str) -> Any:
+        """The result of a step.
+
+        Raises:
+            UnknownStep, NotExecuted, StepFailed, StepSkipped: there is none; the text says since when and what to do.
+            StoreError: there is one that cannot be read.
+        """
+        entry = self._known(name)
+        record = self._record(entry)
+        if not _done(record):
+            raise self._unavailable(entry, record.outcome if record else None)
+        return self._value(record)
+
+    def select(self, pattern: str = "*", /, **arguments: Any) -> dict[str, Any]:
+        """Names to results of the steps that `names` gives, of which only those that are done."""
+        found = ((name, self._record(self._known(name))) for name in self.names(pattern, **arguments))
+        return {name: self._value(record) for name, record in found if _done(record)}
+
+    def table(self, pattern: str = "*", /, **arguments: Any) -> pandas.DataFrame:
+        """A row a step, a column an argument, a column a field of a dict or dataclass (else `result`), status, seconds.
+
+        A field that is called like an argument becomes `result.NAME`.
+        """
+        import pandas
+
+        rows = [self._table_row(self._known(name)) for name in self.names(pattern, **arguments)]
+        columns = dict.fromkeys(key for part in range(3) for each in rows for key in each[part])
+        merged = [{**a, **b, **c} for a, b, c in rows]
+        # Whole numbers stay whole where some steps have none.
+        whole = {
+            key: "Int64"
+            for key in columns
+            if any(key not in each for each in merged) and all(type(each.get(key, 0)) is int for each in merged)
+        }
+        return pandas.DataFrame(merged, columns=list(columns)).astype(whole)
+
+    def outcome(self, name: str) -> Outcome | None:
+        """What came of a step; None where it has not run."""
+        record = self._record(self._known(name))
+        return record.outcome if record else None
+
+    def fingerprint(self, name: str) -> str:
+        """The fingerprint of a step; of a member of a very large family that of what came of it, "" without."""
+        entry = self._known(name)
+        record = self._record(entry) if not entry.fingerprint else None
+        return record.fingerprint if record is not None else entry.fingerprint
+
+    def log(self, name: str) -> str:
+        """What a step printed when it last ran.
+
+        Raises:
+            UnknownStep, NotExecuted: there is no such step, or it has not run.
+        """
+        entry = self._known(name)
+        record = self._record(entry)
+        if record is None:
+            raise self._unavailable(entry, None)
+        return self._printed(record.outcome)
+
+    @property
+    def status(self) -> Progress:
+        """Where the folder stands now."""
+        scan = self._store.records()
+        outcomes = [*self._outcomes(scan.records)]
+        statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in outcomes]
+        newest = last_run(self.folder)
+        failed = ((e, o) for e, o in zip(self.entries, outcomes, strict=True) if o and o.status is Status.FAILED)
+        return Progress(
+            total=len(statuses),
+            done=statuses.count(Status.DONE),
+            failed=statuses.count(Status.FAILED),
+            skipped=statuses.count(Status.SKIPPED),
+            not_run=statuses.count(Status.NOT_RUN),
+            failures={entry.name: outcome.note for entry, outcome in failed},
+            run=newest,
+            problems=tuple(f"{problem.path}: {problem.what}" for problem in scan.problems),
+            sizes=self._sizes(scan.records),
+            positions=positions(self.folder, newest.started.run) if newest.started and not newest.ended else {},
+        )
+
+    def summary(self, finished: Finished | None = None) -> Summary:
+        """Every row and the totals, from what lies in the folder; after a run in this process, from what it brought."""
+        return self._summary_of_run(finished) if finished is not None else self._summary_of_folder()
+
+    def summary_of(self, pipeline_id: str, statuses: Sequence[int]) -> Summary:
+        """The summary where it is known what came of each step: a row is read when it is looked at."""
+
+        return Summary(
+            folder=self.folder,
+            pipeline_id=pipeline_id,
+            rows=Rows(statuses, self._row_at),
+            done=statuses.count(Status.DONE),
+            failed=statuses.count(Status.FAILED),
+            skipped=statuses.count(Status.SKIPPED),
+            not_run=statuses.count(Status.NOT_RUN),
+            allowed=0,
+            cached=statuses.count(Status.DONE),
+            seconds=0.0,
+            exit_code=0,
+        )
+
+    # ----- inside
+
+    @cached_property
+    def _schema(self) -> dict[str, Any]:
+        content = schemas.read(self.folder)
+        if content is None:
+            raise not_a_cache(self.folder)
+        return content
+
+    @property
+    def _about(self) -> Mapping[str, Any]:
+        about: Mapping[str, Any] = self._schema["ezpyp"]
+        return about
+
+    @cached_property
+    def _store(self) -> Store:
+        return open_store(self.store, self.folder)
+
+    @cached_property
+    def _loaded(self) -> Loaded:
+        return loading.load(self.script, arguments_of_script(self))
+
+    def _known(self, name: str) -> Entry:
+        place = self.index.get(name)
+        if place is None:
+            raise UnknownStep(unknown(name, self.index))
+        return self.entries[place]
+
+    def _record(self, entry: Entry) -> Record | None:
+        """The record of a step; one of another fingerprint is of a former plan and counts as none."""
+        record = self._store.read(entry.stem)
+        return record if record is not None and _fits(record, entry) else None
+
+    def _outcomes(self, records: Mapping[str, Record]) -> Iterator[Outcome | None]:
+        for entry in self.entries:
+            record = records.get(entry.stem)
+            yield record.outcome if record is not None and _fits(record, entry) else None
+
+    def _sizes(self, records: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
+        functions = dict(self.entries.functions())
+        found: dict[str, tuple[int, int]] = {}
+        for stem, record in records.items():
+            outcome, of = record.outcome, functions.get(stem, FORMER)
+            sizes = [outcome.bytes, *(size for _, size, _ in outcome.files)] if _done(record) else []
+            files, size = found.get(of, (0, 0))
+            found[of] = files + 1 + len(sizes), size + sum(sizes)  # with the status
+        return found
+
+    def _value(self, record: Record) -> Any:
+        outcome = record.outcome
+        decode = partial(codecs.decode_result, outcome.codec, self._store.get(record), self.folder, outcome.files)
+        try:
+            return decode()
+        except Exception as error:
+            if not self._is_elsewhere(error):
+                raise
+        return self._value_by_script(record, decode)
+
+    def _is_elsewhere(self, error: BaseException) -> bool:
+        """Whether what is missing may be found by running the script: a class of its own or of a module beside it."""
+        main = getattr(sys.modules.get("__main__"), "__file__", None)
+        if not self.script or (main is not None and os.path.abspath(main) == self.script):
+            return False
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ModuleNotFoundError) or (isinstance(cause, AttributeError) and "main__" in str(cause)):
+                return True
+            cause = cause.__cause__ or cause.__context__
+        return False
+
+    def _value_by_script(self, record: Record, decode: Callable[[], Any]) -> Any:
+        try:
+            module = self._loaded.module
+        except Exception as error:
+            raise StoreError(
+                f"The result of '{record.name}' has a class of its script, {self.script}, and that cannot be run: "
+                f"{type(error).__name__}: {error}. Mend the script, or read the result in it."
+            ) from error
+        with loading.standing_in(module):
+            return decode()
+
+    def _unavailable(self, entry: Entry, outcome: Outcome | None) -> EzpypError:
+        again = f"run {os.path.basename(self.script) or 'its script'} again"
+        if outcome is None:
+            return NotExecuted(f"Step '{entry.name}' has not run in {self.folder}. To run it, {again}.")
+        since = f"on {time.strftime('%Y-%m-%d at %H:%M', time.localtime(outcome.when))}"
+        if outcome.dropped:
+            return ResultDropped(
+                f"The result of '{entry.name}' was dropped when all that needs it was done (keep=False). "
+                f"To remake it, take keep=False from the step and {again}."
+            )
+        if outcome.status is Status.SKIPPED:
+            return StepSkipped(f"Step '{entry.name}' was skipped {since} {outcome.note}. Mend that, and {again}.")
+        if outcome.status is Status.FAILED:
+            return StepFailed(
+                f"Step '{entry.name}' failed {since} (rank {outcome.rank} on {outcome.host}): {outcome.note}. "
+                f"See: ezpyp log {self.folder} '{entry.name}'. To try it anew, {again}."
+            )
+        return NotExecuted(f"Step '{entry.name}' was interrupted {since}. To run it, {again}.")
+
+    def _table_row(self, entry: Entry) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        record = self._record(entry)
+        outcome = record.outcome if record else None
+        first = {"name": entry.name, **entry.arguments}
+        last = {
+            "status": int(outcome.status if outcome else Status.NOT_RUN),
+            "seconds": outcome.seconds if outcome and outcome.attempt else None,
+        }
+        found = _fields(self._value(record)) if _done(record) else {}
+        return first, {f"result.{k}" if k in first or k in last else k: v for k, v in found.items()}, last
+
+    def _printed(self, outcome: Outcome) -> str:
+        if outcome.log is None:
+            return ""
+        name, start, end = outcome.log
+        path = Path(self.folder) / name
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                return file.read(end - start).decode(errors="replace")
+        except OSError as error:
+            raise StoreError(f"The log {path} cannot be read: {error.strerror or error}.") from None
+
+    def _row(self, entry: Entry, outcome: Outcome | None) -> Row:
+        return row(
+            name=entry.name,
+            phase=entry.phase,
+            folder=self.folder,
+            outcome=outcome,
+            args=entry.args,
+            kwargs=entry.kwargs,
+        )
+
+    def _row_at(self, k: int) -> Row:
+        entry = self.entries[k]
+        record = self._record(entry)
+        return self._row(entry, record.outcome if record is not None else None)
+
+    def _summary_of_run(self, finished: Finished) -> Summary:
+        """Reads nothing yet: the ranks of a large run all make one, and few look at it."""
+        ended = finished.ended
+
+        def make(k: int) -> Row:
+            entry, outcome = self.entries[k], finished.outcomes.get(k)
+            if outcome is None and (record := self._record(entry)) is not None:
+                outcome = record.outcome
+                if finished.cached[k]:
+                    outcome = replace(outcome, note=f"cached; {outcome.note}" if outcome.note else "cached")
+            return self._row(entry, outcome)
+
+        return Summary(
+            folder=self.folder,
+            pipeline_id=finished.started.pipeline_id,
+            rows=Rows(array("b", finished.statuses), make, self._wholes(finished.spent, finished.cached)),
+            done=ended.done,
+            failed=ended.failed,
+            skipped=ended.skipped,
+            not_run=ended.not_run,
+            allowed=ended.allowed,
+            cached=ended.cached,
+            seconds=ended.seconds,
+            exit_code=ended.exit_code,
+            reason=ended.reason,
+        )
+
+    def _wholes(self, spent: Callable[[range], float], cached: bytes = b"") -> list[Whole]:
+        return [
+            Whole(
+                start=start,
+                stop=stop,
+                name=content["name"],
+                args=f"{content['args']} … {content['last']['args']}",
+                kwargs=content["kwargs"],
+                phase=phase,
+                seconds=spent(range(start, stop)),
+                cached=cached[start:stop].count(1),
+            )
+            for start, stop, phase, content in self.entries.wholes()
+        ]
+
+    def _summary_of_folder(self) -> Summary:
+        statuses, seconds = array("b"), array("d")
+        for outcome in self._outcomes(self._store.records().records):
+            statuses.append(outcome.status if outcome else Status.NOT_RUN)
+            seconds.append(outcome.seconds if outcome else 0.0)
+
+        failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
+        run = last_run(self.folder)
+        told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
+        last = run.ended if told == (failed, skipped, not_run) else None
+        return Summary(
+            folder=self.folder,
+            pipeline_id=self.pipeline_id,
+            rows=Rows(statuses, self._row_at, self._wholes(lambda steps: sum(seconds[steps.start : steps.stop]))),
+            done=statuses.count(Status.DONE),
+            failed=failed,
+            skipped=skipped,
+            not_run=not_run,
+            allowed=last.allowed if last else 0,
+            cached=last.cached if last else 0,
+            seconds=run.seconds,
+            exit_code=last.exit_code if last else 85 if not_run else 1 if failed else 0,
+            reason=last.reason if last else "",
+        )
+
+
+def open(folder: str | os.PathLike[str]) -> Run:  # noqa: A001 (as in `ezpyp.open`)
+    """A cache folder to read from, also while it runs, by anyone who may read it.
+
+    Raises:
+        StoreError: it is no cache folder.
+    """
+    run = Run(folder)
+    if not os.path.exists(os.path.join(run.folder, SCHEMA_FILE)):
+        raise not_a_cache(run.folder)
+    return run
+
+
+def status_of(folder: str | os.PathLike[str], name: str) -> Status:
+    """What a folder says of a step; NOT_RUN where it has no such step, or is no cache folder yet."""
+    run = _known_run(os.fspath(folder))
+    if run is None or name not in run.index:
+        return Status.NOT_RUN
+    outcome = run.outcome(name)
+    return outcome.status if outcome is not None else Status.NOT_RUN
+
+
+def result_of(folder: str | os.PathLike[str], name: str, status: Status = Status.DONE) -> Any:
+    """The result of a step, as `Run[name]` gives it. The plan is read once for many results.
+
+    Args:
+        status: what the caller knows. NOT_RUN spares the look.
+    """
+    run = _known_run(os.fspath(folder)) if status is not Status.NOT_RUN else None
+    if run is None:
+        raise NotExecuted(f"Step '{name}' has not run in {folder}. Call execute() first.")
+    return run[name]
+
+
+def not_a_cache(folder: str) -> StoreError:
+    """The error for a folder that ezpyp has not made."""
+    what = f"has no {SCHEMA_FILE}" if os.path.isdir(folder) else "is not there"
+    return StoreError(f"{folder} {what}, so it is no cache folder of ezpyp. Give the folder that the script names.")
+
+
+_runs: dict[str, tuple[tuple[int, int], Run]] = {}
+
+
+def _known_run(folder: str) -> Run | None:
+    """The Run of a folder, made anew when its schema is; None without a schema."""
+    try:
+        status = os.stat(os.path.join(folder, SCHEMA_FILE))
+    except FileNotFoundError:
+        return None
+    signature = (status.st_mtime_ns, status.st_ino)
+    known = _runs.get(folder)
+    if known is None or known[0] != signature:
+        known = _runs[folder] = signature, Run(folder)
+    return known[1]
+
+
+def _fits(record: Record, entry: Entry) -> bool:
+    """Whether a record is of the step as the plan has it. Of a folded family nothing else is left under its stems."""
+    return record.fingerprint == entry.fingerprint or (not entry.fingerprint and len(record.fingerprint) == 2 * SIZE)
+
+
+def _done(record: Record | None) -> TypeGuard[Record]:
+    """Whether there is a result."""
+    return record is not None and record.outcome.status is Status.DONE and not record.outcome.dropped
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    """The columns of a result."""
+    if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
+        return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return {"result": value}
+
+
+def arguments_of_script(run: Run) -> tuple[str, ...]:
+    """What the script was given on its command line when it last ran."""
+    started = last_run(run.folder).started
+    words = started.command if started else ()
+    script = os.path.basename(run.script)
+    place = next((k for k, word in enumerate(words) if os.path.basename(word) == script), len(words))
+    return words[place + 1 :]

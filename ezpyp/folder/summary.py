@@ -1,0 +1,280 @@
+"""Rows and totals: what came of every step, as values, as a table, and as the file `pipeline.summary`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+
+from ezpyp.model.naming import SUMMARY_FILE
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.storage.opening import write_whole
+
+if TYPE_CHECKING:
+    import pandas
+
+#: So many rows are laid out at once: the columns are as wide as the first of these need.
+LAID_OUT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One step. What never ran has rank -1, no host and 0 attempts."""
+
+    name: str
+    args: str
+    kwargs: str
+    phase: int
+    status: Status
+    #: The file that holds the result; "" where there is none.
+    result: str
+    seconds: float
+    rank: int
+    host: str
+    attempts: int
+    note: str
+
+
+COLUMNS = tuple(field.name for field in fields(Row))
+_WORDS = {Status.DONE: "done", Status.FAILED: "failed", Status.SKIPPED: "skipped", Status.NOT_RUN: "not run"}
+_NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
+
+
+def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: str = "[]", kwargs: str = "{}") -> Row:
+    """The row of a step; its arguments as planned (`args`, `kwargs`) are shown where its outcome does not say."""
+    if outcome is None:
+        outcome = Outcome(step=-1, status=Status.NOT_RUN, attempt=0, args=args, kwargs=kwargs)
+    ran = outcome.attempt > 0
+    return Row(
+        name=name,
+        args=outcome.args or args,
+        kwargs=outcome.kwargs or kwargs,
+        phase=phase,
+        status=outcome.status,
+        result=os.path.join(folder, outcome.location) if outcome.status is Status.DONE and not outcome.dropped else "",
+        seconds=outcome.seconds,
+        rank=outcome.rank if ran else -1,
+        host=outcome.host if ran else "",
+        attempts=outcome.attempt,
+        note="; ".join(filter(None, (outcome.note, "dropped" * outcome.dropped))),
+    )
+
+
+class Whole(NamedTuple):
+    """A family of very many steps, which the table tells in one row."""
+
+    start: int
+    stop: int
+    name: str
+    args: str
+    kwargs: str
+    phase: int
+    #: What its steps took together, as far as is known.
+    seconds: float
+    #: How many were done in earlier runs.
+    cached: int
+
+
+class Rows(Sequence[Row]):
+    """Rows that are made when they are looked at: a million of them need not be in memory."""
+
+    __slots__ = ("_make", "statuses", "wholes")
+
+    def __init__(self, statuses: Sequence[int], make: Callable[[int], Row], wholes: Sequence[Whole] = ()) -> None:
+        self.statuses, self.wholes = statuses, wholes
+        self._make = make
+
+    def __len__(self) -> int:
+        return len(self.statuses)
+
+    @overload
+    def __getitem__(self, place: int) -> Row: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Row]: ...
+    def __getitem__(self, place: int | slice) -> Row | list[Row]:
+        places = range(len(self))[place]
+        return self._make(places) if isinstance(places, int) else [self._make(k) for k in places]
+
+    def folded(self) -> Iterator[Row]:
+        """The rows for a table: of very large families one, and those of members that failed or were skipped."""
+        place = 0
+        for whole in self.wholes:
+            yield from map(self._make, range(place, whole.start))
+            yield self._of_whole(whole)
+            for k in range(whole.start, whole.stop):
+                if self.statuses[k] in (Status.FAILED, Status.SKIPPED):
+                    yield self._make(k)
+            place = whole.stop
+        yield from map(self._make, range(place, len(self)))
+
+    def _of_whole(self, whole: Whole) -> Row:
+        found = self.statuses[whole.start : whole.stop]
+        order = (Status.FAILED, Status.NOT_RUN, Status.SKIPPED, Status.DONE)
+        counts = {status: found.count(status) for status in order}
+        before = f" ({whole.cached:,} before)" if whole.cached else ""
+        words = [f"{n:,} {_WORDS[status]}{before * (status is Status.DONE)}" for status, n in counts.items() if n]
+        return Row(
+            name=whole.name,
+            args=whole.args,
+            kwargs=whole.kwargs,
+            phase=whole.phase,
+            status=next(status for status, n in counts.items() if n),
+            result="",
+            seconds=whole.seconds,
+            rank=-1,
+            host="",
+            attempts=int(counts[Status.NOT_RUN] < len(found)),
+            note=", ".join(reversed(words)),
+        )
+
+    def with_status(self, *wanted: Status) -> Iterator[Row]:
+        """The rows of these statuses; no other is made."""
+        return (self._make(k) for k, status in enumerate(self.statuses) if status in wanted)
+
+
+class Counts(Protocol):
+    """What a Summary and the last event of a run have in common."""
+
+    @property
+    def done(self) -> int: ...
+    @property
+    def failed(self) -> int: ...
+    @property
+    def skipped(self) -> int: ...
+    @property
+    def not_run(self) -> int: ...
+    @property
+    def allowed(self) -> int: ...
+    @property
+    def cached(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What came of a pipeline: one row a step, in the order of the plan, and the totals.
+
+    `allowed` failures are counted in `failed` too, `cached` results (of earlier runs) in `done`.
+    """
+
+    folder: str
+    pipeline_id: str
+    rows: Sequence[Row]
+    done: int
+    failed: int
+    skipped: int
+    not_run: int
+    allowed: int
+    cached: int
+    #: Of the last run, by the wall clock.
+    seconds: float
+    #: 0 done, 1 a step failed, 85 stopped before the end, 130 stopped by the user.
+    exit_code: int
+    #: "" or why the run ended early.
+    reason: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Everything ran, and no failure was more than allowed."""
+        return self.exit_code == 0
+
+    @cached_property
+    def failures(self) -> dict[str, str]:
+        """Each failed step, allowed or not, with its reason."""
+        rows = self.rows
+        failed = rows.with_status(Status.FAILED) if isinstance(rows, Rows) else iter(rows)
+        return {each.name: each.note for each in failed if each.status is Status.FAILED}
+
+    def __str__(self) -> str:
+        if len(self.rows) > LAID_OUT:
+            return f"{self.headline()}\n\n{tally(self)} in {duration(self.seconds)}"
+        return "".join(self.text()).rstrip("\n")
+
+    def headline(self) -> str:
+        """The first line of `pipeline.summary`: whether the run came to its end."""
+        if not self.not_run:
+            return f"Pipeline Completed @ {self.folder}"
+        why = f": {self.reason}" if self.reason else ""
+        return f"Pipeline Stopped @ {self.folder} ({self.not_run:,} of {len(self.rows):,} not run{why})"
+
+    def text(self) -> Iterator[str]:
+        """The headline and the table, in pieces: beyond `LAID_OUT` rows it is never in memory as a whole.
+
+        A family of very many steps is one row, with those of its steps that failed or were skipped.
+        """
+        yield f"{self.headline()}\n\n"
+        yield from table(self.rows.folded() if isinstance(self.rows, Rows) else self.rows)
+
+    def write(self) -> str:
+        """Write `pipeline.summary`, whole, and return its path."""
+        path = os.path.join(self.folder, SUMMARY_FILE)
+        write_whole(path, (piece.encode("utf-8", "backslashreplace") for piece in self.text()))
+        return path
+
+    def to_frame(self) -> pandas.DataFrame:
+        """Every row, whatever their number."""
+        import pandas
+
+        rows = [tuple(map(_plain, values(each))) for each in self.rows]
+        return pandas.DataFrame(rows, columns=list(COLUMNS))
+
+
+def values(each: Row) -> Iterator[Any]:
+    """The cells of a row, as they are."""
+    return (getattr(each, column) for column in COLUMNS)
+
+
+def tally(counts: Counts) -> str:
+    """`39,993 done, 7 failed (allowed)`."""
+    before = ""
+    if counts.cached:
+        before = " (all before)" if counts.cached == counts.done else f" ({counts.cached:,} before)"
+    parts = [f"{counts.done:,} done{before}"]
+    if counts.failed:
+        allowed = f" ({counts.allowed:,} allowed)" if counts.allowed else ""
+        parts.append(f"{counts.failed:,} failed{' (allowed)' if counts.allowed == counts.failed else allowed}")
+    parts += [f"{n:,} {what}" for n, what in ((counts.skipped, "skipped"), (counts.not_run, "not run")) if n]
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """`3.1 s`, `12 min 5 s`, `3 h 20 min`: two units at most."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def table(rows: Iterable[Row]) -> Iterator[str]:
+    """All rows under one header. A column is as wide as the first rows need; a longer cell moves what follows."""
+    stream = iter(rows)
+    first = [_cells(each) for each in islice(stream, LAID_OUT)]
+    widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(COLUMNS, *first, strict=True)]
+    yield _line(COLUMNS, widths)
+    yield "".join(_line(cells, widths) for cells in first)
+    while piece := "".join(_line(_cells(each), widths) for each in islice(stream, LAID_OUT)):
+        yield piece
+
+
+def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
+    laid = (
+        cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
+        for cell, column, width in zip(cells, COLUMNS, widths, strict=True)
+    )
+    return "  ".join(laid).rstrip() + "\n"
+
+
+def _cells(each: Row) -> list[str]:
+    """The cells as text, each one line; what never ran has no duration and no rank."""
+    cells = {column: " ".join(str(_plain(value)).split()) for column, value in zip(COLUMNS, values(each), strict=True)}
+    ran = each.attempts > 0
+    cells |= {"seconds": f"{each.seconds:.3f}" if ran else "", "rank": str(each.rank) if each.rank >= 0 else ""}
+    return list(cells.values())
+
+
+def _plain(value: Any) -> Any:
+    return int(value) if isinstance(value, Status) else value

@@ -1,0 +1,1 @@
+"""What makes code, values and files the same tomorrow: bytes, sources, digests."""

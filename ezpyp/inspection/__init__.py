@@ -1,0 +1,1 @@
+"""Answers about a folder or a script: what would run, and why."""

@@ -1,0 +1,81 @@
+"""What steps have in common, as a number for each step: the functions that they call, and what they ask for."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import compress, count
+
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Request, callable_name
+
+
+@dataclass(frozen=True, slots=True)
+class Functions:
+    """The functions of a plan: a number for each step, and the name of each number."""
+
+    numbers: Sequence[int]
+    names: Sequence[str]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Functions:
+        """Those of a plan."""
+        known: dict[int, int] = {}
+        names: list[str] = []
+        numbers = array("i")
+        for block in plan.blocks:
+            function = block.family.definition.function
+            number = known.setdefault(id(function), len(names))
+            if number == len(names):
+                names.append(callable_name(function))
+            numbers += array("i", [number]) * len(block.members)
+        return cls(numbers, names)
+
+    def order(self, phases: Sequence[int], seconds: Mapping[str, float]) -> array[int] | None:
+        """The steps by priority: phase, then longest expected first, then call order. None where that is the order in
+        which they are. A function of which nothing is remembered may be as long as any.
+        """
+        longest = max(seconds.values(), default=0.0)
+        rank = [-seconds.get(name, longest) for name in self.names]
+        if len(set(rank)) < 2:
+            return None
+        expected = array("d", map(rank.__getitem__, self.numbers))
+        order = array("i")
+        start = 0
+        for stop in (*_borders(phases), len(phases)):
+            order.extend(sorted(range(start, stop), key=expected.__getitem__))
+            start = stop
+        return None if order == array("i", range(len(phases))) else order
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What steps ask for: a number for each step, 0 for the ordinary request, and the request of each number."""
+
+    numbers: Sequence[int]
+    listed: Sequence[Request]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Requests | None:
+        """Those of a plan; None where all are ordinary."""
+        known = {Request(): 0}
+        numbers = array("i")
+        for block in plan.blocks:
+            number = known.setdefault(block.family.definition.options.request, len(known))
+            numbers += array("i", [number]) * len(block.members)
+        return cls(numbers, tuple(known)) if len(known) > 1 else None
+
+    def special(self, steps: Iterable[int]) -> dict[int, Request]:
+        """Of these steps the first of each request that is not the ordinary one."""
+        first: dict[int, int] = {}
+        for step in steps:
+            if number := self.numbers[step]:
+                first[number] = min(step, first.get(number, step))
+        return {step: self.listed[number] for number, step in sorted(first.items())}
+
+
+def _borders(phases: Sequence[int]) -> Iterator[int]:
+    """Where a phase begins, but the first."""
+    changes = map(int.__ne__, phases, phases[1:])
+    return compress(count(1), changes)

@@ -1,0 +1,113 @@
+"""Where the members of families are in a plan, and what is read from that: nothing is kept for a single step."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ezpyp.model.policy import Retry
+from ezpyp.model.register import Register
+from ezpyp.model.steps import Family, Step, Steps
+
+#: Families with the members of each that are meant, in order.
+Parts = Sequence[tuple[Family, range]]
+
+
+class Places:
+    """Where the members of each family are in the plan."""
+
+    def __init__(self, register: Register, parts: Parts) -> None:
+        #: By family: the index of its first member where all follow each other, else an index for each.
+        self._places: list[int | array[int]] = [0] * len(register.families)
+        start = 0
+        for family, members in parts:
+            if len(members) == len(family):
+                self._places[family.number] = start
+            else:
+                places = self._places[family.number]
+                if isinstance(places, int):
+                    places = self._places[family.number] = array("i", bytes(4 * len(family)))
+                places[members.start : members.stop] = array("i", range(start, start + len(members)))
+            start += len(members)
+
+    def of(self, family: Family, members: range) -> Sequence[int]:
+        """The indices of members."""
+        places = self._places[family.number]
+        if isinstance(places, int):
+            return range(places + members.start, places + members.stop)
+        return places[members.start : members.stop]
+
+    def all(self, parts: Parts) -> Sequence[int]:
+        """The indices of steps of any families."""
+        if len(parts) == 1:
+            return self.of(*parts[0])
+        found = array("i")
+        for part in parts:
+            found.extend(self.of(*part))
+        return found
+
+    def __getitem__(self, step: Step) -> int:
+        places = self._places[step.family.number]
+        return places + step.member if isinstance(places, int) else places[step.member]
+
+
+class Index(Mapping[str, int]):
+    """Names to indices; nothing is kept for a name."""
+
+    def __init__(self, register: Register, places: Places, steps: Steps) -> None:
+        self._register, self._places, self._steps = register, places, steps
+
+    def __getitem__(self, name: str) -> int:
+        return self._places[self._register[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._register
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[str]:
+        return (step.name for step in self._steps)
+
+
+class PlannedStems(Sequence[str]):
+    """The stem of each step: its name, unless its family needs others."""
+
+    def __init__(self, steps: Steps, others: Mapping[int, Sequence[str]]) -> None:
+        self._steps, self._others = steps, others
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return [self[each] for each in range(len(self))[k]]
+        family, member = self._steps.find(range(len(self))[k])
+        others = self._others.get(family.number)
+        return family.name(member) if others is None else others[member]
+
+    def __iter__(self) -> Iterator[str]:
+        for family, members in self._steps.parts:
+            others = self._others.get(family.number)
+            for member in members:
+                yield family.name(member) if others is None else others[member]
+
+
+class Retries(Mapping[int, Retry]):
+    """Steps that are tried again, and how."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def __getitem__(self, k: int) -> Retry:
+        retry = self._steps[k].options.retry
+        if not retry.times:
+            raise KeyError(k)
+        return retry
+
+    def __iter__(self) -> Iterator[int]:
+        return (k for k in range(len(self._steps)) if self._steps[k].options.retry.times)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)

@@ -1,0 +1,486 @@
+"""What a step is, and what came of one. Frozen values."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol, TypeVar, overload
+
+from ezpyp.identity.outline import describe, shorten
+from ezpyp.model.arguments import Arguments, Deferred, plain_value
+from ezpyp.model.outputs import Kept, Left, Outputs
+from ezpyp.model.policy import Allowance, Retry
+from ezpyp.model.scratch import Room
+
+__all__ = [
+    "Brief",
+    "Definition",
+    "Failed",
+    "Family",
+    "Group",
+    "Home",
+    "Options",
+    "Outcome",
+    "Place",
+    "PlaceHolder",
+    "Request",
+    "Status",
+    "Step",
+    "Steps",
+    "succeeded",
+]
+
+T = TypeVar("T")
+
+
+class Status(IntEnum):
+    """What came of a step, in the numbers that users of ezpyp know."""
+
+    NOT_RUN = -1
+    DONE = 0
+    FAILED = 1
+    SKIPPED = 2
+
+
+class Home(Protocol):
+    """What a step asks of the pipeline it belongs to."""
+
+    def get_status(self, step: Step, /) -> Status: ...
+    def get_result(self, name: str, /) -> Any: ...
+    def result(self, name: str, /) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a step needs while it runs. `gpus` may be a fraction; `memory` is in bytes, 0 for unsaid."""
+
+    cpus: int = 1
+    gpus: float = 0
+    memory: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How a step is run and kept. Of these the codec, the version and what it uses are part of its identity."""
+
+    codec: str = "pickle"
+    request: Request = Request()
+    retry: Retry = Retry()
+    #: Seconds a run may take before its helper is ended; None for no limit.
+    timeout: float | None = None
+    #: Give the step private copies of large arrays instead of read-only views.
+    copy: bool = False
+    #: "auto": from pipeline id, function name and arguments; a number: that; None: leave the generators alone.
+    seed: int | str | None = "auto"
+    #: Stands for the code in the identity: edits are shown, and rerun nothing until it changes.
+    version: str | None = None
+    #: Functions, classes and values that its code leads to in ways that cannot be read from it.
+    uses: tuple[object, ...] = ()
+    #: Run again in every run, or when the result is older than so many seconds; what depends on it follows.
+    always: bool = False
+    max_age: float | None = None
+    #: False: the result is dropped when the last step that needs it is done.
+    keep: bool = True
+    #: Files that it has to leave where they are.
+    outputs: Outputs = Outputs()
+    #: Where it runs, if not where the script was started.
+    workdir: Room | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Group:
+    """Steps that share an allowance for failures: the members of one `map`, or a single step."""
+
+    label: str
+    allowance: Allowance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Definition:
+    """What all steps of a decorated function have in common."""
+
+    function: Callable[..., Any]
+    home: Home
+    options: Options = Options()
+    #: Steps (or names of steps) that must be done first without giving a value.
+    after: tuple[Step | str, ...] = ()
+    #: True where the user chose the name: then it is part of the identity.
+    named: bool = False
+    #: The function's parameter names, in order, for display.
+    parameters: tuple[str, ...] = ()
+    #: "Pickle", "NumPy", …: how the codec calls itself in listings.
+    title: str = "Pickle"
+
+
+class Family:
+    """Calls of one function made together: by `map` or `product`, or a single one. Never changed once it has a number.
+
+    Attributes:
+        label: the name of a single call; members of others are called `label[first]` and so on.
+        first: the number of the first member; None for a single call.
+        calls: the arguments of each member.
+        group: who shares an allowance for failures.
+        number: its place among the families of its pipeline; -1 before it has one.
+    """
+
+    __slots__ = ("calls", "definition", "first", "group", "label", "number")
+
+    def __init__(
+        self,
+        definition: Definition,
+        calls: Sequence[Arguments],
+        label: str,
+        first: int | None = None,
+        group: Group | None = None,
+    ) -> None:
+        self.definition, self.calls, self.label, self.first, self.group = definition, calls, label, first, group
+        self.number = -1
+
+    def __len__(self) -> int:
+        return len(self.calls)
+
+    def name(self, member: int) -> str:
+        return self.label if self.first is None else f"{self.label}[{self.first + member}]"
+
+
+class Step(Deferred):
+    """One call of one function, not evaluated yet: a view of a member of a family. Unique by name in its pipeline."""
+
+    __slots__ = ("family", "member")
+
+    def __init__(self, family: Family, member: int = 0) -> None:
+        self.family, self.member = family, member
+
+    def __repr__(self) -> str:
+        return f"{self.title} Step Object '{self.name}'"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Step):
+            return NotImplemented
+        return self.family is other.family and self.member == other.member
+
+    def __hash__(self) -> int:
+        return hash((id(self.family), self.member))
+
+    def sources(self) -> Sequence[Step]:
+        return (self,)
+
+    @property
+    def name(self) -> str:
+        return self.family.name(self.member)
+
+    @property
+    def arguments(self) -> Arguments:
+        return self.family.calls[self.member]
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        return self.family.definition.function
+
+    @property
+    def options(self) -> Options:
+        return self.family.definition.options
+
+    @property
+    def after(self) -> tuple[Step | str, ...]:
+        """Steps (or names of steps) that must be done first without giving a value."""
+        return self.family.definition.after
+
+    @property
+    def group(self) -> Group | None:
+        return self.family.group
+
+    @property
+    def named(self) -> bool:
+        """True where the user chose the name: then it is part of the identity."""
+        return self.family.definition.named
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """The function's parameter names, in order, for display."""
+        return self.family.definition.parameters
+
+    @property
+    def title(self) -> str:
+        """ "Pickle", "NumPy", …: how the codec calls itself in listings."""
+        return self.family.definition.title
+
+    @property
+    def home(self) -> Home:
+        return self.family.definition.home
+
+    @property
+    def depends_on(self) -> list[Step | str]:
+        """The nearest dependencies, each once: those given by `depends_on`, then those whose values are arguments."""
+        return list(dict.fromkeys((*self.after, *self.arguments.sources())))
+
+    @property
+    def args(self) -> list[Any]:
+        """The positional arguments, with a PlaceHolder for each value that another step will make."""
+        return list(self.arguments.thaw(_as_placeholder)[0])
+
+    @property
+    def kwargs(self) -> dict[str, Any]:
+        """The keyword arguments, with a PlaceHolder for each value that another step will make."""
+        return self.arguments.thaw(_as_placeholder)[1]
+
+    @property
+    def function_name(self) -> str:
+        return callable_name(self.function)
+
+    def bound(self) -> dict[str, Any]:
+        """Parameter names to argument values as JSON can hold them."""
+        args, kwargs = self.args, self.kwargs
+        named = {self.parameters[k] if k < len(self.parameters) else f"args[{k}]": a for k, a in enumerate(args)}
+        return {k: plain_value(v) for k, v in {**named, **kwargs}.items()}
+
+    @property
+    def label(self) -> str:
+        """The name with its arguments: `sim[17] x=0.3 seed=4`."""
+        hidden = getattr(self.function, "not_in_labels", ())
+        shown = ((k, v) for k, v in self.bound().items() if k not in hidden)
+        texts = (f"{k}={v if isinstance(v, str) else shorten(v)}" for k, v in shown)
+        return shorten_text(" ".join([self.name, *texts]), 120)
+
+    def texts(self) -> tuple[str, str]:
+        """The arguments as the schema shows them: `[TMP for alpha, TMP for beta]`, `{}`."""
+        return describe(self.args, self.kwargs)
+
+    def get_status(self) -> Status:
+        """What came of it: -1 not run, 0 done, 1 failed, 2 skipped."""
+        return self.home.get_status(self)
+
+    def get_result(self) -> Any:
+        """Its value, read from the cache; warns and gives None where there is none."""
+        return self.home.get_result(self.name)
+
+    def result(self) -> Any:
+        """Its value, read from the cache.
+
+        Raises:
+            ResultUnavailable: it did not run, failed, or was skipped; the text says which, since when and what to do.
+        """
+        return self.home.result(self.name)
+
+
+class PlaceHolder(Deferred):
+    """Stands in an argument list for the value that `step` will make. Passing the step itself does the same."""
+
+    __slots__ = ("step",)
+
+    def __init__(self, step: Step) -> None:
+        if not isinstance(step, Step):
+            raise TypeError(f"PlaceHolder({shorten(step)}): give the step that a decorated function returned")
+        self.step = step
+
+    def __repr__(self) -> str:
+        return f"TMP for {self.step.name}"
+
+    def sources(self) -> Sequence[Step]:
+        return (self.step,)
+
+
+class Steps(Deferred, Sequence[Step]):
+    """Steps in order, most often those made together by `map` or `product`. A step is made when it is looked at.
+
+    Passed to a later step, it arrives as the list of their values.
+
+    Attributes:
+        parts: families with the members of each that are here, in order.
+    """
+
+    __slots__ = ("_ends", "parts")
+    one = False
+
+    def __init__(self, steps: Iterable[Step] = (), *, parts: Iterable[tuple[Family, range]] | None = None) -> None:
+        self.parts = tuple(_joined(steps) if parts is None else parts)
+        self._ends = array("q", accumulate(len(members) for _, members in self.parts))
+
+    def __repr__(self) -> str:
+        few = ", ".join(f"TMP for {step.name}" for step in self[:3])
+        return f"[{few}{', …' if len(self) > 3 else ''}]"
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __iter__(self) -> Iterator[Step]:
+        return (Step(family, member) for family, members in self.parts for member in members)
+
+    @overload
+    def __getitem__(self, place: int) -> Step: ...
+    @overload
+    def __getitem__(self, place: slice) -> Steps: ...
+    def __getitem__(self, place: int | slice) -> Step | Steps:
+        if isinstance(place, slice):
+            return self._sliced(range(len(self))[place])
+        family, member = self.find(range(len(self))[place])
+        return Step(family, member)
+
+    def __contains__(self, step: object) -> bool:
+        return isinstance(step, Step) and any(
+            family is step.family and step.member in members for family, members in self.parts
+        )
+
+    def __add__(self, other: Iterable[Step]) -> Steps:
+        more = other if isinstance(other, Steps) else Steps(other)
+        return Steps(parts=(*self.parts, *more.parts))
+
+    def part_of(self, place: int) -> int:
+        """The number of the part that a place is in."""
+        return bisect_right(self._ends, place)
+
+    def find(self, place: int) -> tuple[Family, int]:
+        """The family and the member at a place that is there."""
+        part = bisect_right(self._ends, place)
+        family, members = self.parts[part]
+        return family, members[place - self._ends[part] + len(members)]
+
+    def sources(self) -> Sequence[Step]:
+        return self
+
+    def differ(self) -> bool:
+        return len(self.parts) < 2 or len(set(self)) == len(self)
+
+    def apart(self, other: Deferred) -> bool:
+        return isinstance(other, Steps) and not {f for f, _ in self.parts} & {f for f, _ in other.parts}
+
+    def _sliced(self, places: range) -> Steps:
+        if places.step != 1:
+            return Steps(map(self.__getitem__, places))
+        parts = []
+        first = bisect_right(self._ends, places.start)
+        for k, (family, members) in enumerate(self.parts[first:], first):
+            begin = self._ends[k] - len(members)
+            if begin >= places.stop:
+                break
+            parts.append((family, members[max(places.start - begin, 0) : places.stop - begin]))
+        return Steps(parts=parts)
+
+
+def _joined(steps: Iterable[Step]) -> Iterator[tuple[Family, range]]:
+    """Steps as parts, those that follow each other in their family together."""
+    family, members = None, range(0)
+    for step in steps:
+        if step.family is family and step.member == members.stop:
+            members = range(members.start, members.stop + 1)
+            continue
+        if family is not None:
+            yield family, members
+        family, members = step.family, range(step.member, step.member + 1)
+    if family is not None:
+        yield family, members
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failed:
+    """What arrives in place of a value when the failure of its step was allowed. It is falsy."""
+
+    name: str
+    arguments: str
+    reason: str
+
+    def __bool__(self) -> bool:
+        return False
+
+
+K = TypeVar("K")
+
+
+@overload
+def succeeded(results: dict[K, T]) -> dict[K, T]: ...
+@overload
+def succeeded(results: Sequence[T]) -> list[T]: ...
+def succeeded(results: Any) -> Any:
+    """The results without those that failed: a list for a list, a dict for a dict."""
+    if isinstance(results, dict):
+        return {k: v for k, v in results.items() if not isinstance(v, Failed)}
+    return [each for each in results if not isinstance(each, Failed)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came of one run of one step. Travels between ranks; a few hundred bytes unless it carries a traceback."""
+
+    #: The step's index in the plan.
+    step: int
+    status: Status
+    #: When it ended, in seconds since 1970 (UTC), and how long it took.
+    when: float = 0.0
+    seconds: float = 0.0
+    rank: int = 0
+    host: str = ""
+    attempt: int = 1
+    #: The arguments as bound, shortened.
+    args: str = "[]"
+    kwargs: str = "{}"
+    #: One line: the reason of a failure, whom a skip is to blame on, or something worth knowing.
+    note: str = ""
+    #: "exception", "exit", "signal", "oom", "timeout", "encode", "input", "output", "lost", "interrupted", "blamed"; ""
+    #: when done.
+    cause: str = ""
+    #: The user's frames.
+    traceback: str = ""
+    #: Where its output is: (file in logs/, first byte, end).
+    log: tuple[str, int, int] | None = None
+    #: The last lines of its output, for failures.
+    tail: str = ""
+    #: Names of the inputs that arrived as Failed.
+    missing: tuple[str, ...] = ()
+    #: Where and how the result lies: relative to the cache folder.
+    location: str = ""
+    codec: str = ""
+    bytes: int = 0
+    checksum: str = ""
+    #: Returned files, in the order in which the result numbers them.
+    files: tuple[Kept, ...] = ()
+    outputs: tuple[Left, ...] = ()
+    #: Its result was there and is gone, because nothing needs it any more.
+    dropped: bool = False
+
+
+class Place(NamedTuple):
+    """Where a result lies in a store, in numbers that travel. Without segments only its size and checksum tell."""
+
+    segment: int
+    #: Of its record, in bytes.
+    offset: int
+    #: Of the result, in bytes.
+    size: int
+    #: xxh3, 64 bits.
+    checksum: int
+
+
+class Brief(NamedTuple):
+    """A step that is done and of which there is nothing to say but numbers: most are. See `briefs`, how they travel."""
+
+    step: int
+    attempt: int
+    rank: int
+    #: As in Outcome.
+    when: float
+    seconds: float
+    place: Place
+
+
+def callable_name(function: Callable[..., Any]) -> str:
+    """A name for any callable: functions, methods, partials, instances with __call__. A lambda is `lambda`."""
+    inner = getattr(function, "func", None)
+    name = getattr(function, "__name__", None) or (
+        callable_name(inner) if inner is not None else type(function).__name__
+    )
+    return "lambda" if name == "<lambda>" else str(name)
+
+
+def shorten_text(text: str, width: int) -> str:
+    """At most `width` characters of one line."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _as_placeholder(value: Deferred) -> Any:
+    if isinstance(value, Step):
+        return PlaceHolder(value)
+    return value

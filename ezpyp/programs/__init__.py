@@ -1,0 +1,1 @@
+"""Steps that are programs: their arguments, surroundings and processes."""

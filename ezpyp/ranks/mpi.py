@@ -1,0 +1,458 @@
+"""Agents on ranks: the only module that knows mpi4py.
+
+What a launcher says is read from the environment and costs nothing; MPI itself starts at `connect()`, after the
+nursery has been forked. Ranks meet in one fixed-size collective whatever they came for, so that it cannot itself
+diverge: a rank that leaves joins with the mark "leaving", and the others then know its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import time
+import warnings
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+from ezpyp.errors import EzpypError, LauncherError, RankMismatch
+from ezpyp.schedule.seats import Seats
+
+if TYPE_CHECKING:
+    from ezpyp.work.lots import Lot, Report
+
+T = TypeVar("T")
+
+#: Seconds after which a rank that waits says for what.
+PATIENCE = 60.0
+_TAG = 7
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What the launcher told this process."""
+
+    rank: int
+    size: int
+    #: Place among the ranks of this node, and their number; -1 where the launcher does not say.
+    local_rank: int = -1
+    local_size: int = -1
+    #: How MPI is meant to be reached: "pmix", "pmi", "" unknown.
+    protocol: str = ""
+
+
+def launch(environ: Mapping[str, str] | None = None) -> Launch | None:
+    """The launch this process is part of; None without a launcher or with a single task.
+
+    SLURM_NTASKS is not asked: it is set in every batch shell. Under a foreign mpirun SLURM_PROCID describes the
+    daemon, so the launchers' own variables come first.
+    """
+    env = os.environ if environ is None else environ
+    for size, rank, local_rank, local_size, protocol in (
+        (
+            "OMPI_COMM_WORLD_SIZE",
+            "OMPI_COMM_WORLD_RANK",
+            "OMPI_COMM_WORLD_LOCAL_RANK",
+            "OMPI_COMM_WORLD_LOCAL_SIZE",
+            "pmix",
+        ),
+        ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "pmi"),
+        ("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE", "pmi"),
+        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "", "pmix" if "PMIX_RANK" in env else ""),
+    ):
+        if size.startswith("SLURM") and "SLURM_STEP_ID" not in env:
+            continue
+        if env.get(size, "").isdigit() and env.get(rank, "").isdigit():
+            if int(env[size]) < 2:
+                return None
+            return Launch(
+                rank=int(env[rank]),
+                size=int(env[size]),
+                local_rank=_number(env.get(local_rank)),
+                local_size=_number(env.get(local_size)),
+                protocol=protocol,
+            )
+    return None
+
+
+def _number(text: str | None) -> int:
+    return int(text) if text and text.isdigit() else -1
+
+
+def started() -> bool:
+    """True if MPI runs in this process, whoever started it."""
+    module = sys.modules.get("mpi4py.MPI")
+    return module is not None and module.Is_initialized() and not module.Is_finalized()
+
+
+class Mark(IntEnum):
+    """What a rank came to a meeting for."""
+
+    LEAVING = 0
+    INITIALIZE = 1
+    EXECUTE = 2
+    BARRIER = 3
+    SHARE = 4
+    FINISH = 5
+
+
+_PLACES = {
+    Mark.LEAVING: "the end of its script",
+    Mark.INITIALIZE: "initialize_schema()",
+    Mark.EXECUTE: "execute()",
+    Mark.BARRIER: "barrier()",
+    Mark.SHARE: "what rank 0 does for all",
+    Mark.FINISH: "the end of execute()",
+}
+
+
+class Link:
+    """This rank's connection to the others. Made by `connect()`, once a process."""
+
+    def __init__(self, comm: Any, module: Any) -> None:
+        self._mpi = module
+        self._comm = comm
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+        self.host = os.uname().nodename
+        #: Set when a rank left or died: no further meeting can succeed.
+        self.broken = False
+        first = str(module.Get_library_version()).strip("\0").splitlines()[0]
+        self.library = " ".join(first.replace("Version:", "").split())[:80]
+
+    def meet(self, mark: Mark, digest: bytes, detail: Callable[[], str]) -> bool:
+        """Wait for every rank, sleeping. True if all came for the same with the same digest.
+
+        Args:
+            digest: what this rank believes, any length. detail: text that a message may need.
+
+        Raises:
+            RankMismatch: some rank is leaving, or came for something else. False is left for unequal digests, which the
+            caller can explain.
+        """
+        if self.over:
+            raise RankMismatch(
+                "An earlier meeting of the ranks failed, or the script ended MPI (MPI.Finalize); this run cannot go on."
+            )
+        value = int.from_bytes(digest[:7], "big")
+        ours = array("q", [mark, -mark, value, -value])
+        theirs = array("q", [0] * 4)
+        integer = self._mpi.INT64_T
+        request = self._comm.Iallreduce([ours, integer], [theirs, integer], self._mpi.MAX)
+        self._await(request, _PLACES[mark])
+        if theirs[0] != -theirs[1]:
+            self.broken = True
+            _explain_absence(self._comm.allgather((int(mark), self.host, detail())), mark, self.rank)
+        return theirs[2] == -theirs[3]
+
+    def once(self, work: Callable[[], T]) -> T:
+        """Rank 0 does it; every rank gets the value, or raises the same error. The others sleep meanwhile.
+
+        Raises:
+            EzpypError: on ranks other than 0, where rank 0 failed with an error that is not of ezpyp.
+        """
+        told: tuple[bool, Any] | None = None
+        try:
+            if self.rank == 0:
+                told = (True, work())
+        except BaseException as error:
+            told = (False, _portable(error))
+            self._share(told)
+            raise
+        good, content = self._share(told)
+        if not good:
+            content.quiet = True
+            raise content
+        found: T = content
+        return found
+
+    def _share(self, value: Any) -> Any:
+        self.meet(Mark.SHARE, b"", lambda: "left")
+        return self._comm.bcast(value, 0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, on every rank. Only after a meeting."""
+        found: list[Any] = self._comm.allgather(value)
+        return found
+
+    def places(self) -> list[tuple[str, int, int]]:
+        """(host, place among the ranks of its node, number of ranks there) of every rank. Only after a meeting."""
+        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
+        found = self.gather((self.host, node.Get_rank(), node.Get_size()))
+        node.Free()
+        return found
+
+    def send(self, message: Any, to: int) -> None:
+        self._comm.send(message, to, _TAG)
+
+    def receive(self) -> tuple[int, Any] | None:
+        """(rank, message) if one is here, else None at once."""
+        status = self._mpi.Status()
+        if not self._comm.iprobe(self._mpi.ANY_SOURCE, _TAG, status):
+            return None
+        source = status.Get_source()
+        return source, self._comm.recv(None, source, _TAG)
+
+    def abort(self, code: int) -> NoReturn:
+        """End all ranks now."""
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(Exception):
+                stream.flush()
+        self._comm.Abort(code)
+        os._exit(code)
+
+    @property
+    def over(self) -> bool:
+        """No meeting can succeed any more: one failed, or the script ended MPI itself."""
+        return self.broken or bool(self._mpi.Is_finalized())
+
+    def finalize(self) -> None:
+        """Leave MPI in good order, for a process that will end before mpi4py would do it."""
+        self.broken = True
+        if not self._mpi.Is_finalized():
+            self._mpi.Finalize()
+
+    def _await(self, request: Any, what: str) -> None:
+        text = f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}."
+        _sleep_until(request, self.rank, text)
+
+
+def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) -> None:
+    """Raise on those who stay; those who leave have said why already."""
+    if mark is Mark.LEAVING:
+        return
+    others = [(rank, each) for rank, each in enumerate(found) if each[0] != mark]
+    lines = [
+        f"Rank {rank} ({host}) {detail}"
+        if kind == Mark.LEAVING
+        else f"Rank {rank} ({host}) is at {_PLACES[Mark(kind)]}"
+        for rank, (kind, host, detail) in others[:3]
+    ]
+    more = f" and {len(others) - 3} more" if len(others) > 3 else ""
+    error = RankMismatch(
+        f"{'; '.join(lines)}{more}, while {len(found) - len(others)} of {len(found)} ranks are at {_PLACES[mark]}. "
+        "All ranks must run the same script to its end."
+    )
+    error.quiet = own != min(r for r, each in enumerate(found) if each[0] == mark)
+    raise error
+
+
+def _portable(error: BaseException) -> EzpypError:
+    """An error as other ranks can be told of it."""
+    return error if isinstance(error, EzpypError) else EzpypError(f"Rank 0 failed with {type(error).__name__}: {error}")
+
+
+_link: Link | None = None
+
+
+def connect() -> Link | None:
+    """Start MPI if a launcher asked for several tasks and join the others; None where this process is alone.
+
+    Collective over all ranks the first time. It duplicates the world communicator, so that nothing a script sends is
+    mistaken for a message of ours.
+
+    Raises:
+        LauncherError: the launcher started several tasks and MPI sees one, or would abort: they would all write one
+            cache (message 3).
+    """
+    global _link
+    if _link is not None:
+        return _link
+    told = launch()
+    if told is None:
+        return None
+    with _watched(told):
+        import mpi4py
+
+        if mpi4py.rc.initialize and "mpi4py.MPI" not in sys.modules:
+            # We start MPI below, after a look at the library; mpi4py still ends it, as if it had.
+            mpi4py.rc.initialize = False
+            mpi4py.rc.finalize = mpi4py.rc.finalize is not False
+        from mpi4py import MPI
+
+        if MPI.Is_finalized():
+            raise LauncherError("The script ended MPI (MPI.Finalize) before execute(). Leave that to mpi4py.")
+        if not MPI.Is_initialized():
+            version = MPI.Get_library_version()
+            if told.protocol == "pmix" and "MPICH" in version and not _speaks_pmix():
+                raise LauncherError(_wrong_launcher(told, version))
+            if os.environ.get("SLURM_MPI_TYPE") == "pmi2" and re.search(r"Device: *ch4:.*\bofi\b", version):
+                # By UCX, MPICH (5.0.2) tells Slurm texts without an end: ranks that imported much before abort or hang.
+                os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+            MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if MPI.COMM_WORLD.Get_size() == 1:
+        raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
+    comm, request = MPI.COMM_WORLD.Idup()
+    _sleep_until(request, told.rank, _waits_for_all(told))
+    _link = Link(comm, MPI)
+    return _link
+
+
+def _speaks_pmix() -> bool:
+    """Whether an MPICH that is loaded was built to be started by PMIx. One that was not would end this process, with
+    words that help nobody."""
+    import ctypes
+
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if re.search(r"/libmpi\w*\.so", line)}
+    return not paths or any(hasattr(ctypes.CDLL(path), "PMIx_Init") for path in paths)
+
+
+def connected() -> Link | None:
+    """The link, if `connect()` made one."""
+    return _link
+
+
+def _sleep_until(request: Any, rank: int, text: str) -> None:
+    """Wait until a request is complete: an MPI wait would spin on the core that a helper computes on."""
+    pause, began, said = 50e-6, time.monotonic(), rank > 1  # two speak for all: one of them may be the late one
+    while not request.Test():
+        time.sleep(pause)
+        pause = min(0.005, 1.5 * pause)
+        if not said and time.monotonic() - began > PATIENCE:
+            said = True
+            print(text, file=sys.stderr, flush=True)
+
+
+def _waits_for_all(told: Launch) -> str:
+    return (
+        f"ezpyp: rank {told.rank} ({os.uname().nodename}) has waited {PATIENCE:.0f} s for all {told.size} ranks "
+        "to come to initialize_schema(). Does each of them make a Pipeline?"
+    )
+
+
+@contextlib.contextmanager
+def _watched(told: Launch) -> Iterator[None]:
+    """Say for what this rank waits, while MPI_Init waits for the others inside the library.
+
+    By a process: mpi4py holds Python's lock meanwhile, which stops threads and signal handlers.
+    """
+    if started() or told.rank > 1:
+        yield
+        return
+    parent = os.getpid()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which the child does not need
+        watcher = os.fork()
+    if watcher == 0:
+        with contextlib.suppress(BaseException):
+            from ezpyp.work.nursery import die_with_parent
+
+            die_with_parent(parent)
+            time.sleep(PATIENCE)
+            os.write(2, f"{_waits_for_all(told)}\n".encode(errors="backslashreplace"))
+        os._exit(0)
+    try:
+        yield
+    finally:
+        os.kill(watcher, signal.SIGKILL)
+        os.waitpid(watcher, 0)
+
+
+def _wrong_launcher(told: Launch, version: str) -> str:
+    found = re.search(r"(Open MPI|MPICH|Intel|MVAPICH)\D*([\d.]+)?", version)
+    library = " ".join(part for part in (found.groups() if found else ("an MPI",)) if part)
+    pmix = library.startswith("Open MPI")
+    offered = {"pmi": "pmi2", "pmix": "pmix"}.get(told.protocol, "none that it knows")
+    by = "srun" if "SLURM_STEP_ID" in os.environ else "the launcher"
+    return (
+        f"The launcher started {told.size} tasks, but each MPI sees only itself: mpi4py uses {library}, {by} offered "
+        f"{offered}. Use: srun --mpi={'pmix' if pmix else 'pmi2'} … or mpirun -n {told.size} …. "
+        f"Refused, or {told.size} copies would write one cache."
+    )
+
+
+class Ranks:
+    """Rank 0's view of the other ranks: an Executor whose slots are theirs."""
+
+    def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[..., None]) -> None:
+        """`slots` says how many steps each rank runs at once; `stopped(number, again=)` hears of signals to ranks."""
+        self._link, self._ranks, self._stopped = link, tuple(slots), stopped
+        self._seats = Seats(slots)
+        self._arrived: list[Report] = []
+
+    @property
+    def slots(self) -> int:
+        return self._seats.slots
+
+    @property
+    def lots(self) -> int:
+        return self._seats.lots
+
+    @property
+    def idle(self) -> int:
+        return self._seats.idle
+
+    @property
+    def ranks(self) -> Sequence[int]:
+        return self._ranks
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
+        if rank is None:
+            rank = self._seats.choose()
+        self._seats.give(rank, len(lot))
+        self._link.send(("lot", lot), rank)
+
+    def poll(self) -> list[Report]:
+        while (message := self._link.receive()) is not None:
+            rank, (kind, content) = message
+            if kind == "reports":
+                reports, finished, slots, idle = content
+                self._arrived += reports
+                ended = sum(each.ended + len(each.returned) for each in reports)
+                self._seats.take(rank, lots=finished, tasks=ended, slots=slots, idle=idle)
+            elif kind == "signal":
+                number, again = content
+                self._stopped(number, again=again)
+            else:
+                raise RankMismatch(f"Rank {rank} cannot go on: {content}")
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def recall(self) -> None:
+        for rank in self._seats.crowded():
+            self._link.send(("recall", None), rank)
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def interrupt(self) -> None:
+        for rank in self._ranks:
+            self._link.send(("interrupt", None), rank)
+
+    def sync(self) -> None:
+        for rank in self._ranks:
+            self._link.send(("sync", None), rank)
+
+    def close(self) -> None:
+        for rank in self._ranks:
+            self._link.send(("end", None), rank)
+
+
+_SHARED_BY_MPI = (
+    r"mpich|ompi|openmpi|open-mpi|pmix|prte|gds|dstore|vader|sm_segment|psm|ucx|/SYSV|/dev/infiniband|/dev/xpmem|hydra"
+)
+
+
+def shield_forks() -> None:
+    """Keep the shared memory that MPI made out of processes forked from now on (madvise(2), MADV_DONTFORK).
+
+    A forked child that calls MPI would otherwise write into the agents' message queues; so it only ends itself. Only
+    segments that MPI_Init made are marked: shared memory of the script stays usable in steps.
+    """
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        for line in maps:
+            fields = line.split(maxsplit=5)
+            if len(fields) < 6 or fields[1][3] != "s" or not re.search(_SHARED_BY_MPI, fields[5], re.IGNORECASE):
+                continue
+            start, end = (int(each, 16) for each in fields[0].split("-"))
+            libc.madvise(start, end - start, 10)  # MADV_DONTFORK

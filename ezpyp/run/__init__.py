@@ -1,0 +1,1 @@
+"""Carry a plan out, from the first look at the folder to the summary."""

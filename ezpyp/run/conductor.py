@@ -1,0 +1,294 @@
+"""Rank 0: hand out what the ledger says is ready, settle what comes back, and tell everyone of it."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from ezpyp.errors import StoreError
+from ezpyp.folder import lock
+from ezpyp.folder.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
+from ezpyp.model.keeping import Keeping
+from ezpyp.model.steps import Brief, Outcome, Status, callable_name
+from ezpyp.run.job import Job
+from ezpyp.run.report import SMALL_RUN, shows_all
+from ezpyp.schedule.briefs import Outcomes, seconds_of, unpack
+from ezpyp.schedule.dispatch import Dispatch
+from ezpyp.schedule.ledger import Ledger, Settled
+from ezpyp.schedule.pace import Pace
+from ezpyp.system.resources import Grant
+from ezpyp.system.stopping import Stop
+from ezpyp.work.inline import Executor
+from ezpyp.work.lots import Lot, Report, Task
+
+#: No more places of results travel with a lot.
+_MOST_PLACES = 4096
+#: Seconds between two syncs at the borders of phases.
+SYNC_EVERY = 1.0
+
+
+class Conductor:
+    """Rank 0: the ledger and everyone who is told of its decisions."""
+
+    def __init__(
+        self, job: Job, ledger: Ledger, bus: Bus, hosts: Sequence[str], dispatch: Dispatch | None = None
+    ) -> None:
+        """`hosts` has one for each rank. `dispatch` says what starts where, in a run that asks for more than cores."""
+        self._hosts, self._dispatch = hosts, dispatch
+        #: Who runs steps on each rank.
+        self._at: dict[int, Executor] = {}
+        self._plan, self._ledger, self._bus = job.plan, ledger, bus
+        self._keeping = Keeping(job.plan)
+        for k, status in enumerate(ledger.statuses()):
+            if status == Status.DONE:
+                self._keeping.finish(k)
+        self._worker = job.worker()
+        self._sign = job.sign or (lambda: None)
+        self.outcomes = Outcomes(job.plan.stems, job.store)
+        #: A result in a file of its own is found by its name.
+        self._places_help = job.kind == "packed"
+        #: Each step is told of by itself. Of many steps only those of which there is something to say are.
+        self._one_by_one = len(job.plan.steps) <= SMALL_RUN or shows_all()
+        self._longest_wait = 0.2 if job.link is None else 0.001
+        #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
+        self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
+        self._at_border, self._synced = False, time.monotonic()
+
+    def tell_cached(self, done: Iterable[int]) -> None:
+        """Tell of the steps that need not run, where there are few enough to be shown."""
+        if len(self._plan.steps) > SMALL_RUN:
+            return
+        for k in done:
+            step = self._plan.steps[k]
+            self._bus.tell(
+                StepCached(when=time.time(), name=step.name, title=step.title, phase=self._plan.graph.phases[k])
+            )
+
+    def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
+        """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
+        ledger, pause, ended, signed = self._ledger, 50e-6, False, -lock.EVERY
+        while not ledger.finished:
+            if time.monotonic() - signed >= lock.EVERY:
+                signed = time.monotonic()
+                self._sign()
+            moved = self._hand_out(team, pace)
+            for report in [r for executor in team for r in executor.poll()]:
+                self._settle(report, pace)
+                moved = True
+            if stop.signal and not ended:
+                ledger.stop()
+                if stop.again or time.monotonic() - stop.since > grace:
+                    ended = True
+                    for executor in team:
+                        executor.interrupt()
+            if self._at_border:
+                self._sync(team)
+            pause = 50e-6 if moved else min(2 * pause, self._longest_wait)
+            if not moved:
+                self._let_share(team)
+                self._bus.idle()
+                team[0].wait(pause)
+        self._sign()
+
+    def _let_share(self, team: Sequence[Executor]) -> None:
+        """Where somebody has nothing to do, and all that is left waits behind other steps, have it given back."""
+        if not self._ledger.ready and any(executor.idle for executor in team):
+            for executor in team:
+                executor.recall()
+
+    def _sync(self, team: Sequence[Executor]) -> None:
+        """At the border of a phase, have all that was reported last; where phases are short, not at every one."""
+        now = time.monotonic()
+        if now - self._synced >= SYNC_EVERY:
+            self._at_border, self._synced = False, now
+            for executor in team:
+                executor.sync()
+
+    def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
+        """Fill every slot once before any is filled twice."""
+        if self._dispatch is not None:
+            return self._place(self._dispatch, team)
+        ledger, moved = self._ledger, False
+        for depth in range(1, pace.depth(ledger, time.monotonic()) + 1):
+            for executor in team:
+                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, time.monotonic())):
+                    self._start(executor, lot)
+                    moved = True
+        return moved
+
+    def _place(self, dispatch: Dispatch, team: Sequence[Executor]) -> bool:
+        """Start what finds the cores, GPUs and memory that it asked for, on the rank where they are."""
+        if not self._at:
+            self._at = {rank: executor for executor in team for rank in executor.ranks}
+        moved = False
+        while (start := dispatch.next(time.monotonic())) is not None:
+            self._start(self._at[start.rank], start.steps, start.rank, start.grant)
+            moved = True
+        return moved
+
+    def _start(
+        self, executor: Executor, steps: Sequence[int], rank: int | None = None, grant: Grant | None = None
+    ) -> None:
+        executor.start(self._lot(steps, grant), rank)
+        if len(steps) == 1:
+            self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[steps[0]].name))
+
+    def _lot(self, steps: Sequence[int], grant: Grant | None) -> Lot:
+        ledger = self._ledger
+        if grant is not None:
+            (k,) = steps
+            task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)
+            return Lot(steps, {k: task}, self._places(steps))
+        special = [k for k in steps if ledger.absent(k) or k in ledger.failures]
+        tasks = {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special}
+        return Lot(steps, tasks, self._places(steps))
+
+    def _places(self, steps: Sequence[int]) -> bytes:
+        """Where the results lie that these steps are given; of very many, whoever needs them looks for himself."""
+        parents = self._plan.graph.parents
+        if not self._places_help or not parents.flat:
+            return b""
+        wanted = {p for k in steps for p in parents[k]}
+        return self.outcomes.packed(sorted(wanted)) if len(wanted) <= _MOST_PLACES else b""
+
+    def _settle(self, report: Report, pace: Pace) -> None:
+        if report.briefs:
+            self._settle_briefs(report.briefs, pace)
+        for outcome in report.outcomes:
+            if outcome.status is Status.DONE:
+                pace.learn(outcome.step, outcome.seconds)
+            self._settle_outcome(outcome)
+        self._ledger.give_back(report.returned)
+
+    def _settle_briefs(self, packed: bytes, pace: Pace) -> None:
+        """Steps that are done and of which there is nothing to say: by numbers, all at once."""
+        steps, seconds = self.outcomes.take(packed), seconds_of(packed)
+        pace.learn(steps[0], sum(seconds) / len(steps), len(steps))
+        self._follow(self._ledger.settle_done(steps))
+        if self._one_by_one or len(steps) == 1:
+            for brief in unpack(packed):
+                self._tell(self._as_told(brief), final=True)
+        else:
+            self._count_down(steps)
+            self._bus.tell(self._lot_ended(steps, sum(seconds)))
+        for k in steps if self._keeping.any else ():
+            self._drop_unneeded(k)
+
+    def _settle_outcome(self, outcome: Outcome) -> None:
+        settled = self._ledger.settle(outcome.step, outcome.status, outcome.cause, time.monotonic())
+        if not settled.retry:
+            self.outcomes.put(outcome)
+        self._tell(outcome, final=not settled.retry)
+        if outcome.status is Status.DONE:
+            self._drop_unneeded(outcome.step)
+        self._follow(settled)
+
+    def _follow(self, settled: Settled) -> None:
+        """What else an outcome decided."""
+        for index, status in settled.changes:
+            if status == Status.SKIPPED:
+                skipped = self._skipped(index)
+                self.outcomes.put(skipped)
+                self._tell(skipped, final=True)
+        for index in settled.reblamed:
+            self.outcomes.put(self._skipped(index))
+
+    def _drop_unneeded(self, done: int) -> None:
+        """Drop the results that were there for this step alone, or for none that is not done."""
+        if self._ledger.absent(done):
+            return
+        for k in self._keeping.finish(done):
+            with contextlib.suppress(StoreError):  # the next run tries again
+                self._worker.store.drop(self._plan.stems[k], result_only=True)
+                self._worker.store.flush()
+                if outcome := self.outcomes.get(k):
+                    self.outcomes.put(replace(outcome, dropped=True))
+
+    def _skipped(self, index: int) -> Outcome:
+        blamed = self._plan.steps[self._ledger.blame[index]]
+        args, kwargs = self._plan.steps[index].texts()
+        outcome = Outcome(
+            step=index,
+            status=Status.SKIPPED,
+            when=time.time(),
+            attempt=0,
+            args=args,
+            kwargs=kwargs,
+            cause="blamed",
+            note=f"because '{blamed.name}' failed",
+        )
+        try:
+            kept = self._worker.keep(outcome)
+            self._worker.store.flush()
+            return kept
+        except StoreError as error:
+            # The disk may be what failed. What can still be done goes on, and the next run skips or runs it anew.
+            return replace(outcome, note=f"{outcome.note} (and its status could not be stored: {error})")
+
+    def _count_down(self, steps: Sequence[int]) -> None:
+        """Notice where a phase ends."""
+        phases = self._plan.graph.phases
+        first, last = phases[steps[0]], phases[steps[-1]]
+        ordered = isinstance(steps, range) and first == last
+        for phase, count in ((first, len(steps)),) if ordered else Counter(phases[k] for k in steps).items():
+            self._left[phase] -= count
+            self._at_border = self._at_border or not self._left[phase]
+
+    def _lot_ended(self, steps: Sequence[int], seconds: float) -> LotEnded:
+        last = self.outcomes.brief(steps[-1])
+        names = self._plan.steps[steps[0]].name, self._plan.steps[steps[-1]].name
+        return LotEnded(
+            when=last.when, first=names[0], last=names[1], count=len(steps), rank=last.rank, seconds=seconds
+        )
+
+    def _as_told(self, brief: Brief) -> Outcome:
+        """A brief as listeners know it; where its result lies is not told."""
+        return Outcome(
+            step=brief.step,
+            status=Status.DONE,
+            when=brief.when,
+            seconds=brief.seconds,
+            rank=brief.rank,
+            host=self._hosts[brief.rank],
+            attempt=brief.attempt,
+        )
+
+    def durations(self) -> dict[str, dict[str, float]]:
+        """How long the steps that this run did took, by function (see RunEnded)."""
+        found: dict[str, list[float]] = {}
+        for block in self._plan.blocks:
+            name = callable_name(block.family.definition.function)
+            found.setdefault(name, []).extend(self.outcomes.seconds(range(block.start, block.stop)))
+        return {name: _spread(sorted(seconds)) for name, seconds in found.items() if seconds}
+
+    def _tell(self, outcome: Outcome, *, final: bool) -> None:
+        if final:
+            self._count_down((outcome.step,))
+        step = self._plan.steps[outcome.step]
+        self._bus.tell(
+            StepEnded(
+                name=step.name,
+                label=step.label if outcome.status is not Status.DONE else step.name,
+                title=step.title,
+                phase=self._plan.graph.phases[outcome.step],
+                outcome=outcome,
+                final=final,
+                allowed=outcome.status is Status.FAILED
+                and step.group is not None
+                and self._ledger.is_allowed(outcome.step),
+            )
+        )
+
+
+def _spread(seconds: list[float]) -> dict[str, float]:
+    """Of durations in order."""
+    count = len(seconds)
+    return {
+        "count": count,
+        "mean": round(sum(seconds) / count, 9),
+        "p95": round(seconds[min(count - 1, int(0.95 * count))], 9),
+        "longest": round(seconds[-1], 9),
+    }

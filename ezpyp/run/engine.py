@@ -1,0 +1,408 @@
+"""Carry a plan out: the same short loop on every rank.
+
+Rank 0 holds the ledger: it hands out lots to every executor, its own helpers and the other ranks alike, and settles
+what comes back. Every other rank passes lots to its helpers and outcomes to rank 0. No agent runs a step, except in
+line.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
+from ezpyp.folder.durations import remembered
+from ezpyp.folder.events import Bus, RunEnded, RunStarted
+from ezpyp.model.kinds import Functions, Requests
+from ezpyp.model.steps import Outcome, Request, Status
+from ezpyp.programs import surroundings
+from ezpyp.ranks import mpi
+from ezpyp.run import provenance
+from ezpyp.run.conductor import Conductor
+from ezpyp.run.job import Job
+from ezpyp.schedule.briefs import Outcomes
+from ezpyp.schedule.dispatch import Dispatch
+from ezpyp.schedule.ledger import Ledger
+from ezpyp.schedule.pace import Pace
+from ezpyp.schedule.placement import Place, Placement, cannot_hold, describe, underused
+from ezpyp.scripts.loading import main_script
+from ezpyp.system import resources
+from ezpyp.system.stopping import Stop, listening
+from ezpyp.work import executors
+from ezpyp.work.executors import Processes, Setup
+from ezpyp.work.helper import Order
+from ezpyp.work.inline import Executor, Serial
+from ezpyp.work.nursery import Nursery, Position
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """What every rank knows after a run."""
+
+    started: RunStarted
+    ended: RunEnded
+    #: One signed byte a step.
+    statuses: bytes
+    #: Outcomes of this run: on rank 0 all, on others none.
+    outcomes: Mapping[int, Outcome]
+    blame: Mapping[int, int]
+    #: For each step 1 if its result is of an earlier run, else 0.
+    cached: bytes
+    #: Nothing was left to do, and nothing was done.
+    idle: bool = False
+
+    def spent(self, steps: range) -> float:
+        """How long those of these steps took that this run did, on the rank that knows."""
+        outcomes = self.outcomes
+        if not isinstance(outcomes, Outcomes):
+            return 0.0
+        pieces = (steps[k : k + _PIECE] for k in range(0, len(steps), _PIECE))
+        return sum(sum(outcomes.seconds(piece)) for piece in pieces)
+
+
+#: So many steps at a time are looked at.
+_PIECE = 10_000
+
+
+def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
+    """Run what is left of a plan. Collective: every rank of the run calls it.
+
+    Raises:
+        ResourceError: a step asks for what no rank has; before anything ran, on every rank.
+    """
+    if not job.todo and not job.standing.missing:
+        _drop(job.nest)
+        return _nothing_to_do(job, bus, mpi_library)
+    requests = Requests.of(job.plan)
+    neighbours = _Neighbours(*(job.link.places()[job.rank][1:] if job.link is not None else (0, 1)))
+    place = _place(job, neighbours, requests)
+    places = [place] if job.link is None else job.link.gather(place)
+    _check_resources(job, requests, places)
+    stop = Stop()
+    with listening(stop):
+        own = _open_everywhere(job, place, neighbours)
+        if job.link is None:
+            return _lead(job, [own], bus, stop, mpi_library, places, requests)
+        finished = None
+        if job.rank == 0:
+            others = {each.rank: each.slots for each in places[1:] if each.slots}
+            team: list[Executor] = [mpi.Ranks(job.link, others, stop.hear)]
+            if place.slots:
+                team.insert(0, own)
+            finished = _lead(job, team, bus, stop, mpi_library, places, requests)
+        else:
+            _follow(job, own, stop)
+        job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
+        told = job.link.once(lambda: replace(finished, outcomes={}) if finished is not None else None)
+        conclusion = finished or told
+        assert conclusion is not None
+        return conclusion
+
+
+class _Neighbours(NamedTuple):
+    """This rank's place among those of its node, and how many these are."""
+
+    rank: int
+    size: int
+
+
+def _place(job: Job, neighbours: _Neighbours, requests: Requests | None) -> Place:
+    """This rank as a place for steps. Under MPI, in line, rank 0 only schedules."""
+    stock = resources.stock(whole=requests is not None)
+    if job.settings.executor == "inline":
+        slots = 0 if job.link is not None and job.rank == 0 else 1
+    else:
+        slots = job.settings.helpers or max(1, min(stock.reach, stock.cores // neighbours.size))
+    return Place(rank=job.rank, host=job.host, slots=slots, stock=stock)
+
+
+def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
+    """This rank's executor. If one rank cannot have its own, all raise the same error.
+
+    Raises:
+        EzpypError: with the rank and its reason.
+    """
+    own: Executor
+    try:
+        own, problem = _executor(job, place, neighbours), ""
+    except Exception as error:
+        if job.link is None:
+            raise
+        own, problem = Serial(job.worker()), f"{type(error).__name__}: {error}"
+    if job.link is not None:
+        problems = job.link.gather(problem and f"Rank {job.rank} ({job.host}) cannot start its helpers: {problem}")
+        if found := next((each for each in problems if each), ""):
+            own.close()
+            failure = EzpypError(found)
+            failure.quiet = job.rank != 0
+            raise failure
+    return own
+
+
+def _executor(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
+    if job.settings.executor == "inline":
+        _drop(job.nest)
+        return Serial(job.worker())
+    nest = job.nest
+    if nest is None:
+        if mpi.started():
+            mpi.shield_forks()
+        position = Position()
+        nest = executors.nursery(job.plan, position), position
+    return Processes(job.worker(), *nest, _setup(job, place, neighbours))
+
+
+def _drop(nest: tuple[Nursery, Position] | None) -> None:
+    if nest is not None:
+        nest[0].close()
+
+
+def _setup(job: Job, place: Place, neighbours: _Neighbours) -> Setup:
+    helpers, bound = place.slots, resources.bound_cores()
+    # One rank a core is left where the launcher bound it; more helpers than that spread over the node.
+    spread = resources.reachable_cores() if helpers > bound else ()
+    cores = resources.cores_each(
+        allotted=place.stock.cores, bound=len(spread) or bound, local_size=neighbours.size, helpers=helpers
+    )
+    environments = resources.environments(
+        local_rank=neighbours.rank, local_size=neighbours.size, helpers=helpers, cores=cores
+    )
+    captured = job.settings.capture != "off"
+    surroundings.publish(job.run)
+    return Setup(
+        count=helpers,
+        order=Order(
+            folder=job.folder,
+            store=job.kind,
+            fingerprints=job.standing.fingerprints,
+            inputs=job.standing.inputs,
+            rank=job.rank,
+            host=job.host,
+            environment={},
+            cores=spread,
+            log=None,
+            turn=job.standing.turn,
+        ),
+        environments=[{**each, surroundings.RUN: job.run} for each in environments],
+        log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
+        tee=job.settings.capture == "tee",
+    )
+
+
+def _lead(
+    job: Job,
+    team: list[Executor],
+    bus: Bus,
+    stop: Stop,
+    library: str,
+    places: Sequence[Place],
+    requests: Requests | None,
+) -> Finished:
+    hosts = [place.host for place in places]
+    functions = Functions.of(job.plan)
+    seconds = remembered(job.folder)
+    placement = None if requests is None else Placement(places, requests.listed)
+    ledger = Ledger(
+        job.plan.graph,
+        schedule=job.settings.schedule,
+        order=functions.order(job.plan.graph.phases, seconds),
+        kinds=None if requests is None else requests.numbers,
+        placement=placement,
+    )
+    done = {k for k, status in enumerate(job.standing.statuses) if status == Status.DONE}
+    ledger.resume(job.standing.statuses, job.standing.missing)
+    if job.wanted is not None:
+        ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
+    slots = sum(executor.slots for executor in team)
+    origin = provenance.gather(main_script(), job.standing.packages)
+    started = replace(_started(job, slots, len(done), library, hosts), **origin)
+    bus.tell(started)
+    if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
+        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
+        for text in underused(places, ledger.ready, remedy):
+            print(f"ezpyp: {text}", file=sys.stderr)
+    pace = Pace(functions, slots, seconds)
+    dispatch = None if placement is None else Dispatch(ledger, pace, placement)
+    conductor = Conductor(job, ledger, bus, hosts, dispatch)
+    conductor.tell_cached(done)
+    try:
+        conductor.conduct(team, pace, stop, job.settings.grace)
+    except CacheTakenOver:
+        for executor in team:
+            executor.interrupt()
+        raise
+    finally:
+        for executor in team:
+            executor.close()
+    ended = replace(_ended(job, ledger, stop, started), durations=conductor.durations())
+    bus.tell(ended)
+    return Finished(
+        started=started,
+        ended=ended,
+        statuses=ledger.statuses().tobytes(),
+        outcomes=conductor.outcomes,
+        blame=dict(ledger.blame),
+        cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
+    )
+
+
+def _cached(done: Iterable[int], anew: Container[int], total: int) -> bytes:
+    """For each step 1 if its result is of an earlier run, else 0."""
+    found = bytearray(total)
+    for k in done:
+        found[k] = k not in anew
+    return bytes(found)
+
+
+def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
+    """Say so in one line, and nothing else."""
+    statuses = job.standing.statuses
+    done = statuses.count(Status.DONE)
+    hosts = job.link.gather(job.host) if job.link is not None else [job.host]
+    started = _started(job, max(1, job.settings.helpers) * len(hosts), done, library, hosts)
+    bus.tell(started)
+    failed, skipped = statuses.count(Status.FAILED), statuses.count(Status.SKIPPED)
+    ended = RunEnded(
+        run=job.run,
+        when=started.when,
+        seconds=0.0,
+        done=done,
+        failed=failed,
+        skipped=skipped,
+        not_run=len(statuses) - done - failed - skipped,
+        allowed=0,
+        cached=done,
+        exit_code=0,
+    )
+    cached = bytes(status == Status.DONE for status in statuses)
+    return Finished(started=started, ended=ended, statuses=statuses, outcomes={}, blame={}, cached=cached, idle=True)
+
+
+def _follow(job: Job, own: Executor, stop: Stop) -> None:
+    """A rank other than 0: pass lots on, pass reports back, until told to end."""
+    link, pause, told, held, slots = job.link, 50e-6, (0, False), 0, own.slots
+    assert link is not None
+    try:
+        while True:
+            moved = False
+            while (message := link.receive()) is not None:
+                kind, content = message[1]
+                if kind == "end":
+                    return
+                if kind == "lot":
+                    own.start(content)
+                    held += 1
+                elif kind == "sync":
+                    own.sync()
+                elif kind == "recall":
+                    own.recall()
+                else:
+                    own.interrupt()
+                moved = True
+            reports = own.poll()
+            if reports or own.lots != held or own.slots != slots:
+                slots = own.slots
+                link.send(("reports", (reports, held - own.lots, slots, own.idle)), 0)
+                held = own.lots
+                moved = True
+            if stop.signal and told != (stop.signal, stop.again):
+                told = stop.signal, stop.again
+                link.send(("signal", told), 0)
+            pause = 50e-6 if moved else min(2 * pause, 0.001)
+            if not moved:
+                own.wait(pause)
+    except Exception as error:
+        link.send(("failed", f"{type(error).__name__}: {error}"), 0)
+        raise
+    finally:
+        own.close()
+
+
+def _started(job: Job, slots: int, done: int, library: str, hosts: Iterable[str]) -> RunStarted:
+    return RunStarted(
+        run=job.run,
+        when=time.time(),
+        pipeline_id=job.plan.pipeline_id,
+        folder=job.folder,
+        store=job.kind,
+        command=tuple(sys.orig_argv),
+        python=sys.version.split()[0],
+        mpi=library,
+        executor=job.settings.executor,
+        schedule=job.settings.schedule,
+        ranks=job.link.size if job.link else 1,
+        hosts=tuple(dict.fromkeys(hosts)),
+        slots=slots,
+        total=len(job.plan.steps),
+        done=done,
+    )
+
+
+def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnded:
+    now = time.time()
+    unforgiven = ledger.failed - ledger.allowed
+    complete = ledger.not_run == 0
+    code = 1 if unforgiven else 0
+    if stop.signal and not complete:
+        code = stop.exit_code
+    return RunEnded(
+        run=job.run,
+        when=now,
+        seconds=now - started.when,
+        done=ledger.done,
+        failed=ledger.failed,
+        skipped=ledger.skipped,
+        not_run=ledger.not_run,
+        allowed=ledger.allowed,
+        cached=ledger.cached,
+        exit_code=code,
+        reason=stop.reason if not complete else "",
+    )
+
+
+def _check_resources(job: Job, requests: Requests | None, places: Sequence[Place]) -> None:
+    """Refuse on every rank, before anything runs, what no node has or some rank cannot give.
+
+    Raises:
+        ResourceError: a step asks for more than any node has; GPU steps after the script started CUDA (message 5);
+            steps with several cores after the script ran an OpenMP region.
+    """
+    if requests is None:
+        return
+    asked = {job.plan.steps[k].name: request for k, request in requests.special(job.todo).items()}
+    problem = "" if job.settings.executor == "inline" else _spoilt(asked)
+    problems = [problem] if job.link is None else job.link.gather(problem)
+    if found := next((each for each in (*_missing(asked, places), *problems) if each), ""):
+        error = ResourceError(found)
+        error.quiet = job.rank != 0
+        raise error
+
+
+def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[str]:
+    """What no node has."""
+    for name, request in asked.items():
+        if has := cannot_hold(places, request):
+            yield (
+                f"Step '{name}' asks for {describe(request)}, and no node has that: {has}. "
+                "Ask the scheduler for more, or ask for less. Nothing was run."
+            )
+
+
+def _spoilt(asked: Mapping[str, Request]) -> str:
+    """What the script did that keeps forked helpers from giving what steps ask for, or ""."""
+    torch: Any = sys.modules.get("torch")
+    started: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
+    if any(request.gpus for request in asked.values()) and started is not None and started():
+        return (
+            "CUDA was started before execute() (torch), and forked helpers cannot use it. Move that line into the step."
+        )
+    wide = next(((name, request) for name, request in asked.items() if request.cpus > 1), None)
+    if wide is not None and (spoilt := resources.spoilt_pools()):
+        return (
+            f"Step '{wide[0]}' asks for {wide[1].cpus} cores, but {', '.join(spoilt)} ran threads before execute() and "
+            "would hang in forked helpers. Move what the script computes into a step. Nothing was run."
+        )
+    return ""

@@ -1,0 +1,67 @@
+"""Everything that one rank needs to take part in a run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from ezpyp.model.fingerprints import Fingerprints
+from ezpyp.model.plan import Plan
+from ezpyp.model.selection import with_needs
+from ezpyp.model.settings import Settings
+from ezpyp.model.steps import Status
+from ezpyp.ranks import mpi
+from ezpyp.run.resume import Standing
+from ezpyp.storage.opening import Store
+from ezpyp.work.nursery import Nursery, Position
+from ezpyp.work.worker import Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything one rank needs to take part in a run."""
+
+    run: str
+    plan: Plan
+    folder: str
+    kind: str
+    store: Store
+    standing: Standing
+    settings: Settings
+    link: mpi.Link | None
+    #: Forked earlier, before MPI started; None to fork it now.
+    nest: tuple[Nursery, Position] | None
+    #: The steps that this run is asked for; None for all.
+    wanted: frozenset[int] | None = None
+    #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
+    sign: Callable[[], None] | None = None
+
+    @property
+    def rank(self) -> int:
+        return self.link.rank if self.link else 0
+
+    @property
+    def host(self) -> str:
+        return self.link.host if self.link else os.uname().nodename
+
+    def worker(self) -> Worker:
+        return Worker(
+            plan=self.plan,
+            fingerprints=Fingerprints(self.standing.fingerprints),
+            inputs=self.standing.inputs,
+            store=self.store,
+            folder=self.folder,
+            rank=self.rank,
+            host=self.host,
+        )
+
+    @cached_property
+    def todo(self) -> frozenset[int]:
+        """The steps that have no result yet and are asked for, or needed by those."""
+        statuses = self.standing.statuses
+        if self.wanted is None:
+            return frozenset(k for k, status in enumerate(statuses) if status != Status.DONE)
+        needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
+        return frozenset(k for k in needed if statuses[k] != Status.DONE)

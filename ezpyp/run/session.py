@@ -1,0 +1,269 @@
+"""A pipeline's dealings with its folder and with the other ranks: agree on the plan, look at the folder, run.
+
+Imported when a pipeline is initialized, with everything that a run needs.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError
+from ezpyp.folder import admission, archive, lock, runs
+from ezpyp.folder.events import Bus, Journal, Listener
+from ezpyp.folder.summary import Summary
+from ezpyp.model.arguments import check_unchanged
+from ezpyp.model.naming import SUMMARY_FILE
+from ezpyp.model.plan import Plan
+from ezpyp.model.selection import Selection
+from ezpyp.model.settings import Choices, Settings
+from ezpyp.ranks import exits, mpi
+from ezpyp.run import engine, resume
+from ezpyp.run.engine import Finished
+from ezpyp.run.job import Job
+from ezpyp.run.report import Lines
+from ezpyp.run.resume import Standing
+from ezpyp.scripts.loading import main_script
+from ezpyp.storage.opening import Writer, open_store
+from ezpyp.system import launch
+from ezpyp.work import executors
+from ezpyp.work.nursery import Nursery, Position
+
+#: Folders that pipelines of this process were initialized in, with the digests of their plans.
+_folders: dict[str, bytes] = {}
+
+
+class Session:
+    """One plan in one folder, from `initialize_schema()` on. Collective: every rank makes it, and calls `execute`."""
+
+    def __init__(self, organised: Plan, folder: str, choices: Choices) -> None:
+        """Agree with the other ranks, compare the plan with the folder, and write the schema.
+
+        Raises:
+            SchemaConflictError: the folder holds another plan. Nothing was run or changed.
+            RankMismatch: the ranks did not build the same plan.
+        """
+        self.plan, self._folder, self._choices = organised, folder, choices
+        #: One signed byte a step: what is known of it on every rank.
+        self.statuses = b""
+        self._lock: lock.Lock | None = None
+        #: Lets go of it, at the latest when this session or the process is gone.
+        self._release: weakref.finalize[..., Any] | None = None
+        #: The standing is that of the folder now: nobody else has held it since.
+        self._fresh = False
+        known = _folders.get(folder)
+        if known is not None and known != organised.digest:
+            raise SchemaConflictError(
+                f"Another pipeline of this process uses {folder}. Give each its own cache folder. Nothing was run."
+            )
+        self._nest: tuple[Nursery, Position] | None = None
+        if mpi.launch() is not None and not mpi.started():
+            position = Position()
+            self._nest = executors.nursery(organised, position), position
+        self._link = mpi.connect()
+        if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
+            _explain_mismatch(self._link, organised)
+        self._is_root = self._link is None or self._link.rank == 0
+        writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
+        try:
+            self._kind = self._decide_kind(choices)
+            self._store = open_store(self._kind, folder, writer)
+            self._standing = self._stand(choices)
+        except BaseException:
+            if self._nest is not None:
+                self._nest[0].close()
+            raise
+        _folders[folder] = organised.digest
+
+    def execute(self, choices: Choices, selection: Selection, raise_on_failure: bool | None) -> Summary:
+        """Run what has no result yet. Returns on every rank when all is done."""
+        try:
+            settings = choices.settings(under_mpi=self._link is not None)
+            if self._kind == "memory" and (settings.executor != "inline" or self._link is not None):
+                raise InitializationError(
+                    "store='memory' keeps results in one process: give executor='inline' and start it without mpirun, "
+                    "or choose another store. Nothing was run."
+                )
+            wanted = selection.of(self.plan) if selection else None
+            check_unchanged(self.plan.frozen())
+            if self._link is not None:
+                self._link.meet(mpi.Mark.EXECUTE, self.plan.digest, self._whereabouts)
+            if not self._fresh:
+                self._standing = self._stand(choices)
+            finished = self._carry_out(settings, wanted)
+            self.statuses = finished.statuses
+            summary = self._conclude(finished)
+        finally:
+            self._let_go()
+        self._judge(summary, finished, raise_on_failure)
+        return summary
+
+    def _decide_kind(self, choices: Choices) -> str:
+        """The kind of store that the folder has or gets, as rank 0 finds it."""
+
+        def decide() -> str:
+            return admission.kind_of(self._folder, choices.store(), len(self.plan.steps))
+
+        return decide() if self._link is None else self._link.once(decide)
+
+    def _stand(self, choices: Choices) -> Standing:
+        """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
+
+        def look() -> Standing:
+            self._lock = lock.acquire(self._folder)
+            self._release = weakref.finalize(self, self._lock.release)
+            return resume.settle_in(
+                self.plan,
+                self._folder,
+                self._store,
+                kind=self._kind,
+                script=main_script(),
+                on_change=choices.on_change(),
+                keep_old=choices.of("keep_old"),
+                strict=choices.of("strict"),
+                reuse_from=choices.of("reuse_from"),
+            )
+
+        try:
+            standing = look() if self._link is None else self._link.once(look)
+        except BaseException:
+            self._let_go()
+            raise
+        self._store.begin(standing.turn)
+        self._fresh = True
+        self.statuses = standing.statuses
+        if self._is_root:
+            for text in (*standing.problems, *standing.remarks):
+                print(f"ezpyp: {text}", file=sys.stderr)
+        return standing
+
+    def _let_go(self) -> None:
+        """Let others have the folder; what stands in it must be looked at again."""
+        self._fresh = False
+        if self._release is not None:
+            self._release()
+
+    def _carry_out(self, settings: Settings, wanted: frozenset[int] | None) -> Finished:
+        _warn_of_threads()
+        link = self._link
+        nest, self._nest = self._nest, None
+        run = _run_id() if link is None else link.once(_run_id)
+        job = Job(
+            run=run,
+            plan=self.plan,
+            folder=self._folder,
+            kind=self._kind,
+            store=self._store,
+            standing=self._standing,
+            settings=settings,
+            link=link,
+            nest=nest,
+            wanted=wanted,
+            sign=self._lock.sign if self._lock is not None else None,
+        )
+        listeners: list[Listener] = []
+        if self._is_root:
+            listeners = [Journal(self._folder, run), Lines()] if job.todo or job.standing.missing else [Lines()]
+        bus = Bus(listeners)
+        try:
+            return engine.carry_out(job, bus, mpi_library=link.library if link is not None else "")
+        finally:
+            bus.close()
+
+    def _conclude(self, finished: Finished) -> Summary:
+        """The summary; rank 0 also writes it if anything is new."""
+        summary = runs.open(self._folder).summary(finished)
+        written = os.path.exists(os.path.join(self._folder, SUMMARY_FILE))
+        is_known = finished.idle and not self._standing.rewritten and written
+        if self._is_root and not is_known:
+            summary.write()
+        if self._is_root and not finished.idle:
+            self._archive(finished.started.run)
+        return summary
+
+    def _archive(self, run: str) -> None:
+        """Keep the history short. It is history only: nothing that goes wrong here matters to the run."""
+        try:
+            archive.compact(self._folder, current=run, logged=self._standing.logged)
+        except (EzpypError, OSError) as error:
+            print(f"ezpyp: old journals in {self._folder} are left as they are: {error}", file=sys.stderr)
+
+    def _judge(self, summary: Summary, finished: Finished, raise_on_failure: bool | None) -> None:
+        """What the end of the run means for the script that asked for it."""
+        code = finished.ended.exit_code
+        earned = code if code in (85, 130) or raise_on_failure is None else 0
+        if self._is_root:
+            launch.tell_outcome(earned, self._folder)
+        if code in (85, 130):
+            if exits.from_script():
+                raise SystemExit(code)
+            if code == 130:
+                raise KeyboardInterrupt
+        elif code and raise_on_failure:
+            error = PipelineFailed(_failures(summary), summary.failures)
+            error.quiet = not self._is_root
+            raise error
+        elif code and raise_on_failure is None and exits.from_script():
+            exits.earn(code)
+
+    def _whereabouts(self) -> str:
+        return f"is in pipeline '{self.plan.pipeline_id}'"
+
+
+def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:
+    """Find the first step that two ranks built differently, and raise the same error on all (message 2)."""
+    digests = link.gather(organised.digests)
+    hosts = link.gather(link.host)
+    ids = link.gather(organised.pipeline_id)
+    other = next(r for r, each in enumerate(digests) if each != digests[0] or ids[r] != ids[0])
+    # Of the first family that differs, each rank tells its steps.
+    family = _first_difference(digests[0], digests[other])
+    block = organised.blocks[family] if family < len(organised.blocks) else None
+    told = link.gather(organised.member_digests(block) if block is not None else [])
+    place = _first_difference(told[0], told[other]) + (block.start if block is not None else len(organised.steps))
+    labels = link.gather(organised.steps[place].label if place < len(organised.steps) else "missing")
+    if ids[other] != ids[0]:
+        what = f"pipeline '{ids[other]}' there, '{ids[0]}' here"
+    else:
+        here, there = labels[0], labels[other]
+        what = f"step {place} is {there} there, {here if here != there else 'another ' + here} here"
+    error = RankMismatch(
+        f"Rank {other} ({hosts[other]}) built another plan than rank 0: {what}. Usual causes: a set, os.listdir or "
+        "glob without sorted(), random numbers or the time used to build steps. Nothing was run."
+    )
+    error.exit_code = 3
+    error.quiet = link.rank != 0
+    raise error
+
+
+def _first_difference(here: Sequence[bytes], there: Sequence[bytes]) -> int:
+    """The first place where two lists differ, or where the shorter one ends."""
+    pairs = enumerate(zip(here, there, strict=False))
+    return next((k for k, (a, b) in pairs if a != b), min(len(here), len(there)))
+
+
+def _failures(summary: Summary) -> str:
+    listed = [f"'{name}': {reason}" for name, reason in list(summary.failures.items())[:10]]
+    more = f" (and {len(summary.failures) - 10} more)" if len(summary.failures) > 10 else ""
+    return f"{len(summary.failures)} steps failed: {'; '.join(listed)}{more}. See {summary.folder}/{SUMMARY_FILE}."
+
+
+def _warn_of_threads() -> None:
+    """A fork copies only the thread that forks: locks that others hold stay locked in every helper."""
+    own = {threading.current_thread(), threading.main_thread()}
+    others = sorted(t.name for t in threading.enumerate() if t not in own and t.is_alive())
+    if others:
+        print(
+            f"ezpyp: threads run beside execute() ({', '.join(others)}); steps are forked without them. "
+            "Start them inside steps, or after execute().",
+            file=sys.stderr,
+        )
+
+
+def _run_id() -> str:
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"

@@ -1,0 +1,1 @@
+"""What may start next, where, and how much of it at once. Pure decisions, without input or output."""

@@ -1,0 +1,124 @@
+"""What came of the steps of a run, as rank 0 knows it: numbers for most of them, objects where there is more to say.
+
+A Brief is packed by the helper that ran the step, and travels and stays so: rank 0 copies the bytes of a whole lot to
+their place in one table, which is why a million steps fit. An Outcome is made of one where somebody looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import chain
+from struct import Struct
+from typing import TYPE_CHECKING, Any
+
+from ezpyp.model.steps import Brief, Outcome, Place
+
+if TYPE_CHECKING:
+    from ezpyp.storage.opening import Store
+
+#: step, attempt, rank, segment, when, seconds, offset, size, checksum. Words of four bytes, then of eight.
+_LAYOUT = Struct("<iiiiddqqQ")
+SIZE = _LAYOUT.size
+_WORDS, _LONG_WORDS, _SECONDS = SIZE // 4, SIZE // 8, 3
+
+#: From (step, attempt, rank, segment, when, seconds, offset, size, checksum) to the bytes of a Brief.
+pack = _LAYOUT.pack
+
+
+def unpack(packed: bytes | bytearray | memoryview) -> Iterator[Brief]:
+    """The briefs of bytes that follow each other."""
+    for step, attempt, rank, segment, when, seconds, offset, size, checksum in _LAYOUT.iter_unpack(packed):
+        yield Brief(step, attempt, rank, when, seconds, Place(segment, offset, size, checksum))
+
+
+def steps_of(packed: bytes) -> list[int]:
+    """The indices of the steps."""
+    found: list[int] = memoryview(packed).cast("i")[::_WORDS].tolist()
+    return found
+
+
+def seconds_of(packed: bytes | bytearray) -> list[float]:
+    """The durations of the steps."""
+    words: Any = memoryview(packed).cast("d")[_SECONDS::_LONG_WORDS]
+    found: list[float] = words.tolist()
+    return found
+
+
+def as_range(indices: Sequence[int]) -> Sequence[int]:
+    """A range in place of numbers that follow each other: it travels and is settled as one."""
+    if not indices:
+        return indices
+    run = range(indices[0], indices[0] + len(indices))
+    return run if indices[-1] == run[-1] and list(indices) == list(run) else indices
+
+
+class Outcomes(Mapping[int, Outcome]):
+    """The last outcome of each step that this run settled, by its index."""
+
+    def __init__(self, stems: Sequence[str], store: Store) -> None:
+        self._stems, self._store = stems, store
+        self._told: dict[int, Outcome] = {}
+        #: A Brief a step; all zero where there is none.
+        self._table = bytearray(SIZE * len(stems))
+
+    def take(self, packed: bytes) -> Sequence[int]:
+        """Keep briefs, in place of what was known of their steps; which steps these are."""
+        steps = as_range(steps_of(packed))
+        if isinstance(steps, range):
+            self._table[steps[0] * SIZE : (steps[-1] + 1) * SIZE] = packed
+        else:
+            for k, start in zip(steps, range(0, len(packed), SIZE), strict=True):
+                self._table[k * SIZE : (k + 1) * SIZE] = packed[start : start + SIZE]
+        if self._told:
+            for k in self._told.keys() & set(steps):
+                del self._told[k]
+        return steps
+
+    def put(self, outcome: Outcome) -> None:
+        """Keep an outcome, in place of what was known of its step."""
+        k = outcome.step
+        if self._is_brief(k):
+            self._table[k * SIZE : (k + 1) * SIZE] = bytes(SIZE)
+        self._told[k] = outcome
+
+    def brief(self, k: int) -> Brief:
+        """The brief of a step that has one."""
+        return next(unpack(self._table[k * SIZE : (k + 1) * SIZE]))
+
+    def packed(self, steps: Sequence[int]) -> bytes:
+        """The briefs of those of these steps that have one."""
+        table = self._table
+        return b"".join(table[k * SIZE : (k + 1) * SIZE] for k in steps if self._is_brief(k))
+
+    def seconds(self, steps: range) -> list[float]:
+        """The durations of those of these steps that are done."""
+        table = self._table[steps.start * SIZE : steps.stop * SIZE]
+        there = memoryview(table).cast("i")[1::_WORDS].tolist()
+        plain = [seconds for seconds, attempt in zip(seconds_of(table), there, strict=True) if attempt]
+        told = (self._told[k] for k in self._told.keys() & set(steps)) if self._told else ()
+        return [*plain, *(each.seconds for each in told if not each.status)]
+
+    def __getitem__(self, k: int) -> Outcome:
+        if k in self._told:
+            return self._told[k]
+        if not self._is_brief(k):
+            raise KeyError(k)
+        record = self._store.read(self._stems[k], at=self.brief(k).place)
+        if record is None:
+            raise KeyError(k)
+        return replace(record.outcome, step=k)
+
+    def __contains__(self, k: object) -> bool:
+        return k in self._told or (isinstance(k, int) and self._is_brief(k))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __iter__(self) -> Iterator[int]:
+        attempts: Any = memoryview(self._table).cast("i")[1::_WORDS]
+        return chain(self._told, (k for k, attempt in enumerate(attempts) if attempt))
+
+    def _is_brief(self, k: int) -> bool:
+        """Attempts count from one."""
+        return self._table[k * SIZE + 4 : k * SIZE + 8] != b"\0\0\0\0"

@@ -1,0 +1,1 @@
+"""The user's script: loaded without being run, copied, imported by what it spawns."""

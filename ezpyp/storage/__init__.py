@@ -1,0 +1,1 @@
+"""Where results lie: what every store promises, and the stores."""

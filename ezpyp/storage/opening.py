@@ -1,0 +1,57 @@
+"""Open the store of a folder: what keeps results, by the name of its kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from ezpyp.errors import StoreError
+from ezpyp.model.naming import stems
+from ezpyp.model.steps import Place
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.packed import PackedStore
+from ezpyp.storage.protocol import SHELF, MemoryStore, Problem, Scan, Store, Writer, on_shelf
+from ezpyp.storage.record import Record
+from ezpyp.system.files import write_whole
+
+__all__ = [
+    "SHELF",
+    "FileStore",
+    "MemoryStore",
+    "PackedStore",
+    "Place",
+    "Problem",
+    "Record",
+    "Scan",
+    "Store",
+    "Writer",
+    "on_shelf",
+    "open_store",
+    "stems",
+    "write_whole",
+]
+
+_in_memory: dict[str, MemoryStore] = {}
+
+
+def _memory(folder: str, writer: Writer | None) -> MemoryStore:
+    """The one of this process for that folder: there is no other place to find results in."""
+    return _in_memory.setdefault(os.path.abspath(folder), MemoryStore(folder, writer))
+
+
+_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {
+    "files": FileStore,
+    "memory": _memory,
+    "packed": PackedStore,
+}
+
+
+def open_store(kind: str, folder: str | os.PathLike[str], writer: Writer | None = None) -> Store:
+    """The store of that kind; who writes through it needs to say who that is only to `add`.
+
+    Raises:
+        StoreError: there is none; the text lists those that are known.
+    """
+    if kind not in _KINDS:
+        raise StoreError(f"There is no store '{kind}'. Known: {', '.join(sorted(_KINDS))}.")
+    return _KINDS[kind](os.fspath(folder), writer)

@@ -1,0 +1,353 @@
+"""What every store promises, and the one that keeps results in memory."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol
+
+from ezpyp.errors import StoreError
+from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.storage.record import Record
+from ezpyp.system.files import Buffer, size_of
+
+#: How the stems of former results begin.
+SHELF = "old/"
+#: What to do where a file is not what it should be.
+REMAKE = "Remove it, and the next run makes it again."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """A file that is torn, foreign, or does not fit its record."""
+
+    path: str
+    what: str
+
+
+class Records(Mapping[str, Record]):
+    """Records by stem, as they were when they were looked through. A store may read each when it is asked for."""
+
+    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+        """For each step 1 where a done result with its fingerprint lies under its own stem, and there is nothing else
+        to say of it; else 0.
+
+        Args:
+            fingerprints: 16 bytes a step.
+        """
+        raise NotImplementedError
+
+    def notable(self) -> Iterator[str]:
+        """The stems of all that is not done, or of which there is something else to say."""
+        raise NotImplementedError
+
+    def under(self, fingerprint: str) -> list[str]:
+        """The stems of records with this fingerprint."""
+        raise NotImplementedError
+
+
+class Known(Records):
+    """Records that were read."""
+
+    def __init__(self, found: Mapping[str, Record]) -> None:
+        self._found = found
+        self._stems: dict[str, list[str]] = {}
+
+    def __getitem__(self, stem: str) -> Record:
+        return self._found[stem]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+        wanted, width = fingerprints.hex(), 32
+        found = bytearray(len(fingerprints) // 16)
+        for k, stem in enumerate(stems):
+            record = self._found.get(stem)
+            found[k] = record is not None and (
+                record.fingerprint == wanted[k * width : (k + 1) * width] and is_plain(record.outcome)
+            )
+        return found
+
+    def notable(self) -> Iterator[str]:
+        found = self._found.items()
+        return (stem for stem, record in found if len(record.fingerprint) != 32 or not is_plain(record.outcome))
+
+    def under(self, fingerprint: str) -> list[str]:
+        if not self._stems:
+            for stem, record in self._found.items():
+                self._stems.setdefault(record.fingerprint, []).append(stem)
+        return self._stems.get(fingerprint, [])
+
+
+def is_plain(outcome: Outcome) -> bool:
+    """Whether a step is done and there is nothing else to say of it but where, when and with what arguments."""
+    rest = (outcome.note, outcome.log, outcome.missing, outcome.files, outcome.outputs, outcome.dropped)
+    return outcome.status is Status.DONE and not any(rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scan:
+    """All readable records by stem, and what is not readable."""
+
+    records: Records
+    problems: tuple[Problem, ...] = ()
+    #: Stems of dropped results that are still there: who dropped them was killed.
+    leftovers: tuple[str, ...] = ()
+
+
+class Writer(NamedTuple):
+    """Who writes into a store: results made through `Store.add` are known to be its own."""
+
+    rank: int = 0
+    host: str = ""
+    #: Which helper of its rank it is; -1 for the agent.
+    slot: int = -1
+
+
+def on_shelf(stem: str, record: Record) -> str:
+    """The stem of a former result: dated, and different for different results of one second."""
+    when = time.strftime("%Y%m%dT%H%M%S", time.gmtime(record.outcome.when))
+    return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
+
+
+class Store(Protocol):
+    """Keeps outcomes and results. Any process that can reach the folder may read while others write.
+
+    A store is used by one process at a time, and by one thread of it, which reads what it wrote; others may have to
+    wait for `flush`. Stems that begin with `SHELF` are former results, kept apart.
+    """
+
+    def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
+        """Keep an outcome, with its result where there is one, and give it back with where the result lies.
+
+        Whole or not at all, at the latest when `flush` returns. Without chunks a former result stays where it is.
+
+        Raises:
+            StoreError: it cannot be written. A former outcome and result are untouched.
+        """
+
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        """`put` for the common case, and quicker: a step that is done, of which there is nothing else to say.
+
+        Its arguments are only worth saying where they are not those that the plan shows.
+
+        Raises:
+            StoreError: as `put`.
+        """
+
+    def flush(self) -> None:
+        """Have what was written so far survive the end of any process, and be there for others to read.
+
+        On a network file system it survives the host too. To be called before anybody is told of it.
+
+        Raises:
+            StoreError: it cannot be written, and is lost. Former outcomes and results are untouched.
+        """
+
+    def get(self, record: Record) -> Buffer:
+        """The bytes of a result, their length and checksum verified. May block for a result of another host.
+
+        Bytes that may be written to are the caller's own (`system.maps`): the store shows them to nobody else.
+
+        Raises:
+            StoreError: they are missing, torn or foreign; the text says which, and what to do.
+        """
+
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
+        """The record of one step, None where there is none that can be read.
+
+        With `wanted` the caller knows what the record must be by now. Where another host may have written it, this
+        blocks until it shows; what is there in the end is given back all the same. Who knows the place need not have
+        it searched for.
+        """
+
+    def fetch(self, stem: str, fingerprint: str, at: Place) -> tuple[str, Buffer] | None:
+        """The codec and the bytes of a result that was added and lies at a place: quicker than `read` and `get`.
+
+        None where the store has no places, or that one has not what is wanted (yet): then `read` says why. The bytes
+        were verified.
+        """
+
+    def records(self) -> Scan:
+        """Every record, with the presence and length of results checked, and every file that is wrong.
+
+        Raises:
+            StoreError: the folder itself cannot be read; never for one file.
+        """
+
+    def move(self, stem: str, target: str) -> None:
+        """Put a record and its result under another stem, in place of what is there.
+
+        At every moment the record is whole under one of the two, so that a kill does not lose it.
+
+        Raises:
+            StoreError: the folder cannot be written.
+        """
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        """Forget a step: its record and its result; or its result only, and then the record says so. What is not there
+        need not be dropped.
+
+        Raises:
+            StoreError: the folder cannot be written. With `result_only` the step is as it was.
+        """
+
+    def begin(self, turn: int = 0) -> int:
+        """Let what is written from now on count as newer than all that there is, whatever the clocks say; the number
+        that tells other writers of the same run to do the same.
+
+        Called by who holds the folder, and has looked through it or will. Nothing of this store waits to be flushed.
+
+        Raises:
+            StoreError: the folder cannot be read.
+        """
+
+    def sync(self) -> None:
+        """Flush, and have what this store wrote since the last call survive a power failure. May block for seconds.
+
+        Raises:
+            StoreError: the disk refused.
+        """
+
+
+def checksum(chunks: Sequence[Buffer]) -> str:
+    """xxh3 of the chunks as one: https://xxhash.com, XXH3_64bits."""
+    import xxhash
+
+    if len(chunks) == 1:
+        return f"xxh3:{xxhash.xxh3_64_hexdigest(chunks[0])}"
+    whole = xxhash.xxh3_64()
+    for chunk in chunks:
+        whole.update(chunk)
+    return f"xxh3:{whole.hexdigest()}"
+
+
+def done(writer: Writer, when: float, seconds: float, attempt: int, codec: str, args: str, kwargs: str) -> Outcome:
+    """What `Store.add` has to say."""
+    return Outcome(
+        step=-1,
+        status=Status.DONE,
+        when=when,
+        seconds=seconds,
+        rank=writer.rank,
+        host=writer.host,
+        attempt=attempt,
+        args=args,
+        kwargs=kwargs,
+        codec=codec,
+    )
+
+
+def place_of(outcome: Outcome) -> Place:
+    return Place(0, 0, outcome.bytes, int(outcome.checksum.removeprefix("xxh3:"), 16))
+
+
+def verified(data: Buffer, record: Record, where: str, remedy: str = REMAKE) -> Buffer:
+    """The bytes of a result, if they are what its record says.
+
+    Raises:
+        StoreError: they are not.
+    """
+    outcome = record.outcome
+    size = size_of(data)
+    if size != outcome.bytes:
+        raise StoreError(f"{where} is torn: {size:,} bytes where '{record.name}' wrote {outcome.bytes:,}. {remedy}")
+    if checksum([data]) != outcome.checksum:
+        raise StoreError(f"{where} is not what '{record.name}' wrote: its checksum differs. {remedy}")
+    return data
+
+
+class MemoryStore:
+    """Keeps everything in this process: for tests, and for pipelines run in line that want no files."""
+
+    def __init__(self, folder: str | os.PathLike[str] = "", writer: Writer | None = None) -> None:
+        """The folder is taken, as every kind of store takes one, and not used."""
+        self._writer = writer or Writer()
+        self._records: dict[str, Record] = {}
+        self._results: dict[str, bytes] = {}
+
+    def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
+        outcome = record.outcome
+        if chunks is not None:
+            self._results[stem] = b"".join(chunks)
+            outcome = replace(outcome, location=stem, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
+        self._records[stem] = replace(record, outcome=replace(outcome, step=-1, tail=""))
+        return outcome
+
+    def add(
+        self,
+        stem: str,
+        name: str,
+        fingerprint: str,
+        *,
+        when: float,
+        seconds: float,
+        attempt: int,
+        codec: str,
+        chunks: Sequence[Buffer],
+        args: str = "",
+        kwargs: str = "",
+    ) -> Place:
+        outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
+        return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+
+    def flush(self) -> None:
+        """What was put is there."""
+
+    def get(self, record: Record) -> Buffer:
+        data = self._results.get(record.outcome.location)
+        if data is None:
+            raise StoreError(f"The result of '{record.name}' is not in memory. Run it first.")
+        return verified(data, record, f"the result of '{record.name}'")
+
+    def read(
+        self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
+    ) -> Record | None:
+        return self._records.get(stem)
+
+    def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
+        """There are no places."""
+
+    def records(self) -> Scan:
+        return Scan(records=Known(dict(self._records)))
+
+    def move(self, stem: str, target: str) -> None:
+        if record := self._records.pop(stem, None):
+            outcome = record.outcome
+            if outcome.location:
+                self._results[target] = self._results.pop(stem)
+                outcome = replace(outcome, location=target)
+            self._records[target] = replace(record, outcome=outcome)
+
+    def drop(self, stem: str, *, result_only: bool = False) -> None:
+        self._results.pop(stem, None)
+        record = self._records.pop(stem, None)
+        if record is not None and result_only:
+            self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
+
+    def begin(self, turn: int = 0) -> int:
+        return turn
+
+    def sync(self) -> None:
+        """Nothing outlives the process."""

@@ -1,0 +1,327 @@
+"""Records one after another in a file that only grows: their format, and how they are read.
+
+A segment begins with its version and a random salt. A record is a header of fixed size, texts (stem, name, codec, and
+what few steps have to say, as JSON), a seal, and the result. The seal is the checksum of header and texts, salted with
+the segment and the offset: what a result happens to hold, and what was copied, is never taken for a record. A result
+that lies elsewhere, in a file or in another record, is not moved: the record says where. A torn tail has no whole
+record in it, and is no part of the segment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ezpyp.encoding import codecs
+from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.storage.record import Record, from_extras
+from ezpyp.system.files import Buffer
+
+#: Names this version of the format.
+MAGIC = b"ezpyp-s\x01"
+#: Where the first record is.
+FIRST = 16
+#: What the texts of a record are encoded with: names of files may be no Unicode.
+TEXT = ("utf-8", "surrogatepass")
+
+# What a record is, in its flags.
+
+#: A done step of which there is nothing else to say, but perhaps for its host and its arguments.
+PLAIN = 0
+#: There is. It stands in the extras.
+MORE = 1
+#: The result is a file of its own, named after the segment and the offset of its first record.
+APART = 2
+#: The step returned files.
+FILES = 4
+#: The result was dropped.
+DROPPED = 8
+#: What was known under this stem is to be forgotten.
+GONE = 16
+#: It says who writes from here on; it is of no step. With `GONE`, what is of a lower order counts no more.
+OPENING = 32
+#: The fingerprint is not 16 bytes, and stands in the extras.
+ODD = 64
+#: The result came with another record, of which segment and offset stand before the extras.
+ELSEWHERE = 128
+#: Flags that say where a result lies, and nothing of its step.
+WHEREABOUTS = APART | ELSEWHERE
+
+#: magic, flags, status, lengths of stem, name ("" where it is the stem) and codec, and of the extras, attempt, rank,
+#: offset of the opening, order, length of the result, when, seconds, fingerprint, checksum of the result (0 for none).
+HEAD = struct.Struct("<4sBbHHBxIIIQQQdd16sQ")
+SEAL = struct.Struct("<Q")
+POINTER = struct.Struct("<QQ")
+MARK = b"\xe2rec"
+#: What is read at once where records are read one after another, and where one is read alone.
+_WINDOW, _BLOCK = 1 << 20, 1 << 12
+
+#: Part an order: the number of the opening among those of the folder, the attempt, and how often it was revised since.
+TURN, ATTEMPT = 40, 24
+MOST_ATTEMPTS = 0xFFFF
+#: Where there is no fingerprint of 16 bytes.
+NO_PRINT = bytes(16)
+
+
+class Header(NamedTuple):
+    """What stands before a result."""
+
+    flags: int
+    status: int
+    attempt: int
+    rank: int
+    opening: int
+    order: int
+    size: int
+    when: float
+    seconds: float
+    fingerprint: bytes
+    checksum: int
+    stem: str
+    name: str
+    codec: str
+    extras: bytes
+    #: Bytes from the beginning of the record to the result.
+    start: int
+
+    @property
+    def length(self) -> int:
+        """Of the record, with the result if it is in it."""
+        return self.start if self.flags & WHEREABOUTS else self.start + self.size
+
+
+def turn_of(order: int) -> int:
+    """The opening that an order tells of. A later run's record counts, then a later attempt's, whatever clocks say."""
+    return order >> TURN
+
+
+def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
+    """The header of the record that begins `at` this byte of a block, and at that offset of its segment.
+
+    None where there is none, or its texts do not end in the block.
+    """
+    import xxhash
+
+    if len(block) < at + HEAD.size:
+        return None
+    mark, flags, status, *lengths, attempt, rank, opening, order, size, when, seconds, print_, sum_ = HEAD.unpack_from(
+        block, at
+    )
+    texts = at + HEAD.size
+    end = texts + sum(lengths)
+    if mark != MARK or len(block) < end + SEAL.size:
+        return None
+    if SEAL.unpack_from(block, end)[0] != xxhash.xxh3_64_intdigest(block[at:end], salt ^ offset):
+        return None
+    parts = []
+    for length in lengths:
+        parts.append(bytes(block[texts : texts + length]))
+        texts += length
+    stem = parts[0].decode(*TEXT)
+    name, codec = parts[1].decode(*TEXT) or stem, parts[2].decode(*TEXT)
+    numbers = flags, status, attempt, rank, opening, order, size, when, seconds, print_, sum_
+    return Header(*numbers, stem, name, codec, parts[3], end + SEAL.size - at)
+
+
+class Segment:
+    """A segment to read from: while others write to it, and after it was replaced."""
+
+    def __init__(self, path: str) -> None:
+        """
+        Raises:
+            OSError: it cannot be opened. ValueError: it is none, or not yet.
+        """
+        self.path = path
+        self._block: tuple[int, bytes] = (0, b"")
+        self._hosts: dict[int, str] = {}
+        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self.salt = salt_of(os.pread(self.descriptor, FIRST, 0))
+        except BaseException:
+            self.close()
+            raise
+
+    def __del__(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        descriptor, self.descriptor = getattr(self, "descriptor", -1), -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+    @property
+    def size(self) -> int:
+        return os.fstat(self.descriptor).st_size
+
+    def header(self, offset: int, expected: int = 0) -> Header | None:
+        """The header of the record at an offset, None where there is none; `expected` bytes of result will be asked
+        for next.
+        """
+        block = self._read(offset, max(_BLOCK, HEAD.size + 512 + expected))
+        found = parse(block, 0, self.salt, offset)
+        if found is None and len(block) >= HEAD.size and block.startswith(MARK):
+            *_, stem, name, codec, extras = HEAD.unpack_from(block)[:7]
+            wanted = HEAD.size + stem + name + codec + extras + SEAL.size
+            if wanted > len(block):
+                found = parse(self._read(offset, wanted), 0, self.salt, offset)
+        return found
+
+    def result(self, offset: int, header: Header) -> Buffer:
+        """The result of the record at an offset; shorter where the file ends."""
+        start, block = self._block
+        if start == offset and len(block) >= header.length:
+            return memoryview(block)[header.start : header.length]
+        return _read_all(self.descriptor, offset + header.start, header.size)
+
+    def host(self, opening: int) -> str:
+        """Who wrote after the opening at this offset."""
+        if opening not in self._hosts:
+            found = self.header(opening)
+            self._hosts[opening] = str(json.loads(found.extras)["host"]) if found is not None and found.extras else ""
+        return self._hosts[opening]
+
+    def _read(self, offset: int, size: int) -> bytes:
+        start, block = self._block
+        if not (start == offset and len(block) >= size):
+            block = os.pread(self.descriptor, size, offset)
+            self._block = offset, block
+        return block
+
+    def walk(self, offset: int, gaps: list[tuple[int, int]]) -> Iterator[tuple[int, Header]]:
+        """The whole records from an offset on, with theirs. What lies between them and is none is put into `gaps`."""
+        size = self.size
+        window, base = b"", offset
+        while offset < size:
+            found = parse(window, offset - base, self.salt, offset)
+            if found is None and offset - base + _WINDOW > len(window):
+                window, base = os.pread(self.descriptor, _WINDOW, offset), offset
+                found = parse(window, 0, self.salt, offset) or self.header(offset)
+            if found is None:
+                following = self._next(offset + 1, size)
+                if following < 0:
+                    return
+                gaps.append((offset, following))
+                offset = following
+            elif offset + found.length > size:
+                return
+            else:
+                yield offset, found
+                offset += found.length
+
+    def _next(self, offset: int, size: int) -> int:
+        """Where the next record begins, -1 for nowhere."""
+        while offset < size:
+            window = os.pread(self.descriptor, _WINDOW, offset)
+            place = window.find(MARK)
+            while place >= 0:
+                header = self.header(offset + place)
+                if header is not None and offset + place + header.length <= size:
+                    return offset + place
+                place = window.find(MARK, place + 1)
+            offset += max(1, len(window) - len(MARK) + 1)
+        return -1
+
+
+def salt_of(beginning: bytes) -> int:
+    """The salt of a segment that begins so.
+
+    Raises:
+        ValueError: it is no segment.
+    """
+    if len(beginning) < FIRST:
+        raise ValueError("it is torn" if beginning else "it is empty")
+    if not beginning.startswith(MAGIC):
+        raise ValueError("ezpyp did not write it, or another version of it did")
+    return SEAL.unpack_from(beginning, len(MAGIC))[0]  # type: ignore[no-any-return]
+
+
+def _read_all(descriptor: int, offset: int, size: int) -> bytes:
+    """pread(2) gives less than asked for on a whim."""
+    data = os.pread(descriptor, size, offset)
+    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
+        data += more
+    return data
+
+
+# ----- names
+
+#: Helpers of a rank, and the agent that has them.
+_SLOTS = 2048
+#: Segments that repacking made are numbered from here on.
+BASE = 1 << 30
+
+
+def number_of(rank: int, slot: int) -> int:
+    """The segment of a helper, or of the agent of a rank (slot -1)."""
+    return rank * _SLOTS + slot + 1
+
+
+def name_of(number: int) -> str:
+    """What a segment is called: `0003.01.seg` of a helper, `0003.seg` of an agent, `base-1.seg` repacked."""
+    if number >= BASE:
+        return f"base-{number - BASE}.seg"
+    rank, slot = divmod(number, _SLOTS)
+    return f"{rank:04d}.{slot - 1:02d}.seg" if slot else f"{rank:04d}.seg"
+
+
+def number_from(name: str) -> int:
+    """The number of a segment of this name, -1 where it is none."""
+    stem, dot, suffix = name.rpartition(".")
+    if not dot or suffix != "seg":
+        return -1
+    try:
+        if stem.startswith("base-"):
+            found = BASE + int(stem.removeprefix("base-"))
+        else:
+            rank, _, slot = stem.partition(".")
+            found = number_of(int(rank), int(slot) if slot else -1)
+    except ValueError:
+        return -1
+    return found if name_of(found) == name else -1
+
+
+# ----- records
+
+
+def record_of(segment: Segment, number: int, offset: int, header: Header) -> Record:
+    """What a record says.
+
+    Raises:
+        ValueError: ezpyp did not write it.
+    """
+    flags, extras, place = header.flags, header.extras, None
+    host = segment.host(header.opening)
+    if header.checksum:
+        source = number, offset
+        if flags & ELSEWHERE:
+            source = POINTER.unpack_from(extras)
+            extras = extras[POINTER.size :]
+        place = Place(*source, header.size, header.checksum)
+    said, more = from_extras(extras, host)
+    location = location_of(place, header.stem, header.codec, flags) if place is not None else ""
+    outcome = Outcome(
+        step=-1,
+        status=Status(header.status),
+        when=header.when,
+        seconds=header.seconds,
+        rank=header.rank,
+        attempt=header.attempt,
+        location=location,
+        codec=header.codec,
+        bytes=header.size,
+        checksum=f"xxh3:{header.checksum:016x}" if place is not None else "",
+        **said,
+    )
+    fingerprint = more["fingerprint"] if flags & ODD else header.fingerprint.hex()
+    return Record(name=more.get("name", header.name), fingerprint=fingerprint, outcome=outcome, place=place)
+
+
+def location_of(place: Place, stem: str, codec: str, flags: int) -> str:
+    """Where a result lies, as people are told: in a segment, or in a file of its own."""
+    segment = name_of(place.segment)
+    if flags & APART:
+        return f"store/{segment.removesuffix('.seg')}@{place.offset}.step{codecs.get(codec).suffix}"
+    return f"store/{segment}#{stem}"

@@ -1,0 +1,1 @@
+"""Look after folders: check, clean, pack, merge, convert, accept."""

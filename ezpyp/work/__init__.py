@@ -1,0 +1,1 @@
+"""Running steps: in this process, or in helpers."""

@@ -1,0 +1,447 @@
+"""Helpers under one agent, as an executor: what they were given and owe, and what becomes of one that dies."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ezpyp.errors import EzpypError
+from ezpyp.model import scratch
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Outcome, Status
+from ezpyp.system import resources
+from ezpyp.system.capture import tail
+from ezpyp.system.offspring import kill_group
+from ezpyp.work import helper
+from ezpyp.work.helper import Order
+from ezpyp.work.inline import interrupted
+from ezpyp.work.lots import Lot, Report, Task
+from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, NurseryGone, Position
+from ezpyp.work.worker import Worker
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+
+#: Seconds in one step after which those behind it are taken back, where somebody else could run them.
+_HELD_UP = 0.005
+#: Seconds after which each process has surely seen what another wrote into shared memory.
+_SETTLED = 0.001
+
+
+@dataclass(slots=True, kw_only=True)
+class _Slot:
+    """The agent's view of one helper."""
+
+    number: int
+    pid: int = 0
+    connection: Connection | None = None
+    #: Lots that are not finished, in order, each with the running number of its first task.
+    given: deque[tuple[int, Lot]] = field(default_factory=deque)
+    #: Running numbers: of the first task that was not reported, and of the next one.
+    told: int = 0
+    next: int = 0
+    #: The fence: from this number on tasks are not begun; and when it was raised.
+    fence: int = NO_FENCE
+    raised: float = 0.0
+    #: Whether the tasks behind the fence were given back.
+    cleared: bool = False
+    #: Deaths since it last reported anything.
+    deaths: int = 0
+    log: str | None = None
+    ending: str = ""
+    #: How much of its log was shown.
+    shown: int = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether it is not held up by a step with a fence behind it."""
+        return self.fence == NO_FENCE
+
+    @property
+    def owed(self) -> int:
+        """How many tasks it was given and has not reported; without those that were given back."""
+        return max(0, (self.fence if self.cleared else self.next) - self.told)
+
+    def task(self, number: int) -> Task | None:
+        """The task of that number, None where it is not owed."""
+        if not self.told <= number < self.told + self.owed:
+            return None
+        return next(lot[number - first] for first, lot in self.given if first <= number < first + len(lot))
+
+    def rest(self, begin: int = 0, end: int = NO_FENCE) -> list[Lot]:
+        """What is owed of the tasks with these numbers, by lots."""
+        begin, end = max(self.told, begin), min(self.told + self.owed, end)
+        cut = (lot[max(0, begin - first) : max(0, end - first)] for first, lot in self.given)
+        return [lot for lot in cut if lot]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setup:
+    """How the helpers of one agent are started."""
+
+    count: int
+    order: Order
+    #: The environment of each helper: its share of this rank's GPUs and cores.
+    environments: Sequence[dict[str, str]]
+    #: The log of each helper, relative to the folder; None where output is not captured.
+    log: Callable[[int], str] | None
+    #: Show what steps print here too, as it comes.
+    tee: bool = False
+
+
+def nursery(plan: Plan, position: Position) -> Nursery:
+    """Fork the process that forks helpers for this plan. Before MPI starts, if that can be chosen."""
+    return Nursery(partial(_serve, plan=plan, position=position))
+
+
+def _serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
+    helper.serve(own, slot, order, plan=plan, position=position)
+
+
+class Processes:
+    """Helpers under one agent: a step that crashes, exits, hangs or is killed costs only itself."""
+
+    def __init__(self, worker: Worker, nest: Nursery, position: Position, setup: Setup) -> None:
+        self._worker, self._nest, self._position, self._setup = worker, nest, position, setup
+        self._arrived: list[Report] = []
+        self._began = time.time()
+        self._poll = select.poll()
+        self._by_descriptor: dict[int, _Slot] = {}
+        self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
+        self._slots = [_Slot(number=k) for k in range(setup.count)]
+        #: Whether somebody has nothing to do, and whether there may be something to give back soon.
+        self._recalling = self._undecided = False
+        self._looked = 0.0
+        self._oom_kills = resources.oom_kills()
+        try:
+            for slot in self._slots:
+                self._open(slot)
+        except BaseException:
+            nest.close()
+            raise
+
+    @property
+    def slots(self) -> int:
+        return sum(slot.open for slot in self._slots)
+
+    @property
+    def lots(self) -> int:
+        return sum(len(slot.given) for slot in self._slots if slot.open)
+
+    @property
+    def idle(self) -> int:
+        return sum(not slot.given for slot in self._slots)
+
+    @property
+    def ranks(self) -> Sequence[int]:
+        return (self._worker.rank,)
+
+    def start(self, lot: Lot, rank: int | None = None) -> None:
+        self._recalling = False
+        slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
+        if slot is not None:
+            self._give(slot, lot)
+        else:  # it was on its way when the fence was raised
+            self._arrived.append(Report(returned=lot.steps))
+
+    def poll(self) -> list[Report]:
+        for descriptor, _ in self._poll.poll(0):
+            self._listen(self._by_descriptor[descriptor])
+        if self._recalling:
+            self._undecided = sum(map(self._take_back, self._slots)) > 0
+        if self._has_limits:
+            self._enforce_limits()
+        if self._setup.tee:
+            self._show_output()
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def recall(self) -> None:
+        self._recalling = True
+
+    def wait(self, seconds: float) -> None:
+        if self._arrived:
+            return
+        if self._recalling and self._undecided:
+            seconds = min(seconds, _SETTLED)
+        if seconds < 0.001:
+            time.sleep(seconds)
+        else:
+            self._poll.poll(int(seconds * 1000))
+
+    def interrupt(self) -> None:
+        for slot in self._slots:
+            if slot.owed:
+                slot.ending = "interrupted"
+                self._buried(slot)
+
+    def sync(self) -> None:
+        for slot in self._slots:
+            self._send(slot, Lot(()))
+
+    def close(self) -> None:
+        for slot in self._slots:
+            if slot.connection is not None:
+                with contextlib.suppress(OSError):
+                    slot.connection.send(None)
+        for slot in self._slots:
+            try:
+                self._nest.reap(slot.pid, kill=False)
+            except NurseryGone:
+                kill_group(slot.pid)  # the kernel ended the helper, but not what its step had started
+            self._shut(slot)
+            if self._setup.tee:
+                self._copy_output(slot)
+            self._drop_empty(slot.log)
+        self._nest.close()
+
+    def _open(self, slot: _Slot) -> None:
+        from multiprocessing.connection import Connection
+
+        slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
+        order = replace(self._setup.order, environment=self._setup.environments[slot.number], log=slot.log)
+        self._position.reset(slot.number)
+        slot.told = slot.next = 0
+        slot.fence, slot.cleared = NO_FENCE, False
+        slot.pid, own = self._nest.spawn(slot.number, order)
+        slot.connection = Connection(own.detach())
+        self._by_descriptor[slot.connection.fileno()] = slot
+        self._poll.register(slot.connection.fileno(), select.POLLIN)
+
+    def _shut(self, slot: _Slot) -> None:
+        if slot.connection is not None:
+            self._poll.unregister(slot.connection.fileno())
+            del self._by_descriptor[slot.connection.fileno()]
+            slot.connection.close()
+            slot.connection = None
+
+    def _send(self, slot: _Slot, lot: Lot) -> None:
+        assert slot.connection is not None
+        try:
+            slot.connection.send(lot)
+        except OSError:
+            self._died(slot)
+
+    def _give(self, slot: _Slot, lot: Lot) -> None:
+        slot.given.append((slot.next, lot))
+        slot.next += len(lot)
+        self._send(slot, lot)
+
+    def _listen(self, slot: _Slot) -> None:
+        assert slot.connection is not None
+        try:
+            report, finished = slot.connection.recv()
+        except (EOFError, OSError):
+            self._died(slot)
+            return
+        slot.deaths = 0
+        self._take(slot, report, finished)
+
+    def _take(self, slot: _Slot, report: Report, finished: bool) -> None:
+        slot.told += report.ended
+        # What is behind a fence was given back. Before it, there may be one that was refused for the sake of another.
+        returned = report.returned[: slot.owed] if slot.cleared else report.returned
+        slot.told += len(report.returned)
+        if finished:
+            slot.given.popleft()
+        if slot.told >= slot.fence and not slot.given:
+            slot.fence, slot.cleared = NO_FENCE, False
+            self._position.raise_fence(slot.number, NO_FENCE)
+        if report.ended or returned:
+            self._arrived.append(report._replace(returned=returned))
+
+    def _take_back(self, slot: _Slot) -> bool:
+        """Raise a fence behind a step that takes long; a moment later, give back what has to stay behind it.
+
+        Whether there may be more to give back soon.
+        """
+        number, since, _ = self._position.get(slot.number)
+        now = time.monotonic()
+        if slot.open:
+            waits = slot.owed > 1
+            if waits and slot.task(number) is not None and now - since > _HELD_UP:
+                slot.fence, slot.raised = number + 1, now
+                self._position.raise_fence(slot.number, slot.fence)
+            return waits
+        if slot.cleared or now - slot.raised <= _SETTLED:
+            return not slot.cleared
+        if number == slot.fence - 1:
+            returned = [task.step for lot in slot.rest(slot.fence) for task in lot]
+            self._arrived.append(Report(returned=returned))
+            slot.cleared = True
+        elif slot.task(number) is not None:
+            # It got through: what it would not begin it gives back itself.
+            slot.fence = NO_FENCE
+            self._position.raise_fence(slot.number, NO_FENCE)
+        return False
+
+    def _find_finished(self, slot: _Slot, number: int) -> None:
+        """Take from the store what it finished and had not reported when it died. `number` is what it was at."""
+        while (task := slot.task(slot.told)) and slot.told != number and (outcome := self._stored(task)) is not None:
+            slot.told += 1
+            self._arrived.append(Report(outcomes=[outcome]))
+
+    def _stored(self, task: Task) -> Outcome | None:
+        """The outcome that a helper stored for a task, None where it cannot be told from an older one."""
+        worker, index, attempt = self._worker, task.step, task.attempt
+        record = worker.store.read(worker.plan.stems[index])
+        if record is None or record.fingerprint != worker.fingerprints[index]:
+            return None
+        outcome = record.outcome
+        if outcome.attempt != attempt or outcome.when < self._began or outcome.status is Status.SKIPPED:
+            return None
+        last_words = tail(worker.folder, outcome.log) if outcome.status is Status.FAILED else ""
+        return replace(outcome, step=index, tail=last_words)
+
+    def _enforce_limits(self) -> None:
+        now = time.monotonic()
+        for slot in self._slots:
+            number, since, _ = self._position.get(slot.number)
+            task = slot.task(number)
+            limit = self._worker.plan.steps[task.step].options.timeout if task is not None else None
+            if limit is not None and now - since > limit:
+                slot.ending = "timeout"
+                self._buried(slot)
+
+    def _died(self, slot: _Slot) -> None:
+        """The socket closed: the process ended, by its own act or another's."""
+        self._collect(slot)
+        slot.deaths += 1
+        if slot.deaths > 3:
+            raise EzpypError(
+                f"A helper on {self._worker.host} ended {slot.deaths} times in a row before or between steps "
+                f"({slot.ending or 'no reason known'}). Is memory short? See {self._setup.order.folder}/{slot.log}."
+            )
+        self._buried(slot)
+
+    def _collect(self, slot: _Slot) -> None:
+        """Take what it reported before it died."""
+        with contextlib.suppress(EOFError, OSError):
+            while slot.connection is not None and slot.owed and slot.connection.poll(0):
+                self._take(slot, *slot.connection.recv())
+
+    def _buried(self, slot: _Slot) -> None:
+        """End what is left of a helper, settle the step it was at, and start another that takes the rest."""
+        asked, slot.ending = slot.ending, ""
+        ending = self._nest.reap(slot.pid, kill=True)
+        if asked:
+            self._collect(slot)
+        self._shut(slot)
+        number, since, offset = self._position.get(slot.number)
+        self._find_finished(slot, number)
+        rest = slot.rest()
+        if asked == "interrupted":
+            dropped = [task for lot in rest for task in lot]
+            for each in dropped:
+                scratch.remove(self._folder_of(slot, each))
+            self._arrived.append(Report(outcomes=[interrupted(each, self._worker) for each in dropped]))
+            rest = []
+        elif (task := slot.task(number)) is not None:
+            self._blame(slot, task, ending, asked, since, offset)
+            rest = [*slot.rest(end=number), *slot.rest(number + 1)]
+        slot.given.clear()
+        self._open(slot)
+        for lot in rest:
+            self._give(slot, lot)
+
+    def _blame(self, slot: _Slot, task: Task, ending: Ending, asked: str, since: float, offset: int) -> None:
+        """The step it was at failed. Those that wait behind it run in another helper."""
+        slot.deaths = 0
+        cause, note = self._cause(task.step, ending, asked)
+        if folder := self._folder_of(slot, task):
+            note = f"{note}  Folder kept: {folder}."
+        outcome = self._with_last_words(self._crash(task, since, cause, note), slot, offset)
+        self._arrived.append(Report(outcomes=[outcome]))
+
+    def _folder_of(self, slot: _Slot, task: Task) -> str:
+        """Where a step had its own folder in a helper that is gone; "" if it had none."""
+        worker = self._worker
+        room = worker.plan.steps[task.step].options.workdir
+        if room is None:
+            return ""
+        stem = worker.plan.stems[task.step]
+        return scratch.left_behind(room, stem=stem, host=worker.host, attempt=task.attempt, pid=slot.pid)
+
+    def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:
+        if asked == "timeout":
+            limit = self._worker.plan.steps[index].options.timeout
+            return "timeout", f"it ran longer than its timeout of {limit:g} s and was ended"
+        if ending.code >= 0:
+            return "exit", f"it ended its process with exit code {ending.code} instead of returning"
+        kills = resources.oom_kills()
+        if -ending.code == signal.SIGKILL and kills > self._oom_kills:
+            self._oom_kills = kills
+            return "oom", f"out of memory: the kernel ended it at a peak of {ending.peak / 2**30:.1f} GiB"
+        return "signal", f"ended with signal {-ending.code} ({_signal_name(-ending.code)})"
+
+    def _crash(self, task: Task, since: float, cause: str, note: str) -> Outcome:
+        args, kwargs = self._worker.plan.steps[task.step].texts()
+        return Outcome(
+            step=task.step,
+            status=Status.FAILED,
+            when=time.time(),
+            seconds=max(0.0, time.monotonic() - since),
+            rank=self._worker.rank,
+            host=self._worker.host,
+            attempt=task.attempt,
+            args=args,
+            kwargs=kwargs,
+            cause=cause,
+            note=note,
+        )
+
+    def _with_last_words(self, outcome: Outcome, slot: _Slot, start: int) -> Outcome:
+        """Add what the step printed before it died, and keep the outcome: the dead cannot."""
+        if slot.log is not None:
+            folder = self._setup.order.folder
+            with contextlib.suppress(OSError):
+                end = os.path.getsize(os.path.join(folder, slot.log))
+                place = (slot.log, start, end) if end > start else None
+                outcome = replace(outcome, log=place, tail=tail(folder, place))
+        with contextlib.suppress(EzpypError, OSError):
+            outcome = self._worker.keep(outcome)
+            self._worker.store.flush()
+        return outcome
+
+    def _show_output(self) -> None:
+        """Copy what was printed since the last look: at most ten looks a second."""
+        now = time.monotonic()
+        if now - self._looked < 0.1:
+            return
+        self._looked = now
+        for slot in self._slots:
+            self._copy_output(slot)
+
+    def _copy_output(self, slot: _Slot) -> None:
+        with contextlib.suppress(OSError), open(os.path.join(self._setup.order.folder, slot.log or ""), "rb") as file:
+            file.seek(slot.shown)
+            text = file.read()
+            slot.shown += len(text)
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+
+    def _drop_empty(self, log: str | None) -> None:
+        if log is None:
+            return
+        path = os.path.join(self._setup.order.folder, log)
+        with contextlib.suppress(OSError):
+            if os.path.getsize(path) == 0:
+                os.unlink(path)
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.strsignal(number) or signal.Signals(number).name
+    except ValueError:
+        return "unknown"

@@ -1,0 +1,51 @@
+"""What a step may do to the process that runs it, undone for the step that follows: folder, streams, alarm, threads."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Mapping
+
+from ezpyp.system import resources
+from ezpyp.system.capture import Capture, Place
+
+
+class Guards:
+    """Stands around each step of a helper, but for those that cannot do anything (`confined`)."""
+
+    def __init__(self, capture: Capture, publish: Callable[[int], None], *, environment: Mapping[str, str]) -> None:
+        """The folder that this process is in is where every step begins.
+
+        Args:
+            publish: is told where in its log the output of the next step begins.
+            environment: what binds this process.
+        """
+        self._capture, self._publish = capture, publish
+        self._home = os.open(".", os.O_PATH)
+        self._variables = resources.thread_variables(environment)
+        self._threads = 0
+        self._limit_threads(1)
+
+    @property
+    def log(self) -> str | None:
+        """See `Capture.log`."""
+        return self._capture.log
+
+    def enter(self, cpus: int) -> None:
+        """A step begins. It gets as many threads as it asked cores for: one, so that sums are added in the same order
+        wherever it runs, unless it says `cpus=`.
+        """
+        if cpus != self._threads:
+            self._limit_threads(cpus)
+        os.fchdir(self._home)  # the one before may have gone elsewhere
+        self._publish(self._capture.begin())
+
+    def leave(self) -> Place | None:
+        """The step has come back; where its output is, if there is any."""
+        signal.setitimer(signal.ITIMER_REAL, 0)  # or its alarm would end another
+        return self._capture.end()
+
+    def _limit_threads(self, cpus: int) -> None:
+        self._threads = cpus
+        os.environ.update(dict.fromkeys(self._variables, str(self._threads)))
+        resources.limit_threads(self._threads)

@@ -1,0 +1,146 @@
+"""A forked child that runs steps behind a socket: isolation, its own GPUs and cores, its output in a file of its own.
+
+It is told lots, an empty one to sync its store, and answers with reports: (report, whether the lot is finished).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import monotonic
+
+from ezpyp.model.fingerprints import Fingerprints
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Outcome
+from ezpyp.schedule.briefs import unpack
+from ezpyp.scripts import spawned
+from ezpyp.storage.opening import Writer, open_store
+from ezpyp.system import resources, running
+from ezpyp.system.capture import Capture
+from ezpyp.work import seeding
+from ezpyp.work.guards import Guards
+from ezpyp.work.lots import Lot, Report
+from ezpyp.work.nursery import Position
+from ezpyp.work.worker import Worker
+
+#: Seconds of finished work that a helper may hold back to report it together with what follows.
+REPORT_EVERY = 0.01
+#: Files that a step must be able to open, whatever earlier ones left open.
+SPARE_FILES = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What a helper is told when it starts. The plan it knows already: it was forked with it."""
+
+    folder: str
+    store: str
+    #: 16 bytes a step, in plan order.
+    fingerprints: bytes
+    #: See `Worker.inputs`.
+    inputs: Mapping[int, bytes]
+    rank: int
+    host: str
+    #: Variables to set before the first step: its GPUs, its thread limits.
+    environment: Mapping[str, str]
+    #: The numbers of the cores to run on, where the launcher bound the rank to fewer than its helpers need; else empty.
+    cores: Sequence[int]
+    #: The file that gets what steps print, relative to the folder; None leaves the streams alone.
+    log: str | None
+    #: See `Store.begin`.
+    turn: int
+
+
+def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
+    """The helper's life: one lot after another until the agent says so or is gone."""
+    from multiprocessing.connection import Connection
+
+    os.environ.update(order.environment)
+    if order.cores:
+        with contextlib.suppress(OSError):  # then it stays where the launcher put it
+            os.sched_setaffinity(0, order.cores)
+    for name in set(os.environ) - set(resources.scrubbed(os.environ)):
+        del os.environ[name]
+    running.stay()
+    seeding.watch_imports()
+    spawned.stand_in()
+    worker = Worker(
+        plan=plan,
+        fingerprints=Fingerprints(order.fingerprints),
+        inputs=order.inputs,
+        store=open_store(order.store, order.folder, Writer(order.rank, order.host, slot)),
+        folder=order.folder,
+        rank=order.rank,
+        host=order.host,
+        guards=Guards(
+            Capture(order.folder, order.log),
+            partial(position.publish_offset, slot),
+            environment=order.environment,
+        ),
+    )
+    connection = Connection(own.detach())
+    most, number = _most_files(), 0
+    with contextlib.suppress(EOFError, ConnectionError):
+        for lot in iter(connection.recv, None):
+            if not lot:
+                worker.store.sync()
+                continue
+            if not number:  # a step may use up what the store needs to begin
+                worker.store.begin(order.turn)
+            worker.places.clear()
+            worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
+            for report, finished in _run(lot, number, worker, position, slot):
+                connection.send((report, finished))
+                if _lowest_free() > most:
+                    raise EOFError  # the agent forks another, which begins where this one ends
+            number += len(lot)
+    worker.store.sync()
+
+
+def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int) -> Iterator[tuple[Report, bool]]:
+    """Run tasks, the first of which has this number, up to the fence. With each report, whether all of the lot is told.
+
+    Short steps are reported together, and flushed together.
+    """
+    briefs: list[bytes] = []
+    outcomes: list[Outcome] = []
+    number, until = first, monotonic() + REPORT_EVERY
+    for number, task in enumerate(lot, first):
+        position.begin(slot, number)
+        if number >= position.fence(slot):
+            break
+        came = worker.run(task)
+        position.end(slot)
+        if isinstance(came, bytes):
+            briefs.append(came)
+        else:
+            outcomes.append(came)
+        if monotonic() > until:
+            yield Report(*worker.flush(b"".join(briefs), outcomes)), False
+            briefs, outcomes, until = [], [], monotonic() + REPORT_EVERY
+    else:
+        number += 1
+    position.end(slot)
+    yield Report(*worker.flush(b"".join(briefs), outcomes), lot.steps[number - first :]), True
+
+
+def _most_files() -> int:
+    """Above this, files that steps left open leave too few for those that follow."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return max(limit - SPARE_FILES, _lowest_free()) if limit != resource.RLIM_INFINITY else sys.maxsize
+
+
+def _lowest_free() -> int:
+    """The number that the next file would get, which grows as files are left open."""
+    try:
+        found = os.dup(0)
+    except OSError:
+        return sys.maxsize
+    os.close(found)
+    return found

@@ -1,0 +1,343 @@
+"""A process that does nothing but fork helpers when asked, and tell how they ended.
+
+It is forked from the agent before MPI starts, so neither it nor any helper inherits MPI's shared memory, sockets or
+threads; a replacement for a helper that died is as clean as the first. (MPI in a forked child: MPI 4.1 leaves it
+undefined, and Open MPI's shared-memory transport ends the parent when the child calls it.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import pickle
+import select
+import signal
+import socket
+import struct
+import sys
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NoReturn
+
+from ezpyp.errors import EzpypError
+from ezpyp.model.settings import MOST_HELPERS
+from ezpyp.system import offspring
+from ezpyp.work import preloading
+
+PR_SET_PDEATHSIG = 1
+#: Seconds between two looks for orphans that have ended.
+_BURY_EVERY = 30.0
+_QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+#: Words of eight bytes for each helper, a cache line of its own: number, fence, offset, since when.
+_WORDS = 8
+#: No task has such a number.
+NO_FENCE = 1 << 62
+
+#: The signals that were held before a step began to fork.
+_held_before: set[int] = set()
+
+#: Sockets that the agent holds; a process forked from it must not keep them open, or nobody would see them close.
+_held: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How a helper ended: `code` as the exit status, negative for a signal; peak memory in bytes."""
+
+    code: int
+    peak: int
+
+
+class NurseryGone(EzpypError, ConnectionError):
+    """The process that forks helpers was ended by someone else."""
+
+    exit_code = 4
+
+
+class Position:
+    """What each helper is at, in memory that it shares with the agent: the one thing known of a helper that dies.
+
+    Tasks of a helper have running numbers. The agent may set a fence: the helper begins no task from that number on. It
+    publishes a task's number *before* it looks at the fence. So when the agent has set a fence, has waited until each
+    has surely seen what the other wrote (a millisecond: a store takes nanoseconds to reach another core), and the
+    helper is still at a task before the fence, then it will never begin one behind it: it publishes first, and that
+    was not seen; so it looks later, and will see the fence. Where it had got further, nothing follows from it.
+    """
+
+    __slots__ = ("_numbers", "_times")
+
+    def __init__(self) -> None:
+        shared = memoryview(mmap.mmap(-1, 8 * _WORDS * MOST_HELPERS))
+        self._numbers, self._times = shared.cast("q"), shared.cast("d")
+
+    def reset(self, slot: int) -> None:
+        """Another helper has this slot: it is at no task, and there is no fence."""
+        self.begin(slot, -1)
+        self.raise_fence(slot, NO_FENCE)
+
+    def begin(self, slot: int, number: int) -> None:
+        """The helper of this slot begins a task now; -1 for none."""
+        self._times[slot * _WORDS + 3] = time.monotonic()
+        self._numbers[slot * _WORDS] = number
+
+    def end(self, slot: int) -> None:
+        """The helper of this slot is at no task."""
+        self._numbers[slot * _WORDS] = -1
+
+    def publish_offset(self, slot: int, offset: int) -> None:
+        """Where in its log the output of the task begins."""
+        self._numbers[slot * _WORDS + 2] = offset
+
+    def fence(self, slot: int) -> int:
+        """The number from which on the helper of this slot begins nothing."""
+        return self._numbers[slot * _WORDS + 1]
+
+    def raise_fence(self, slot: int, number: int) -> None:
+        """From this number on the helper of this slot shall begin nothing."""
+        self._numbers[slot * _WORDS + 1] = number
+
+    def get(self, slot: int) -> tuple[int, float, int]:
+        """(number, since when on the monotonic clock, offset in the log)."""
+        start = slot * _WORDS
+        return self._numbers[start], self._times[start + 3], self._numbers[start + 2]
+
+
+#: What a helper does with its socket, its slot and the order it was started with. It never returns to its caller's
+#: stack.
+Body = Callable[[socket.socket, int, Any], None]
+
+
+class Nursery:
+    """The agent's end. Every call blocks for the few milliseconds that the process needs to answer.
+
+    Raises:
+        NurseryGone: from any method, when the process itself is gone.
+    """
+
+    def __init__(self, body: Body) -> None:
+        """Fork the process. Call it before MPI starts; `body` and all it refers to are what helpers will know."""
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        _flush()
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forks beside threads; the engine has said by name which threads it saw.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid = os.fork()
+        if self.pid == 0:
+            _live(theirs, self._socket, body)
+        theirs.close()
+        _held.add(self._socket)
+
+    def spawn(self, slot: int, order: Any) -> tuple[int, socket.socket]:
+        """Fork a helper: its process id and the socket to it. `order` is pickled."""
+        answer, descriptors = self._ask(("spawn", slot, order))
+        ours = socket.socket(fileno=descriptors[0])
+        _held.add(ours)
+        return answer, ours
+
+    def reap(self, pid: int, *, kill: bool) -> Ending:
+        """End a helper's whole process group, if it has not ended, and say how it ended.
+
+        With `kill` the helper itself is ended too; without, it is given a moment to end by itself.
+        """
+        answer, _ = self._ask(("reap", pid, kill))
+        return Ending(code=answer[0], peak=answer[1])
+
+    def close(self) -> None:
+        """End the process and, with it, every helper that is left."""
+        _held.discard(self._socket)
+        self._socket.close()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
+
+    def _ask(self, question: tuple[Any, ...]) -> tuple[Any, list[int]]:
+        try:
+            _send(self._socket, pickle.dumps(question))
+            message, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 1)
+        except OSError as error:
+            raise self._gone(str(error)) from None
+        if not message:
+            raise self._gone("it closed its socket")
+        return pickle.loads(message), descriptors
+
+    def _gone(self, why: str) -> NurseryGone:
+        return NurseryGone(
+            f"Process {self.pid} on {os.uname().nodename}, which forks those that run steps, is gone ({why}). Was it "
+            "killed, or memory short? What was done is kept: run again to go on."
+        )
+
+
+_PACKET = 60_000
+
+
+def _send(to: socket.socket, payload: bytes) -> None:
+    """A message of any size over packets: its length, then its pieces."""
+    to.send(struct.pack("Q", len(payload)))
+    for start in range(0, len(payload), _PACKET):
+        to.send(payload[start : start + _PACKET])
+
+
+def _receive(source: socket.socket) -> bytes:
+    head = source.recv(8)
+    if not head:
+        return b""
+    left = struct.unpack("Q", head)[0]
+    pieces = []
+    while left > 0:
+        piece = source.recv(_PACKET)
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
+def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
+    """The nursery's whole life. Ends when the agent does, taking every helper's process group with it."""
+    children: set[int] = set()
+    try:
+        agents.close()
+        for other in list(_held):
+            other.close()
+        os.setpgid(0, 0)
+        offspring.adopt()
+        for number in _QUIET_SIGNALS:
+            signal.signal(number, _ignore)
+        is_ready = False
+        while question := _next_question(own, children):
+            verb, *rest = pickle.loads(question)
+            if verb == "spawn":
+                if not is_ready:
+                    preloading.load()
+                    gc.freeze()  # helpers share these pages for as long as nobody counts references in them
+                    is_ready = True
+                _fork_helper(own, children, body, *rest)
+            else:
+                own.send(pickle.dumps(_end(children, *rest)))
+    except BaseException as error:
+        with contextlib.suppress(Exception):
+            print(f"ezpyp: the process that forks helpers failed: {error!r}", file=sys.stderr, flush=True)
+    finally:
+        for pid in children:
+            offspring.kill_group(pid)
+        offspring.end_children()
+        os._exit(0)
+
+
+def _next_question(own: socket.socket, helpers: Collection[int]) -> bytes:
+    """Wait for the agent, and meanwhile bury orphans that have ended."""
+    while not select.select([own], [], [], _BURY_EVERY)[0]:
+        offspring.bury(helpers)
+    return _receive(own)
+
+
+def _fork_helper(own: socket.socket, children: set[int], body: Body, slot: int, order: Any) -> None:
+    ours, theirs = socket.socketpair()
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _become_helper(own, ours, theirs, body, slot, order, parent)
+    children.add(pid)
+    theirs.close()
+    with contextlib.suppress(OSError):
+        os.setpgid(pid, pid)  # both sides, so that neither can be too late
+    socket.send_fds(own, [pickle.dumps(pid)], [ours.fileno()])
+    ours.close()
+
+
+def _become_helper(
+    own: socket.socket, ours: socket.socket, theirs: socket.socket, body: Body, slot: int, order: Any, parent: int
+) -> NoReturn:
+    code = 70  # EX_SOFTWARE, if the body could not even say what went wrong
+    try:
+        own.close()
+        ours.close()
+        die_with_parent(parent)
+        os.setpgid(0, 0)
+        # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
+        # the fork, or one that comes before they are restored would be lost.
+        os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
+        # And not the socket, whose end must be seen when this process ends, whatever it leaves behind.
+        os.register_at_fork(after_in_child=partial(_forget, theirs.fileno()))
+        body(theirs, slot, order)
+        code = 0
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _end(children: set[int], pid: int, kill: bool) -> tuple[int, int]:
+    """(exit code, peak bytes) of a helper. A helper cannot be waited for twice: then the code is 0."""
+    if kill:
+        offspring.end(pid)
+    code, peak = _wait(pid, 5.0) or (None, 0)
+    offspring.kill_group(pid)  # what the step left behind
+    if code is None:
+        code, peak = _wait(pid, 5.0) or (-signal.SIGKILL, 0)
+    children.discard(pid)
+    return code, peak
+
+
+def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
+    until = time.monotonic() + seconds
+    pause = 0.0005
+    while True:
+        try:
+            gone, status, usage = os.wait4(pid, os.WNOHANG)
+        except ChildProcessError:
+            return 0, 0
+        if gone:
+            return os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
+        if time.monotonic() > until:
+            return None
+        time.sleep(pause)
+        pause = min(0.05, 2 * pause)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel end this process when its parent ends (prctl(2), PR_SET_PDEATHSIG)."""
+    import ctypes
+
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(0)
+
+
+def _hold_signals() -> None:
+    global _held_before
+    _held_before = signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET_SIGNALS)
+
+
+def _release_signals() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _held_before)
+
+
+def _forget(descriptor: int) -> None:
+    """Close it, but keep its number taken: an object that still believes in it must not close another file."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+def _restore_signals() -> None:
+    for number in _QUIET_SIGNALS:
+        if signal.getsignal(number) is _ignore:  # else the step's own handler
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    _release_signals()
+
+
+def _ignore(number: int, frame: object) -> None:
+    """A handler, not SIG_IGN, which the programs that a step starts would inherit."""
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()

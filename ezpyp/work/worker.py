@@ -1,0 +1,450 @@
+"""Run one step, here and now: bind its arguments, call it, keep the result, and say what came of it.
+
+The hot path. It knows nothing of processes or ranks, imports nothing per step, and turns everything that a step can
+do short of ending the process into an Outcome, or into a Brief where there is nothing to say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pickle import dumps
+from time import monotonic, time
+from typing import Any, NoReturn
+
+from ezpyp.encoding import codecs, salvage
+from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
+from ezpyp.identity.outline import describe
+from ezpyp.model import outputs, scratch
+from ezpyp.model.arguments import Arguments, Deferred, Handed
+from ezpyp.model.columns import Columns
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Brief, Outcome, Place, Status, Step
+from ezpyp.schedule.briefs import pack, unpack
+from ezpyp.scripts.loading import main_script
+from ezpyp.storage.opening import Record, Store, write_whole
+from ezpyp.system import resources
+from ezpyp.system.capture import tail
+from ezpyp.system.confined import PLAIN, is_confined
+from ezpyp.system.files import Buffer
+from ezpyp.work import seeding
+from ezpyp.work.guards import Guards
+from ezpyp.work.lots import Task
+from ezpyp.work.upstream import Upstream
+
+#: Positional and keyword arguments.
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+_NOTHING: Mapping[str, Any] = {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Everything a step needs to run: the plan, its fingerprints, where results go, and who is running."""
+
+    plan: Plan
+    fingerprints: Sequence[str]
+    store: Store
+    folder: str
+    rank: int = 0
+    host: str = ""
+    #: Keeps steps from changing this process for each other; None in line.
+    guards: Guards | None = None
+    #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
+    inputs: Mapping[int, bytes] = field(default_factory=dict)
+    #: A child that a step forked has another.
+    pid: int = field(default_factory=os.getpid)
+    #: Where results of earlier steps lie, as far as that was told.
+    places: dict[int, Place] = field(init=False, default_factory=dict)
+    #: Results of earlier steps.
+    upstream: Upstream = field(init=False)
+    _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
+        object.__setattr__(self, "upstream", upstream)
+
+    def run(self, task: Task) -> bytes | Outcome:
+        """Run the step and store its result: a packed Brief, or an Outcome where there is more to say.
+
+        Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
+        passes. Everything but a retried failure is on disk, whole, when the store is flushed.
+        """
+        step = self.plan.steps[task.step]
+        kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
+        if (free := kind.free_call(step)) is not None:
+            return _Call(self, step, kind, task, free).run()
+        if task.grant is None:
+            return self._guarded(step, kind, task)
+        with resources.granted(task.grant):
+            return self._guarded(step, kind, task)
+
+    def _guarded(self, step: Step, kind: _Kind, task: Task) -> bytes | Outcome:
+        arguments = step.arguments
+        if self.guards is not None:
+            self.guards.enter(kind.options.request.cpus)
+        seeding.plant(kind.seed(step, arguments.identity + self.inputs.get(task.step, b"")))
+        try:
+            return _Call(self, step, kind, task, arguments=arguments).run()
+        finally:
+            seeding.clear()
+
+    def flush(self, briefs: bytes, outcomes: list[Outcome]) -> tuple[bytes, list[Outcome]]:
+        """Have what came of steps on disk, so that it may be told: as it is, or as failures where that cannot be."""
+        try:
+            self.store.flush()
+        except StoreError as error:
+            lost = [self._lost(each, error) for each in unpack(briefs)]
+            return b"", [*lost, *(self._lost(each, error) for each in outcomes)]
+        return briefs, outcomes
+
+    def _lost(self, came: Brief | Outcome, error: StoreError) -> Outcome:
+        """A step of which nothing could be stored. The next run does it again."""
+        if isinstance(came, Outcome) and came.status is not Status.DONE:
+            return replace(came, note=f"{came.note} (and its status could not be stored: {error})")
+        args, kwargs = self.plan.steps[came.step].texts()
+        return Outcome(
+            step=came.step,
+            status=Status.FAILED,
+            when=came.when,
+            seconds=came.seconds,
+            rank=self.rank,
+            host=self.host,
+            attempt=came.attempt,
+            args=args,
+            kwargs=kwargs,
+            cause="store",
+            note=str(error),
+        )
+
+    def keep(self, outcome: Outcome, chunks: Sequence[Any] | None = None) -> Outcome:
+        """Store an outcome under its step's fingerprint."""
+        k = outcome.step
+        record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
+        return self.store.put(self.plan.stems[k], record, chunks)
+
+    def _kind(self, step: Step) -> _Kind:
+        kind = _Kind(step, self.plan.pipeline_id)
+        return self._kinds.setdefault(id(step.family.definition), kind)
+
+
+class _Kind:
+    """What is decided once for all steps of one definition."""
+
+    __slots__ = ("codec", "confined", "definition", "function", "options", "pickles", "room", "seeds")
+
+    def __init__(self, step: Step, pipeline_id: str) -> None:
+        self.definition = step.family.definition  # kept alive: kinds are known by its address
+        self.function, self.options = step.function, step.options
+        self.codec, self.room = step.options.codec, step.options.workdir
+        #: Whether plain values need no more than a pickle.
+        self.pickles = self.codec == "pickle" and not step.options.outputs.patterns and self.room is None
+        self.confined = self.pickles and is_confined(step.function)
+        self.seeds = seeding.Seeds(pipeline_id, step.function_name)
+
+    def free_call(self, step: Step) -> Call | None:
+        """The arguments of a step that can do nothing but compute: it needs no guards and draws no numbers."""
+        if not self.confined:
+            return None
+        calls = step.family.calls
+        if isinstance(calls, Columns):
+            given = calls.plain(step.member)
+        else:
+            arguments = calls[step.member]
+            given = None if arguments.deferred else arguments.plain
+        if given is None or not PLAIN.issuperset(map(type, given[0])):
+            return None
+        return given if not given[1] or PLAIN.issuperset(map(type, given[1].values())) else None
+
+    def seed(self, step: Step, identity: bytes) -> int | None:
+        """The seed of a step with these arguments."""
+        seed = self.options.seed
+        if seed == "auto":
+            return self.seeds.of(identity, step.name if step.named else None)
+        return seed  # type: ignore[return-value]
+
+
+class _Call:
+    """One run of one step."""
+
+    __slots__ = (
+        *("args", "arguments", "attempt", "began", "free", "guards", "index", "kind", "kwargs", "missing", "place"),
+        *("step", "worker"),
+    )
+
+    def __init__(
+        self,
+        worker: Worker,
+        step: Step,
+        kind: _Kind,
+        task: Task,
+        free: Call | None = None,
+        arguments: Arguments | None = None,
+    ) -> None:
+        """`free` has the arguments of a step that can do nothing but compute; any other needs `arguments`."""
+        self.worker, self.step, self.kind, self.free = worker, step, kind, free
+        self.arguments = arguments
+        self.guards = worker.guards if free is None else None
+        self.index, self.attempt, absent, _ = task
+        self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
+        #: The arguments as texts, where they are not those that the plan shows.
+        self.args = self.kwargs = ""
+        self.began = monotonic()
+        #: Its folder, where it asked for one.
+        self.place: scratch.Place | None = None
+
+    def run(self) -> bytes | Outcome:
+        room, worker = self.kind.room, self.worker
+        if room is None:
+            return self._run()
+        try:
+            self.place = scratch.Place(
+                room,
+                name=self.step.name,
+                stem=worker.plan.stems[self.index],
+                host=worker.host,
+                attempt=self.attempt,
+                cache=worker.folder,
+                log=(worker.guards.log if worker.guards is not None else None) or "",
+            )
+        except OSError as error:
+            return self._failed("input", f"its folder cannot be used: {error}")
+        with scratch.at(self.place):
+            return self._run()
+
+    def _run(self) -> bytes | Outcome:
+        step, worker = self.step, self.worker
+        try:
+            args, kwargs = self._arguments()
+        except (EzpypError, OSError) as error:
+            return self._failed("input", f"{type(error).__name__}: {error}")
+        except Exception as error:
+            return self._failed(
+                "input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0)
+            )
+        try:
+            try:
+                value = self.kind.function(*args, **kwargs)
+            finally:
+                # A child that it forked and that comes back here would be this process once more.
+                if self.free is None and os.getpid() != worker.pid:
+                    _end_child()
+        except BaseException as error:
+            return self._raised(error)
+        if self.kind.pickles and type(value) in PLAIN:
+            return self._keep("pickle", (dumps(value, 5),))
+        del args, kwargs
+        try:
+            encoded = codecs.encode_result(self.kind.codec, value, step=step.name)
+        except CodecError as error:
+            return self._unstorable(value, str(error))
+        except Exception as error:
+            return self._failed("encode", _one_line(error), _frames(error))
+        try:
+            files = self._files(encoded.files)
+        except (EzpypError, OSError) as error:
+            return self._failed("output", str(error))
+        return self._keep(encoded.codec, encoded.chunks, encoded.note, files)
+
+    def _raised(self, error: BaseException) -> Outcome:
+        """What came of a step that raised."""
+        if isinstance(error, KeyboardInterrupt) and self.worker.guards is None:
+            raise error  # in line: a person wants the step ended
+        if isinstance(error, Interrupted):
+            return self._outcome(Status.NOT_RUN, cause="interrupted", note=_one_line(error, named=False))
+        if isinstance(error, CommandFailed):
+            return self._failed(error.cause, _one_line(error, named=False), again=self._again(), last_words=error.tail)
+        if isinstance(error, SystemExit):
+            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
+        return self._failed("exception", _one_line(error), _frames(error))
+
+    def _arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        if self.free is not None:
+            return self.free
+        arguments = self.arguments
+        assert arguments is not None
+        args, kwargs = arguments.thaw(self._resolve, copy=self.kind.options.copy)
+        # What is handed over is shown by what it counts by: its repr may be an address.
+        if arguments.deferred and not any(isinstance(each, Handed) for each in arguments.deferred):
+            self.args, self.kwargs = describe(args, kwargs)
+        return args, kwargs
+
+    def _resolve(self, deferred: Deferred) -> Any:
+        if isinstance(deferred, Handed):
+            return deferred.value
+        values = [self._value(each) for each in deferred.sources()]
+        return values[0] if deferred.one else values
+
+    def _value(self, source: Step) -> Any:
+        worker = self.worker
+        k = worker.plan.places[source]
+        return worker.upstream.value(k, absent=source.name in self.missing, at=worker.places.get(k))
+
+    def _files(self, returned: Sequence[str]) -> dict[str, Any]:
+        """What it leaves beside its result, now at its place."""
+        step, worker = self.step, self.worker
+        if not returned and not step.options.outputs.patterns and self.place is None:
+            return {}
+        base = ""
+        if self.place is not None and self.place.own:
+            base = self.place.path
+            asked = [f"{base}/{name}" for names in self.place.outputs().values() for name in names]
+            returned = list(dict.fromkeys([*returned, *asked]))
+        left = outputs.left(step.options.outputs)
+        began = time() - (monotonic() - self.began)
+        stem = worker.plan.stems[self.index]
+        kept = outputs.keep(returned, worker.folder, stem, inputs=step.arguments.inputs, since=began, base=base)
+        return {"files": kept, "outputs": left} if kept or left else {}
+
+    def _keep(
+        self, codec: str, chunks: Sequence[Buffer], note: str = "", files: Mapping[str, Any] = _NOTHING
+    ) -> bytes | Outcome:
+        """Store a result, by numbers alone where there is nothing else to say."""
+        worker, index = self.worker, self.index
+        log = self.guards.leave() if self.guards is not None else None
+        try:
+            if log or note or files or self.missing:
+                outcome = self._outcome(Status.DONE, note=note, codec=codec, **files)
+                return self._replace(outcome, chunks)
+            when, seconds = time(), monotonic() - self.began
+            place = worker.store.add(
+                worker.plan.stems[index],
+                self.step.name,
+                worker.fingerprints[index],
+                when=when,
+                seconds=seconds,
+                attempt=self.attempt,
+                codec=codec,
+                chunks=chunks,
+                args=self.args,
+                kwargs=self.kwargs,
+            )
+            worker.upstream.keep(index, codec, chunks)
+            segment, offset, size, checksum = place
+            return pack(index, self.attempt, worker.rank, segment, when, seconds, offset, size, checksum)
+        except (EzpypError, OSError) as error:
+            return self._failed("store", str(error))
+        except Exception as error:
+            return self._failed("store", _one_line(error), _frames(error))
+
+    def _replace(self, outcome: Outcome, chunks: Sequence[Any]) -> Outcome:
+        """Store a result; the files of the one that it replaces go when nothing names them any more."""
+        worker = self.worker
+        former = worker.store.read(worker.plan.stems[self.index]) if outcome.files else None
+        kept = worker.keep(outcome, chunks)
+        if former is not None:
+            worker.store.flush()
+            now = {place for place, *_ in kept.files}
+            outputs.discard(worker.folder, [each for each in former.outcome.files if each[0] not in now])
+        return kept
+
+    def _again(self) -> str:
+        """What to type to run this step alone."""
+        script = main_script()
+        if not script:
+            return ""
+        words = ["ezpyp", "run", os.path.relpath(script, self.place.before if self.place else None)]
+        return f"Again, alone: {shlex.join([*words, '--only', self.step.name])}"
+
+    def _outcome(self, status: Status, *, last_words: str = "", **more: Any) -> Outcome:
+        log = self.guards.leave() if self.guards is not None else None
+        args, kwargs = (self.args, self.kwargs) if self.args else self._texts()
+        return Outcome(
+            step=self.index,
+            status=status,
+            when=time(),
+            seconds=monotonic() - self.began,
+            rank=self.worker.rank,
+            host=self.worker.host,
+            attempt=self.attempt,
+            args=args,
+            kwargs=kwargs,
+            missing=self.missing,
+            log=log,
+            tail=last_words or (tail(self.worker.folder, log) if status is Status.FAILED else ""),
+            **more,
+        )
+
+    def _texts(self) -> tuple[str, str]:
+        """The arguments as the plan shows them."""
+        try:
+            return self.step.texts()
+        except Exception:  # the arguments cannot be made
+            return "[…]", "{…}"
+
+    def _failed(self, cause: str, note: str, traceback: str = "", *, again: str = "", last_words: str = "") -> Outcome:
+        if self.place is not None:
+            note = "  ".join(each for each in (note, self.place.kept(), again) if each)
+        outcome = self._outcome(Status.FAILED, cause=cause, note=note, traceback=traceback, last_words=last_words)
+        try:
+            return self.worker.keep(outcome)
+        except Exception as error:
+            # The disk may be what failed. The ledger hears of it all the same.
+            return replace(outcome, note=f"{note} (and its status could not be stored: {error})")
+
+    def _unstorable(self, value: Any, reason: str) -> Outcome:
+        """A result that no codec takes: keep what can be kept."""
+        path = f"{self.worker.folder}/{self.worker.plan.stems[self.index]}.partial"
+        try:
+            write_whole(path, [salvage.partial_of(value)])
+            kept = f" The rest is kept in {path}."
+        except Exception:
+            kept = ""
+        return self._failed("encode", f"{reason}{kept}")
+
+
+#: Characters of an error's text, and of a traceback, that are kept: they travel to rank 0 and stand in listings.
+_MOST_NOTE = 2000
+_MOST_TRACEBACK = 20_000
+
+
+def _one_line(error: BaseException, *, named: bool = True) -> str:
+    """The text of an error, after the name of its class unless it is ours and says all."""
+    try:
+        text = str(error).strip()
+    except Exception as another:
+        text = f"(its text cannot be made: {type(another).__name__})"
+    if named or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return _short(text, _MOST_NOTE)
+
+
+def _frames(error: BaseException, ours: int = 1) -> str:
+    """The traceback as the user knows it: without the `ours` outermost frames, which are of this module."""
+    import traceback
+
+    inner = error.__traceback__
+    for _ in range(ours):
+        inner = inner.tb_next if inner is not None else None
+    try:
+        text = "".join(traceback.format_exception(type(error), error, inner)).rstrip()
+    except Exception as another:
+        return f"(its traceback cannot be made: {type(another).__name__})"
+    return _short(text, _MOST_TRACEBACK)
+
+
+def _short(text: str, most: int) -> str:
+    """The beginning and the end of a text."""
+    if len(text) <= most:
+        return text
+    half = most // 2
+    return f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
+
+
+def _end_child() -> NoReturn:
+    """End a process that a step forked, as it would have ended at the end of a script."""
+    error = sys.exc_info()[1]
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{_frames(error)}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)
