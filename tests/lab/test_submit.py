@@ -140,7 +140,7 @@ def test_an_edit_between_submission_and_start_changes_nothing(slurm: Slurm, mpir
 
 def test_watch_follows_a_job_from_the_queue_to_its_end(slurm: Slurm, mpirun: Launcher, study: Path) -> None:
     job = submitted(slurm, mpirun, "study.py", "--", "--hold")
-    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli import main; main()")
+    ezpyp = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli.main import main; main()")
     with subprocess.Popen(
         ["timeout", "40", *ezpyp, "watch", "cache", "--every", "0.2"],
         cwd=study,
