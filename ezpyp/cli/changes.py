@@ -291,3 +291,6 @@ def _names_in(found: Prospect, step: str) -> list[str]:
         return [step]
     steps = meant(step, found.plan.steps, name=lambda s: s.name, function=lambda s: s.function_name)
     return [each.name for each in steps]
+
+
+VERBS = (plan, why, diff, accept, invalidate)

@@ -1,0 +1,237 @@
+"""Verbs that show what steps made, said and are joined by."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ezpyp.cli.console import (
+    FOLDER,
+    STEP,
+    WHERE,
+    jsonable,
+    load,
+    output_option,
+    say,
+    say_json,
+)
+from ezpyp.errors import InitializationError, ResultUnavailable
+from ezpyp.folder import runs
+from ezpyp.folder.summary import COLUMNS, values
+from ezpyp.inspection import drawing
+from ezpyp.model.steps import Status
+from ezpyp.system.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from ezpyp.folder.runs import Run
+    from ezpyp.folder.summary import Row, Summary
+    from ezpyp.inspection.drawing import Node
+
+
+@click.command()
+@FOLDER
+@output_option("table", "csv", "json")
+def summary(folder: str, output: str) -> None:
+    """The table of all steps.
+
+    As it stands now, also while it runs.
+
+    \b
+    ezpyp summary study_cache
+    ezpyp summary study_cache --output csv > steps.csv
+    """
+    found = runs.open(folder).summary()
+    if output == "csv":
+        say(_csv_lines(found.rows))
+    elif output == "json":
+        say_json(_summary_values(found))
+    else:
+        say(found.text())
+
+
+def _summary_values(found: Summary) -> dict[str, Any]:
+    totals = (
+        "folder",
+        "pipeline_id",
+        "done",
+        "failed",
+        "skipped",
+        "not_run",
+        "allowed",
+        "cached",
+        "seconds",
+        "exit_code",
+    )
+    rows = [dict(zip(COLUMNS, _values(row), strict=True)) for row in found.rows]
+    return {**{key: getattr(found, key) for key in totals}, "rows": rows}
+
+
+@click.command()
+@FOLDER
+@STEP
+@WHERE
+@output_option("text", "json")
+def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
+    """Print the results of steps.
+
+    The result of the step that STEP names, or names and results of all steps that STEP and --where mean.
+
+    \b
+    ezpyp result study_cache best
+    ezpyp result study_cache 'train*' --where lr=0.1
+    ezpyp result study_cache train --output json
+    """
+    run = runs.open(folder)
+    if step in run.index and not where:
+        value = run[step]
+        say_json(value) if output == "json" else say([f"{value}\n"])
+        return
+    names = run.names(step, **_wanted(where))
+    found = run.select(step, **_wanted(where))
+    say_json(found) if output == "json" else say(f"{name}: {value}\n" for name, value in found.items())
+    if missing := len(names) - len(found):
+        print(f"ezpyp: {missing:,} of {len(names):,} steps have no result (ezpyp status {folder})", file=sys.stderr)
+    if not found:
+        raise ResultUnavailable(f"None of the {len(names):,} steps that '{step}' means has a result.")
+
+
+@click.command()
+@FOLDER
+@STEP
+@WHERE
+def log(folder: str, step: str, where: tuple[str, ...]) -> None:
+    """What steps printed, and how they failed.
+
+    \b
+    ezpyp log study_cache 'train[3]'
+    ezpyp log study_cache train --where lr=0.1
+    """
+    run = runs.open(folder)
+    names = [step] if step in run.index and not where else run.names(step, **_wanted(where))
+    for name in names:
+        if len(names) > 1:
+            say([f"==> {name} <==\n"])
+        say(_log_lines(run, name, alone=len(names) == 1))
+
+
+def _log_lines(run: Run, name: str, *, alone: bool) -> Iterator[str]:
+    outcome = run.outcome(name)
+    if outcome is None and not alone:
+        yield "(has not run)\n"
+        return
+    text = run.log(name)
+    yield text if text.endswith("\n") or not text else f"{text}\n"
+    if outcome is not None and outcome.status in (Status.FAILED, Status.SKIPPED):
+        yield f"{outcome.traceback}\n" if outcome.traceback else f"{outcome.note}\n"
+
+
+@click.command()
+@FOLDER
+@STEP
+@WHERE
+@click.option("-o", "--out", required=True, type=click.Path(dir_okay=False), help="A file .csv, .json or .parquet.")
+def export(folder: str, step: str, where: tuple[str, ...], out: str) -> None:
+    """Write results as a table.
+
+    A row a step; columns for arguments, the fields of results, status and seconds.
+
+    \b
+    ezpyp export study_cache train -o train.csv
+    ezpyp export study_cache 'train*' --where lr=0.1 -o train.parquet
+    """
+    suffix = os.path.splitext(out)[1].lower()
+    if suffix not in _WRITERS:
+        raise click.UsageError(f"-o {out}: give a file that ends in {', '.join(_WRITERS)}.")
+    frame = runs.open(folder).table(step, **_wanted(where))
+    write_whole(out, [_WRITERS[suffix](frame)])
+    print(f"{len(frame):,} rows, {len(frame.columns)} columns: {out}", file=sys.stderr)
+
+
+def _csv(frame: Any) -> bytes:
+    return bytes(frame.to_csv(index=False).encode())
+
+
+def _json(frame: Any) -> bytes:
+    return (json.dumps(json.loads(frame.to_json(orient="records", default_handler=str)), indent=1) + "\n").encode()
+
+
+def _parquet(frame: Any) -> bytes:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError:
+        raise InitializationError("A .parquet file needs pyarrow: pip install 'ezpyp[parquet]'.") from None
+    return bytes(frame.to_parquet(None, index=False))
+
+
+_WRITERS = {".csv": _csv, ".json": _json, ".parquet": _parquet}
+
+
+@click.command()
+@click.argument("source", metavar="FOLDER|SCRIPT", type=click.Path(exists=True))
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@output_option(*drawing.FORMATS)
+def graph(source: str, args: tuple[str, ...], output: str) -> None:
+    """The graph, for Mermaid or Graphviz.
+
+    Of a folder, with what came of its steps; or of a script, which is run only up to its first execute() that is not
+    finished, without running steps. ARGS are given to it.
+
+    \b
+    ezpyp graph study_cache > graph.mmd
+    ezpyp graph study.py --output dot | dot -Tsvg > graph.svg
+    """
+    nodes = _nodes_of_folder(source) if os.path.isdir(source) else _nodes_of_script(source, args)
+    say([drawing.FORMATS[output](nodes)])
+
+
+def _nodes_of_folder(folder: str) -> list[Node]:
+    run = runs.open(folder)
+    statuses = (row.status for row in run.summary().rows)
+    return [
+        drawing.Node(name=entry.name, phase=entry.phase, upstream=entry.upstream, status=status)
+        for entry, status in zip(run.entries, statuses, strict=True)
+    ]
+
+
+def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
+    pipeline = load(path, args).pipeline
+    if pipeline is None:
+        raise InitializationError(f"{path} came to its end without execute(). Give the script that runs the pipeline.")
+    pipeline.organize_steps()
+    return [
+        drawing.Node(name=step.name, phase=phase, upstream=tuple(getattr(s, "name", s) for s in step.depends_on))
+        for phase, steps in enumerate(pipeline.phases)
+        for step in steps
+    ]
+
+
+def _wanted(where: tuple[str, ...]) -> dict[str, str]:
+    """`--where x=0.3 --where model=a` as arguments."""
+    pairs = [each.partition("=") for each in where]
+    if bad := next((f"{key}{sign}{value}" for key, sign, value in pairs if not sign or not key), None):
+        raise click.UsageError(f"--where {bad}: write ARGUMENT=VALUE, such as --where x=0.3.")
+    return {key: value for key, _, value in pairs}
+
+
+def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
+    import csv
+    import io
+
+    for cells in itertools.chain([COLUMNS], map(_values, rows)):
+        line = io.StringIO()
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        yield line.getvalue()
+
+
+def _values(row: Row) -> list[Any]:
+    return [jsonable(value) for value in values(row)]
+
+
+VERBS = (summary, result, log, export, graph)
