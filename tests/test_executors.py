@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from ezpyp import Pipeline, as_pickle_step
+from ezpyp.model import policy
 from ezpyp.run.conductor import Conductor
+from ezpyp.schedule.pace import Pace
+from ezpyp.storage.opening import PackedStore
 from ezpyp.work import executors
 from ezpyp.work.executors import Processes
 from ezpyp.work.inline import Executor
@@ -69,6 +72,37 @@ def test_a_long_step_does_not_hold_back_what_waits_behind_it(tmp_path: Path, mon
     ended = [pipeline.result(f"work[{k}]") for k in range(STEPS)]
     assert ended[SPECIAL] - max(t for k, t in enumerate(ended) if k != SPECIAL) > 1
     assert runs(tmp_path) == [1] * STEPS
+
+
+def test_nobody_waits_for_what_ended_before_a_step_that_may_take_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[float, int]] = []
+    poll = Processes.poll
+
+    def watched(self: Processes) -> list[Report]:
+        reports = poll(self)
+        heard.extend((time.monotonic(), report.ended) for report in reports)
+        return reports
+
+    def quick(k: int) -> int:
+        return k
+
+    def slow() -> tuple[int, float]:
+        there = len(PackedStore(tmp_path / "cache").records().records)
+        time.sleep(0.3)
+        return there, time.monotonic()
+
+    monkeypatch.setattr(Processes, "poll", watched)
+    monkeypatch.setattr(policy, "lot_size", lambda *_: STEPS + 1)
+    monkeypatch.setattr(Pace, "_fitting", lambda _, lot, __: len(lot))  # one lot has both
+    pipeline = Pipeline(tmp_path / "cache", "long", store="packed")
+    as_pickle_step(pipeline)(quick).map(range(STEPS))
+    last = as_pickle_step(pipeline)(slow)()
+    assert pipeline.execute().done == STEPS + 1
+    there, ended = last.result()
+    assert there == STEPS
+    assert sum(count for when, count in heard if when < ended - 0.1) == STEPS
 
 
 @pytest.mark.parametrize("crashes", [False, True])

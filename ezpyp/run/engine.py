@@ -65,6 +65,8 @@ class Finished:
 
 #: So many steps at a time are looked at.
 _PIECE = 10_000
+#: Of more ranks, rank 0 keeps a core free to schedule: it hears of every lot of all of them.
+MOST_EQUALS = 64
 
 
 def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
@@ -110,12 +112,15 @@ class _Neighbours(NamedTuple):
 
 
 def _place(job: Job, neighbours: _Neighbours, requests: Requests | None) -> Place:
-    """This rank as a place for steps. Under MPI, in line, rank 0 only schedules."""
+    """This rank as a place for steps. Under MPI, in line, rank 0 only schedules; of many ranks it has a helper less."""
     stock = resources.stock(whole=requests is not None)
+    leads = job.link is not None and job.rank == 0
     if job.settings.executor == "inline":
-        slots = 0 if job.link is not None and job.rank == 0 else 1
+        slots = 0 if leads else 1
     else:
         slots = job.settings.helpers or max(1, min(stock.reach, stock.cores // neighbours.size))
+        if leads and job.link is not None and job.link.size > MOST_EQUALS:
+            slots -= 1
     return Place(rank=job.rank, host=job.host, slots=slots, stock=stock)
 
 
@@ -143,7 +148,7 @@ def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executo
 
 
 def _executor(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
-    if job.settings.executor == "inline":
+    if job.settings.executor == "inline" or not place.slots:
         _drop(job.nest)
         return Serial(job.worker())
     nest = job.nest
@@ -237,6 +242,7 @@ def _lead(
     finally:
         for executor in team:
             executor.close()
+    job.store.sync()
     ended = replace(_ended(job, ledger, stop, started), durations=conductor.durations())
     bus.tell(ended)
     return Finished(

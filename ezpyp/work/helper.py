@@ -10,7 +10,7 @@ import os
 import resource
 import socket
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -85,7 +85,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         ),
     )
     connection = Connection(own.detach())
-    most, number = _most_files(), 0
+    telling, number = Telling(worker, connection.send, _most_files()), 0
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(connection.recv, None):
             if not lot:
@@ -95,39 +95,73 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
                 worker.store.begin(order.turn)
             worker.places.clear()
             worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
-            for report, finished in _run(lot, number, worker, position, slot):
-                connection.send((report, finished))
-                if _lowest_free() > most:
-                    raise EOFError  # the agent forks another, which begins where this one ends
+            _run(lot, number, worker, position, slot, telling)
             number += len(lot)
     worker.store.sync()
 
 
-def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int) -> Iterator[tuple[Report, bool]]:
-    """Run tasks, the first of which has this number, up to the fence. With each report, whether all of the lot is told.
+class Telling:
+    """What came of the tasks of a lot, told in reports. Short steps are told together, and flushed together."""
 
-    Short steps are reported together, and flushed together.
-    """
-    briefs: list[bytes] = []
-    outcomes: list[Outcome] = []
-    number, until = first, monotonic() + REPORT_EVERY
+    def __init__(
+        self, worker: Worker, send: Callable[[tuple[Report, bool]], None], most_files: int = sys.maxsize
+    ) -> None:
+        self._worker, self._send, self._most_files = worker, send, most_files
+        self._briefs: list[bytes] = []
+        self._outcomes: list[Outcome] = []
+        self._until = monotonic() + REPORT_EVERY
+
+    def add(self, came: bytes | Outcome) -> None:
+        """What came of one is told now, if what waits to be told waits for long.
+
+        Raises:
+            EOFError: this process has too many files open for the next step.
+        """
+        if isinstance(came, bytes):
+            self._briefs.append(came)
+        else:
+            self._outcomes.append(came)
+        if monotonic() > self._until:
+            self.tell()
+            self._leave_if_full()
+
+    def finish(self, returned: Sequence[int]) -> None:
+        """Tell of the rest of a lot, and of what is given back of it.
+
+        Raises:
+            EOFError: as `add`.
+        """
+        self.tell(returned, finished=True)
+        self._leave_if_full()
+
+    def tell(self, returned: Sequence[int] = (), *, finished: bool = False) -> None:
+        """Tell of what was not told yet, if anything."""
+        if self._briefs or self._outcomes or finished:
+            briefs, outcomes = self._worker.flush(b"".join(self._briefs), self._outcomes)
+            self._send((Report(briefs, outcomes, returned), finished))
+            self._briefs, self._outcomes = [], []
+        self._until = monotonic() + REPORT_EVERY
+
+    def _leave_if_full(self) -> None:
+        """Let the agent fork another helper, which begins where this one ends."""
+        if _lowest_free() > self._most_files:
+            raise EOFError
+
+
+def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int, telling: Telling) -> None:
+    """Run tasks, the first of which has this number, up to the fence."""
+    number = first
     for number, task in enumerate(lot, first):
         position.begin(slot, number)
         if number >= position.fence(slot):
             break
-        came = worker.run(task)
+        came = worker.run(task, telling.tell)
         position.end(slot)
-        if isinstance(came, bytes):
-            briefs.append(came)
-        else:
-            outcomes.append(came)
-        if monotonic() > until:
-            yield Report(*worker.flush(b"".join(briefs), outcomes)), False
-            briefs, outcomes, until = [], [], monotonic() + REPORT_EVERY
+        telling.add(came)
     else:
         number += 1
     position.end(slot)
-    yield Report(*worker.flush(b"".join(briefs), outcomes), lot.steps[number - first :]), True
+    telling.finish(lot.steps[number - first :])
 
 
 def _most_files() -> int:

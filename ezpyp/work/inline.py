@@ -99,10 +99,10 @@ class Serial:
         try:
             with running.step():
                 came = self._worker.run(task)
-            self._worker.store.flush()
         except KeyboardInterrupt:
             came = interrupted(task, self._worker)
-        return [Report(briefs=came) if isinstance(came, bytes) else Report(outcomes=[came])]
+        briefs, outcomes = (came, []) if isinstance(came, bytes) else (b"", [came])
+        return [Report(*self._worker.flush(briefs, outcomes))]
 
     def recall(self) -> None:
         """Nobody else could run it: it goes on."""

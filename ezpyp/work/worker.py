@@ -10,7 +10,7 @@ import contextlib
 import os
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pickle import dumps
 from time import monotonic, time
@@ -39,6 +39,8 @@ from ezpyp.work.upstream import Upstream
 #: Positional and keyword arguments.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _NOTHING: Mapping[str, Any] = {}
+#: Seconds from which on a step takes long; and of how long one took, what the next is believed to take at least.
+LONG, _FADING = 0.01, 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,14 +69,18 @@ class Worker:
         upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
         object.__setattr__(self, "upstream", upstream)
 
-    def run(self, task: Task) -> bytes | Outcome:
+    def run(self, task: Task, before_long: Callable[[], None] | None = None) -> bytes | Outcome:
         """Run the step and store its result: a packed Brief, or an Outcome where there is more to say.
+
+        `before_long` is called before a step that may take long: nobody should wait for what ended before it.
 
         Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
         passes. Everything but a retried failure is on disk, whole, when the store is flushed.
         """
         step = self.plan.steps[task.step]
         kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
+        if kind.seconds > LONG and before_long is not None:
+            before_long()
         if (free := kind.free_call(step)) is not None:
             return _Call(self, step, kind, task, free).run()
         if task.grant is None:
@@ -134,9 +140,11 @@ class Worker:
 class _Kind:
     """What is decided once for all steps of one definition."""
 
-    __slots__ = ("codec", "confined", "definition", "function", "options", "pickles", "room", "seeds")
+    __slots__ = ("codec", "confined", "definition", "function", "options", "pickles", "room", "seconds", "seeds")
 
     def __init__(self, step: Step, pipeline_id: str) -> None:
+        #: How long the next one may take, judged by the longest of the last ones. Unknown may be long.
+        self.seconds = 2 * LONG
         self.definition = step.family.definition  # kept alive: kinds are known by its address
         self.function, self.options = step.function, step.options
         self.codec, self.room = step.options.codec, step.options.workdir
@@ -310,6 +318,7 @@ class _Call:
                 outcome = self._outcome(Status.DONE, note=note, codec=codec, **files)
                 return self._replace(outcome, chunks)
             when, seconds = time(), monotonic() - self.began
+            self.kind.seconds = max(seconds, _FADING * self.kind.seconds)
             place = worker.store.add(
                 worker.plan.stems[index],
                 self.step.name,
@@ -352,11 +361,13 @@ class _Call:
     def _outcome(self, status: Status, *, last_words: str = "", **more: Any) -> Outcome:
         log = self.guards.leave() if self.guards is not None else None
         args, kwargs = (self.args, self.kwargs) if self.args else self._texts()
+        seconds = monotonic() - self.began
+        self.kind.seconds = max(seconds, _FADING * self.kind.seconds)
         return Outcome(
             step=self.index,
             status=status,
             when=time(),
-            seconds=monotonic() - self.began,
+            seconds=seconds,
             rank=self.worker.rank,
             host=self.worker.host,
             attempt=self.attempt,

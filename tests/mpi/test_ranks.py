@@ -7,11 +7,13 @@ import os
 import signal
 import textwrap
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import ezpyp
 from ezpyp.folder.schema import read as read_schema
 from tests.conftest import CHECKOUT, Launcher, interpreter
 
@@ -472,3 +474,38 @@ def test_a_stop_leaves_a_run_that_can_go_on(mpirun: Launcher, tmp_path: Path, nu
     assert len(before) == len(finished)  # running steps were let finish
     assert mpirun.run(2, KILLED.replace("0.01", "0.1"), timeout=90).returncode == 0
     assert len((tmp_path / "executions").read_text().split()) == 80
+
+
+@pytest.mark.parametrize(("helpers", "steps_on_root"), [(1, False), (2, True)])
+def test_of_many_ranks_the_first_has_a_helper_less(mpirun: Launcher, helpers: int, *, steps_on_root: bool) -> None:
+    many = """
+import time
+from ezpyp import Pipeline, as_pickle_step
+from ezpyp.run import engine
+
+engine.MOST_EQUALS = 2
+pipeline = Pipeline("cache", "many")
+
+@as_pickle_step(pipeline)
+def where(k):
+    time.sleep(0.02)
+    return k
+
+@as_pickle_step(pipeline)
+def total(ks):
+    return sum(ks)
+
+last = total(where.map(range(40)))
+pipeline.execute()
+if pipeline.is_root:
+    print("TOTAL", last.result())
+"""
+    done = mpirun.run(3, many, env={"EZPYP_HELPERS": str(helpers)})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "TOTAL 780" in done.stdout
+    run = ezpyp.open(mpirun.folder / "cache")
+    ranks = Counter(row.rank for row in run.summary().rows)
+    assert (0 in ranks) == steps_on_root
+    assert {1, 2} <= ranks.keys()
+    if steps_on_root:
+        assert ranks[0] < min(ranks[1], ranks[2])
