@@ -111,6 +111,32 @@ def test_what_a_signal_ends_shortly_before_the_stop_is_interrupted(python: Launc
     assert set(statuses(python.folder)) == {Status.NOT_RUN}, output
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_rank_hears_of_a_stop_that_another_was_asked_for(mpirun: Launcher, late: bool) -> None:
+    """What is killed there after it is interrupted. A launcher's own signal may come later, and is not a second one."""
+    run = begin(mpirun, 2)
+    program_of = {rank_of(grandparent(pid)): pid for pid in started(mpirun.folder, 2, run)}
+    os.kill(grandparent(program_of[0]), signal.SIGUSR1)
+    time.sleep(0.3)
+    if late:
+        os.kill(grandparent(program_of[1]), signal.SIGUSR1)
+        time.sleep(0.3)
+        assert wait_until_gone([*program_of.values()], 0) == [*program_of.values()]
+    os.kill(program_of[1], signal.SIGKILL)
+    time.sleep(1.2)  # a rank that heard nothing would say that it failed
+    (mpirun.folder / "go").touch()
+    output, _ = run.communicate(timeout=60)
+    assert "[FAIL]" not in output
+    assert statuses(mpirun.folder).count(Status.DONE) == 1, output
+    assert statuses(mpirun.folder).count(Status.NOT_RUN) == 5, output
+
+
+def rank_of(pid: int) -> int:
+    environ = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    found = dict(each.split(b"=", 1) for each in environ if b"=" in each)
+    return int(found.get(b"PMI_RANK") or found[b"OMPI_COMM_WORLD_RANK"])
+
+
 def test_what_a_signal_ends_without_a_stop_has_failed(python: Launcher) -> None:
     run = begin(python, 0)
     os.kill(started(python.folder, 2, run)[0], signal.SIGTERM)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +126,19 @@ def test_failed_members_of_a_list_are_left_out() -> None:
 def test_what_cannot_be_written_is_refused_at_the_call(strange: Any) -> None:
     with pytest.raises(TypeError, match=r"The command 'sim' has .*cannot be written as text"):
         Pipeline("cache", "commands").command("sim", ["true", strange])
+
+
+@pytest.mark.parametrize("strange", ["a\0b", b"a\0b", Path("a\0b"), "\ud800"])
+def test_texts_that_no_program_can_be_given_are_refused_at_the_call(strange: Any) -> None:
+    with pytest.raises(TypeError, match=r"The command 'sim' has .*, which has (a zero byte|a character)"):
+        Pipeline("cache", "commands").command("sim", ["true", strange])
+
+
+def test_long_arguments_are_taken_in_time_and_refused_by_the_kernel() -> None:
+    started = time.process_time()
+    _, step = run(lambda p: p.command("sim", ["true", "x" * 200_000]))
+    assert "its arguments are too long for the kernel (200,015 bytes, the longest 200,000)" in note(step)
+    assert time.process_time() - started < 10, "to look through them takes time that grows with their square"
 
 
 def test_a_result_that_cannot_be_written_fails_the_step() -> None:
@@ -325,10 +340,34 @@ def test_codes_that_are_no_failure() -> None:
     assert "Its last words: why" in note(two)
 
 
-def test_what_cannot_be_started_says_so() -> None:
+OTHER_MACHINE = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x02\0\xb7\0" + bytes(200)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"#!/nowhere/python -s\n", "sim is there, but not what runs it (#!/nowhere/python -s)"),
+        (b"echo no first line\n", "sim is no program for this machine"),
+        (OTHER_MACHINE, "sim is no program for this machine"),
+    ],
+)
+def test_what_cannot_be_started_says_so(content: bytes, words: str, tmp_path: Path) -> None:
+    program("sim", "")
+    Path("sim").write_bytes(content)
+    _, step = run(lambda p: p.command("sim", ["./sim"]))
+    assert "./sim cannot be started: " in note(step)
+    assert words in note(step)
+
+
+def test_a_program_that_may_not_be_run_is_refused_before_the_run() -> None:
     Path("data").write_text("no program")
-    _, step = run(lambda p: p.command("sim", ["./data"]))
-    assert "./data cannot be started: Permission denied" in note(step)
+    with pytest.raises(ezpyp.InitializationError, match=r"\./data may not be run.*Use chmod \+x \./data"):
+        run(lambda p: p.command("sim", ["./data"]))
+
+
+def test_a_program_made_by_a_step_may_not_be_one() -> None:
+    _, step = run(lambda p: p.command("sim", [p.command("make", commands.write("data"), outputs="data")]))
+    assert "may not be run. Is it executable" in note(step)
 
 
 def test_a_program_that_is_not_there_is_refused_before_the_run() -> None:
@@ -352,6 +391,48 @@ def test_standard_output_goes_to_the_log_or_to_a_file(tmp_path: Path) -> None:
 def alive(pids: str) -> list[int]:
     """Of the processes in a file, those that are left: asked in a step, while the run goes on."""
     return wait_until_gone([int(pid) for pid in Path(pids).read_text().split()], 0)
+
+
+def test_standard_output_may_go_into_a_folder() -> None:
+    _, (own, there, nowhere) = run(
+        lambda p: [
+            p.command("a", ["echo", "hi"], stdout="logs/out.txt"),
+            p.command("b", ["echo", "ho"], stdout="out.txt", cwd="."),
+            p.command("c", ["echo", "ha"], stdout="nowhere/out.txt", cwd="."),
+        ]
+    )
+    assert Path(own.result()).read_text() == "hi\n"
+    assert Path("out.txt").read_text() == "ho\n"
+    assert there.get_status() == Status.DONE
+    assert "echo cannot be started: nowhere/out.txt: No such file or directory" in note(nowhere)
+
+
+ASKS = """
+from ezpyp import Pipeline
+
+pipeline = Pipeline("cache", "asks")
+pipeline.command("ask", ["sh", "-c", "read answer </dev/tty"])
+pipeline.command("read", ["cat"])
+pipeline.execute()
+"""
+
+
+def test_a_program_that_asks_at_the_terminal_does_not_wait_for_ever(python: Launcher) -> None:
+    ours, theirs = os.openpty()
+    with open(ours, "rb", buffering=0), open(theirs, "rb", buffering=0) as terminal:
+        done = subprocess.run(
+            ["setsid", "--ctty", "--wait", *python.command(0, ASKS)],
+            stdin=terminal,
+            stdout=subprocess.PIPE,
+            cwd=python.folder,
+            env=python.environment(),
+            timeout=60,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert re.search(r"/dev/tty.*No such device", done.stdout), done.stdout
+    assert "[PASS] 'read'" in done.stdout
 
 
 def test_a_timeout_ends_it_with_all_that_it_started(node: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import fnmatch
 import os
 import re
@@ -13,6 +15,7 @@ from typing import Any, ClassVar
 
 from ezpyp.errors import CommandFailed, Interrupted
 from ezpyp.folder.progress import Meter
+from ezpyp.identity.contents import printable
 from ezpyp.identity.inputs import File, Tree
 from ezpyp.model import scratch
 from ezpyp.model.scratch import Place
@@ -152,12 +155,12 @@ class Program:
                 argv,
                 environ,
                 errors=lambda piece: _pass_on(2, piece, readers),
-                output=self._output(progress),
+                output=self._output(progress, place),
                 timeout=self.timeout,
                 idle=progress.idle if progress else None,
             )
         except OSError as error:
-            raise CommandFailed(f"{self._shown(command)} cannot be started: {error.strerror} ({argv[0]})") from None
+            raise CommandFailed(f"{self._shown(command)} cannot be started: {_hindrance(error, argv)}") from None
         finally:
             if progress:
                 progress.close()
@@ -190,8 +193,10 @@ class Program:
             return launch.ranks_of(argv, ranks=self.mpi, nodes=self.nodes, environ=environ)
         return argv
 
-    def _output(self, progress: Meter | None) -> processes.Reader | str | None:
+    def _output(self, progress: Meter | None, place: Place) -> processes.Reader | str | None:
         if self.stdout:
+            if place.own and (folder := os.path.dirname(self.stdout)):
+                os.makedirs(folder, exist_ok=True)
             return self.stdout
         if progress is None:
             return None
@@ -212,9 +217,9 @@ class Program:
         code = ended.code
         if code in self.ok_codes:
             return
-        number = -code if code < 0 else code - 128 if code > 128 else 0
-        is_outside = code < 0 and number not in _OWN_FAULT
-        if (number or self.mpi) and stopping.was_asked(_AHEAD if is_outside else 0.0):
+        # A shell and the launchers of ranks tell of a signal by an exit code.
+        number = -code if code < 0 else code - 128 if 128 < code < 128 + signal.NSIG else 0
+        if (number or self.mpi) and stopping.was_asked(0.0 if number in _OWN_FAULT else _AHEAD):
             raise Interrupted(f"{shown} was ended with the run; the next run does it")
         how = f"signal {number} ({_signal_name(number)})" if code < 0 else f"exit code {code}"
         raise CommandFailed(
@@ -272,6 +277,34 @@ def _pass_on(descriptor: int, piece: bytes, readers: Sequence[processes.Reader])
             rest = rest[os.write(descriptor, rest) :]
     except OSError:
         return  # the disk is full: what it says is lost, what it does is not
+
+
+def _hindrance(error: OSError, argv: Sequence[str]) -> str:
+    """Why a program cannot be started, and what to do."""
+    path = argv[0]
+    if error.filename is not None and error.filename != path:
+        return f"{error.filename}: {error.strerror}"
+    if error.errno == errno.E2BIG:
+        size = sum(len(os.fsencode(word)) + 1 for word in argv)
+        return (
+            f"its arguments are too long for the kernel ({size:,} bytes, the longest "
+            f"{max(len(os.fsencode(word)) for word in argv):,}). Write them to a file, and give that"
+        )
+    if error.errno == errno.ENOENT and os.path.exists(path):
+        return f"{path} is there, but not what runs it ({_interpreter(path) or 'the loader that it was linked for'})"
+    if error.errno == errno.ENOEXEC:
+        return f"{path} is no program for this machine. Was it built for another, or is it a script without a #! line?"
+    if error.errno == errno.EACCES:
+        return f"{path} may not be run. Is it executable, and may programs be run from that file system?"
+    return f"{error.strerror} ({path})"
+
+
+def _interpreter(path: str) -> str:
+    """The first line of a script, "" of other programs."""
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        first = file.readline(200)
+        return printable(os.fsdecode(first.strip())) if first.startswith(b"#!") else ""
+    return ""
 
 
 def _signal_name(number: int) -> str:

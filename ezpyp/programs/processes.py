@@ -66,7 +66,7 @@ def run(
         idle: called now and then, about once a second.
 
     Raises:
-        OSError: it cannot be started.
+        OSError: it cannot be started, or the file for its output not be opened, which then has `filename`.
     """
     spare = offspring.children(os.getpid()) if offspring.has_children() else []
     readers: dict[int, Reader] = {}
@@ -88,7 +88,8 @@ def run(
         if callable(output):
             watch(1, output)
         elif output is not None:
-            actions.append((os.POSIX_SPAWN_OPEN, 1, output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+            written.append(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666))
+            actions.append((os.POSIX_SPAWN_DUP2, written[-1], 1))
         began = time.monotonic()
         pid = os.posix_spawn(path, argv, environ, file_actions=actions, setsigmask=(), setsigdef=_DEFAULT)
         while written:

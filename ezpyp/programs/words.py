@@ -59,6 +59,11 @@ class Executable(Input):
                 f"there is no program {printable(self.given)} in {printable(where)}. Build or install it first, load "
                 "its module with setup=, or let a step make it and put that step in its place."
             )
+        if not os.access(path, os.X_OK):
+            raise InitializationError(
+                f"{printable(self.given)} may not be run: it is not executable. Use chmod +x {shlex.quote(self.given)}, or "
+                "name its interpreter first, as in ['python3', …]."
+            )
         yield "program", os.path.basename(self.given), contents.digest(path) if self.track else ""
 
     def find(self, search: str) -> str | None:
@@ -126,7 +131,7 @@ class Output:
 
 
 #: What a step looks like inside a text, where its result was meant.
-_STEP_IN_TEXT = re.compile(r"\w+ Step Object '|\bTMP for ")
+_STEP_IN_TEXT = re.compile(r" Step Object '|\bTMP for ")
 
 
 def script_folder() -> str:
@@ -156,7 +161,7 @@ def check(value: Any, of: str) -> None:
     Raises:
         TypeError: with what it is and what to give.
     """
-    if isinstance(value, str) and (_STEP_IN_TEXT.search(value) or "\0" in value):
+    if isinstance(value, str) and _STEP_IN_TEXT.search(value):
         raise TypeError(
             f"{shorten(value)} in the command '{of}' holds a step inside a text. Put the step into the list by itself; "
             "a tuple becomes one argument: ('--mesh=', step)."
@@ -202,10 +207,8 @@ def _texts(word: Any) -> list[str]:
 
 
 def _text(word: Any) -> str:
-    if isinstance(word, str):
-        return word
-    if isinstance(word, (bytes, os.PathLike)):
-        return os.fsdecode(word)
+    if isinstance(word, (str, bytes, os.PathLike)):
+        return _encodable(os.fsdecode(word))
     if isinstance(word, Executable):
         return word.given
     if getattr(word, "shape", None) == () and hasattr(word, "item"):
@@ -217,6 +220,17 @@ def _text(word: Any) -> str:
     raise TypeError(
         f"{shorten(word)}, which cannot be written as text: give texts, numbers, paths, File(…), steps, lists of them"
     )
+
+
+def _encodable(text: str) -> str:
+    """The same text, if a program can be given it."""
+    try:
+        if b"\0" not in os.fsencode(text):
+            return text
+        why = "a zero byte"
+    except UnicodeEncodeError:
+        why = "a character that the encoding of file names does not have"
+    raise TypeError(f"{shorten(text)}, which has {why}: put it into a file and give File(…)")
 
 
 def linked(links: Mapping[str, Any]) -> list[str]:

@@ -24,6 +24,7 @@ from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 from ezpyp.schedule.seats import Seats
 
 if TYPE_CHECKING:
+    from ezpyp.system.stopping import Stop
     from ezpyp.work.lots import Lot, Report
 
 T = TypeVar("T")
@@ -370,9 +371,9 @@ def _wrong_launcher(told: Launch, version: str) -> str:
 class Ranks:
     """Rank 0's view of the other ranks: an Executor whose slots are theirs."""
 
-    def __init__(self, link: Link, slots: Mapping[int, int], stopped: Callable[..., None]) -> None:
-        """`slots` says how many steps each rank runs at once; `stopped(number, again=)` hears of signals to ranks."""
-        self._link, self._ranks, self._stopped = link, tuple(slots), stopped
+    def __init__(self, link: Link, slots: Mapping[int, int], stop: Stop) -> None:
+        """`slots` says how many steps each rank runs at once; `stop` hears of signals to ranks, and they hear of it."""
+        self._link, self._ranks, self._stop, self._told = link, tuple(slots), stop, False
         self._seats = Seats(slots)
         self._arrived: list[Report] = []
 
@@ -408,9 +409,13 @@ class Ranks:
                 self._seats.take(rank, lots=finished, tasks=ended, slots=slots, idle=idle)
             elif kind == "signal":
                 number, again = content
-                self._stopped(number, again=again)
+                self._stop.hear(number, again=again)
             else:
                 raise RankMismatch(f"Rank {rank} cannot go on: {content}")
+        if self._stop.signal and not self._told:
+            self._told = True
+            for rank in self._ranks:
+                self._link.send(("stop", self._stop.signal), rank)
         arrived, self._arrived = self._arrived, []
         return arrived
 

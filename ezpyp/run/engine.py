@@ -91,7 +91,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         finished = None
         if job.rank == 0:
             others = {each.rank: each.slots for each in places[1:] if each.slots}
-            team: list[Executor] = [mpi.Ranks(job.link, others, stop.hear)]
+            team: list[Executor] = [mpi.Ranks(job.link, others, stop)]
             if place.slots:
                 team.insert(0, own)
             finished = _lead(job, team, bus, stop, mpi_library, places, requests)
@@ -305,6 +305,9 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                     own.sync()
                 elif kind == "recall":
                     own.recall()
+                elif kind == "stop":  # what runs here may be ended by it, too
+                    stop.hear(content, again=False)
+                    told = stop.signal, False
                 else:
                     own.interrupt()
                 moved = True

@@ -23,10 +23,12 @@ class Stop:
         self.signal = 0
         self.again = False
         self.since = 0.0
+        self._came_here = False
 
     def ask(self, number: int) -> None:
         """A signal came here. A second one is meant to end the run at once."""
-        self.hear(number, again=bool(self.signal))
+        self.hear(number, again=self._came_here)
+        self._came_here = True
 
     def hear(self, number: int, *, again: bool) -> None:
         """A signal came to some rank. Launchers signal every rank: what two ranks tell is still one signal."""

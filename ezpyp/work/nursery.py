@@ -202,7 +202,7 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
         agents.close()
         for other in list(_held):
             other.close()
-        os.setpgid(0, 0)
+        os.setsid()  # without a terminal: one that a step reads would stop it for ever
         offspring.adopt()
         for number in _QUIET_SIGNALS:
             signal.signal(number, _ignore)

@@ -308,7 +308,7 @@ def simulate(
         )
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
         leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
-        team = [mpi.Ranks(cast("mpi.Link", wire), slots, lambda *_, **__: None)]
+        team = [mpi.Ranks(cast("mpi.Link", wire), slots, Stop())]
         pacing = Pace(Functions.of(plan), ranks * helpers)
         clock.begin(dies_at, measured=costs.measured)
         with suppress(Killed):
