@@ -361,7 +361,7 @@ def test_what_cannot_be_started_says_so(content: bytes, words: str, tmp_path: Pa
 
 def test_a_program_that_may_not_be_run_is_refused_before_the_run() -> None:
     Path("data").write_text("no program")
-    with pytest.raises(ezpyp.InitializationError, match=r"\./data may not be run.*Use chmod \+x \./data"):
+    with pytest.raises(ezpyp.InitializationError, match=r"\./data may not be run.*chmod \+x \./data"):
         run(lambda p: p.command("sim", ["./data"]))
 
 

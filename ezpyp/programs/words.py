@@ -61,8 +61,8 @@ class Executable(Input):
             )
         if not os.access(path, os.X_OK):
             raise InitializationError(
-                f"{printable(self.given)} may not be run: it is not executable. Use chmod +x {shlex.quote(self.given)}, or "
-                "name its interpreter first, as in ['python3', …]."
+                f"{printable(self.given)} may not be run: it is not executable. chmod +x {shlex.quote(self.given)}, "
+                "or name its interpreter first, as in ['python3', …]."
             )
         yield "program", os.path.basename(self.given), contents.digest(path) if self.track else ""
 

@@ -301,15 +301,11 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                 if kind == "lot":
                     own.start(content)
                     held += 1
-                elif kind == "sync":
-                    own.sync()
-                elif kind == "recall":
-                    own.recall()
                 elif kind == "stop":  # what runs here may be ended by it, too
                     stop.hear(content, again=False)
                     told = stop.signal, False
                 else:
-                    own.interrupt()
+                    {"sync": own.sync, "recall": own.recall, "interrupt": own.interrupt}[kind]()
                 moved = True
             reports = own.poll()
             if reports or own.lots != held or own.slots != slots:
