@@ -49,10 +49,17 @@ def test_a_lot_leaves_its_share_to_every_slot() -> None:
 
 def test_what_was_learnt_counts_for_the_function_alone() -> None:
     pace = Pace(functions("ab"), 1)
-    pace.learn(0, 1.0)
-    pace.learn(0, 2.0, count=100)
+    pace.learn([0], [1.0])
+    pace.learn([0] * 100, [2.0] * 100)
     assert pace.expected(0) == pytest.approx(2.0)
     assert pace.expected(1) is None
+
+
+def test_of_steps_that_come_together_each_counts_for_its_own_function() -> None:
+    pace = Pace(functions("aba"), 1)
+    pace.learn([0, 1, 2], [1.0, 9.0, 3.0])
+    assert pace.expected(0) == pytest.approx(2.0)
+    assert pace.expected(1) == pytest.approx(9.0)
 
 
 @pytest.mark.parametrize(

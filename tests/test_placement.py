@@ -225,7 +225,7 @@ class Cluster:
             self.ledger.settle(step, Status.FAILED, "signal", self.clock)
         else:
             self.ledger.settle_done([step])
-        self.pace.learn(step, self.seconds[step])
+        self.pace.learn([step], [self.seconds[step]])
         if queue:
             self._occupy(rank, slot)
 

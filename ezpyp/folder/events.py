@@ -89,14 +89,13 @@ class StepEnded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LotEnded:
-    """Short steps of one lot are done, in a run of many steps: they are told together."""
+    """Steps that did not take long are done, in a run of many: they are told together."""
 
     when: float
-    #: By name, the first and the last of them in the order in which they ran, and how many there are.
+    #: By name, those that were reported first and last, and how many there are.
     first: str
     last: str
     count: int
-    rank: int
     #: How long they took, together.
     seconds: float
 

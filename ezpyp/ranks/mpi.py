@@ -376,6 +376,8 @@ class Ranks:
         self._link, self._ranks, self._stop, self._told = link, tuple(slots), stop, False
         self._seats = Seats(slots)
         self._arrived: list[Report] = []
+        #: Lots that were started since the last look, by rank: they go out in one message.
+        self._leaving: dict[int, list[Lot]] = {}
 
     @property
     def slots(self) -> int:
@@ -397,9 +399,12 @@ class Ranks:
         if rank is None:
             rank = self._seats.choose()
         self._seats.give(rank, len(lot))
-        self._link.send(("lot", lot), rank)
+        self._leaving.setdefault(rank, []).append(lot)
 
     def poll(self) -> list[Report]:
+        for rank, lots in self._leaving.items():
+            self._link.send(("lots", lots), rank)
+        self._leaving.clear()
         while (message := self._link.receive()) is not None:
             rank, (kind, content) = message
             if kind == "reports":

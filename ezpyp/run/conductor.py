@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import lock
-from ezpyp.folder.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
+from ezpyp.folder.events import Bus
 from ezpyp.model.keeping import Keeping
-from ezpyp.model.steps import Brief, Outcome, Status, callable_name
+from ezpyp.model.steps import Outcome, Status, callable_name
 from ezpyp.run.job import Job
-from ezpyp.run.report import SMALL_RUN, shows_all
-from ezpyp.schedule.briefs import Outcomes, seconds_of, unpack
+from ezpyp.run.telling import Telling
+from ezpyp.schedule.briefs import SIZE, Outcomes, seconds_of
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger, Settled
 from ezpyp.schedule.pace import Pace
@@ -37,7 +37,7 @@ class Conductor:
         self, job: Job, ledger: Ledger, bus: Bus, hosts: Sequence[str], dispatch: Dispatch | None = None
     ) -> None:
         """`hosts` has one for each rank. `dispatch` says what starts where, in a run that asks for more than cores."""
-        self._hosts, self._dispatch = hosts, dispatch
+        self._dispatch = dispatch
         #: Who runs steps on each rank.
         self._at: dict[int, Executor] = {}
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
@@ -48,36 +48,27 @@ class Conductor:
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
         self.outcomes = Outcomes(job.plan.stems, job.store)
+        self.telling = Telling(job, bus, hosts, self.outcomes)
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
-        #: Each step is told of by itself. Of many steps only those of which there is something to say are.
-        self._one_by_one = len(job.plan.steps) <= SMALL_RUN or shows_all()
         self._longest_wait = 0.2 if job.link is None else 0.001
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
         self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
         self._at_border, self._synced = False, time.monotonic()
 
-    def tell_cached(self, done: Iterable[int]) -> None:
-        """Tell of the steps that need not run, where there are few enough to be shown."""
-        if len(self._plan.steps) > SMALL_RUN:
-            return
-        for k in done:
-            step = self._plan.steps[k]
-            self._bus.tell(
-                StepCached(when=time.time(), name=step.name, title=step.title, phase=self._plan.graph.phases[k])
-            )
-
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
         ledger, pause, ended, signed = self._ledger, 50e-6, False, -lock.EVERY
         while not ledger.finished:
-            if time.monotonic() - signed >= lock.EVERY:
-                signed = time.monotonic()
+            now = time.monotonic()
+            if now - signed >= lock.EVERY:
+                signed = now
                 self._sign()
-            moved = self._hand_out(team, pace)
-            for report in [r for executor in team for r in executor.poll()]:
-                self._settle(report, pace)
+            moved = self._hand_out(team, pace, now)
+            if reports := [r for executor in team for r in executor.poll()]:
+                self._settle(reports, pace)
                 moved = True
+            self.telling.look(now)
             if stop.signal and not ended:
                 ledger.stop()
                 if stop.again or time.monotonic() - stop.since > grace:
@@ -91,6 +82,7 @@ class Conductor:
                 self._let_share(team)
                 self._bus.idle()
                 team[0].wait(pause)
+        self.telling.flush()
         self._sign()
 
     def _let_share(self, team: Sequence[Executor]) -> None:
@@ -107,34 +99,29 @@ class Conductor:
             for executor in team:
                 executor.sync()
 
-    def _hand_out(self, team: Sequence[Executor], pace: Pace) -> bool:
+    def _hand_out(self, team: Sequence[Executor], pace: Pace, now: float) -> bool:
         """Fill every slot once before any is filled twice."""
         if self._dispatch is not None:
-            return self._place(self._dispatch, team)
+            return self._place(self._dispatch, team, now)
         ledger, moved = self._ledger, False
-        for depth in range(1, pace.depth(ledger, time.monotonic()) + 1):
+        for depth in range(1, pace.depth(ledger, now) + 1):
             for executor in team:
-                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, time.monotonic())):
-                    self._start(executor, lot)
+                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, now)):
+                    executor.start(self._lot(lot, None))
+                    self.telling.begin(lot, now)
                     moved = True
         return moved
 
-    def _place(self, dispatch: Dispatch, team: Sequence[Executor]) -> bool:
+    def _place(self, dispatch: Dispatch, team: Sequence[Executor], now: float) -> bool:
         """Start what finds the cores, GPUs and memory that it asked for, on the rank where they are."""
         if not self._at:
             self._at = {rank: executor for executor in team for rank in executor.ranks}
         moved = False
-        while (start := dispatch.next(time.monotonic())) is not None:
-            self._start(self._at[start.rank], start.steps, start.rank, start.grant)
+        while (start := dispatch.next(now)) is not None:
+            self._at[start.rank].start(self._lot(start.steps, start.grant), start.rank)
+            self.telling.begin(start.steps, now)
             moved = True
         return moved
-
-    def _start(
-        self, executor: Executor, steps: Sequence[int], rank: int | None = None, grant: Grant | None = None
-    ) -> None:
-        executor.start(self._lot(steps, grant), rank)
-        if len(steps) == 1:
-            self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[steps[0]].name))
 
     def _lot(self, steps: Sequence[int], grant: Grant | None) -> Lot:
         ledger = self._ledger
@@ -154,26 +141,28 @@ class Conductor:
         wanted = {p for k in steps for p in parents[k]}
         return self.outcomes.packed(sorted(wanted)) if len(wanted) <= _MOST_PLACES else b""
 
-    def _settle(self, report: Report, pace: Pace) -> None:
-        if report.briefs:
-            self._settle_briefs(report.briefs, pace)
-        for outcome in report.outcomes:
-            if outcome.status is Status.DONE:
-                pace.learn(outcome.step, outcome.seconds)
-            self._settle_outcome(outcome)
-        self._ledger.give_back(report.returned)
+    def _settle(self, reports: Sequence[Report], pace: Pace) -> None:
+        """What came together: steps that ran alone all at once, lots each as the range that they may be."""
+        alone = b"".join(report.briefs for report in reports if len(report.briefs) == SIZE)
+        for packed in (alone, *(report.briefs for report in reports if len(report.briefs) != SIZE)):
+            if packed:
+                self._settle_briefs(packed, pace)
+        for report in reports:
+            for outcome in report.outcomes:
+                if outcome.status is Status.DONE:
+                    pace.learn((outcome.step,), (outcome.seconds,))
+                self._settle_outcome(outcome)
+            if report.returned:
+                self._ledger.give_back(report.returned)
+                self.telling.back(report.returned)
 
     def _settle_briefs(self, packed: bytes, pace: Pace) -> None:
         """Steps that are done and of which there is nothing to say: by numbers, all at once."""
         steps, seconds = self.outcomes.take(packed), seconds_of(packed)
-        pace.learn(steps[0], sum(seconds) / len(steps), len(steps))
+        pace.learn(steps, seconds)
         self._follow(self._ledger.settle_done(steps))
-        if self._one_by_one or len(steps) == 1:
-            for brief in unpack(packed):
-                self._tell(self._as_told(brief), final=True)
-        else:
-            self._count_down(steps)
-            self._bus.tell(self._lot_ended(steps, sum(seconds)))
+        self._count_down(steps)
+        self.telling.done(packed, steps, sum(seconds))
         for k in steps if self._keeping.any else ():
             self._drop_unneeded(k)
 
@@ -233,28 +222,9 @@ class Conductor:
         phases = self._plan.graph.phases
         first, last = phases[steps[0]], phases[steps[-1]]
         ordered = isinstance(steps, range) and first == last
-        for phase, count in ((first, len(steps)),) if ordered else Counter(phases[k] for k in steps).items():
+        for phase, count in ((first, len(steps)),) if ordered else Counter(map(phases.__getitem__, steps)).items():
             self._left[phase] -= count
             self._at_border = self._at_border or not self._left[phase]
-
-    def _lot_ended(self, steps: Sequence[int], seconds: float) -> LotEnded:
-        last = self.outcomes.brief(steps[-1])
-        names = self._plan.steps[steps[0]].name, self._plan.steps[steps[-1]].name
-        return LotEnded(
-            when=last.when, first=names[0], last=names[1], count=len(steps), rank=last.rank, seconds=seconds
-        )
-
-    def _as_told(self, brief: Brief) -> Outcome:
-        """A brief as listeners know it; where its result lies is not told."""
-        return Outcome(
-            step=brief.step,
-            status=Status.DONE,
-            when=brief.when,
-            seconds=brief.seconds,
-            rank=brief.rank,
-            host=self._hosts[brief.rank],
-            attempt=brief.attempt,
-        )
 
     def durations(self) -> dict[str, dict[str, float]]:
         """How long the steps that this run did took, by function (see RunEnded)."""
@@ -267,20 +237,9 @@ class Conductor:
     def _tell(self, outcome: Outcome, *, final: bool) -> None:
         if final:
             self._count_down((outcome.step,))
-        step = self._plan.steps[outcome.step]
-        self._bus.tell(
-            StepEnded(
-                name=step.name,
-                label=step.label if outcome.status is not Status.DONE else step.name,
-                title=step.title,
-                phase=self._plan.graph.phases[outcome.step],
-                outcome=outcome,
-                final=final,
-                allowed=outcome.status is Status.FAILED
-                and step.group is not None
-                and self._ledger.is_allowed(outcome.step),
-            )
-        )
+        failed = outcome.status is Status.FAILED
+        allowed = failed and self._plan.graph.groups[outcome.step] >= 0 and self._ledger.is_allowed(outcome.step)
+        self.telling.ended(outcome, final=final, allowed=allowed)
 
 
 def _spread(seconds: list[float]) -> dict[str, float]:

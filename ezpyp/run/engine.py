@@ -232,7 +232,7 @@ def _lead(
     pace = Pace(functions, slots, seconds)
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
-    conductor.tell_cached(done)
+    conductor.telling.cached(done)
     try:
         conductor.conduct(team, pace, stop, job.settings.grace)
     except CacheTakenOver:
@@ -298,9 +298,10 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                 kind, content = message[1]
                 if kind == "end":
                     return
-                if kind == "lot":
-                    own.start(content)
-                    held += 1
+                if kind == "lots":
+                    for lot in content:
+                        own.start(lot)
+                    held += len(content)
                 elif kind == "stop":  # what runs here may be ended by it, too
                     stop.hear(content, again=False)
                     told = stop.signal, False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 
 from ezpyp.model import policy
 from ezpyp.model.kinds import Functions
@@ -19,9 +20,17 @@ class Pace:
         self._seconds = [remembered.get(name) for name in functions.names]
         self._slots = slots
 
-    def learn(self, step: int, seconds: float, count: int = 1) -> None:
-        """A step took so long; or so many of its function took so long each."""
-        function = self._function[step]
+    def learn(self, steps: Sequence[int], seconds: Sequence[float]) -> None:
+        """How long steps took that are done."""
+        functions = [*map(self._function.__getitem__, steps)]
+        if len(kinds := set(functions)) == 1:
+            self._learn(functions[0], sum(seconds) / len(seconds), len(seconds))
+            return
+        for kind in kinds:
+            own = [*compress(seconds, map(kind.__eq__, functions))]
+            self._learn(kind, sum(own) / len(own), len(own))
+
+    def _learn(self, function: int, seconds: float, count: int) -> None:
         known = self._seconds[function]
         weight = 0.8**count
         self._seconds[function] = seconds if known is None else weight * known + (1 - weight) * seconds

@@ -29,7 +29,7 @@ from ezpyp.model.kinds import Functions
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi
-from ezpyp.run import conductor
+from ezpyp.run import conductor, telling
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
 from ezpyp.schedule import briefs
@@ -73,8 +73,11 @@ class Clock:
         self._dies_at, self._since = inf, 0.0
 
     def monotonic(self) -> float:
-        self.stop()
-        self.go()
+        if self._measured:
+            since, self._since = self._since, time.thread_time()
+            self.charge(self._since - since)
+        if self.now >= self._dies_at:
+            raise Killed
         return self.now
 
     time = perf_counter = monotonic
@@ -184,8 +187,8 @@ class Wire:
         self._run.messages += 1
         kind, content = message
         arrival = self._clock.now + self._costs.latency + self._chances.uniform(0, self._costs.nap)
-        if kind == "lot":
-            self._at(arrival, self._arrives, to, content)
+        if kind == "lots":
+            self._at(arrival, self._arrive, to, content)
         elif kind == "recall":
             self._at(arrival, self._recalled, to)
         self._clock.go()
@@ -205,6 +208,10 @@ class Wire:
     def _at(self, when: float, act: Callable[..., None], *arguments: Any) -> None:
         self._count += 1
         heapq.heappush(self._coming, (when, self._count, act, arguments))
+
+    def _arrive(self, now: float, rank: int, lots: Sequence[Lot]) -> None:
+        for lot in lots:
+            self._arrives(now, rank, lot)
 
     def _arrives(self, now: float, rank: int, lot: Lot) -> None:
         agent = self._ranks[rank]
@@ -291,7 +298,7 @@ def simulate(
     run, clock, slots = Run(), Clock(), dict.fromkeys(range(1, ranks + 1), helpers)
     wire = Wire(clock, costs, seconds, slots, run)
     with ExitStack() as stack:
-        for module in (conductor, mpi):
+        for module in (conductor, telling, mpi):
             stack.enter_context(patch.object(module, "time", clock))
         ledger = run.ledger = Ledger(plan.graph)
         ledger.resume([Status.DONE if k in done else Status.NOT_RUN for k in range(len(plan.steps))], {})
