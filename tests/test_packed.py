@@ -202,6 +202,20 @@ def test_a_run_begins_after_all_that_there_is(tmp_path: Path) -> None:
     assert PackedStore(tmp_path).begin() == 42
 
 
+def test_a_turn_comes_after_what_was_written_since_the_scan(tmp_path: Path, store: PackedStore) -> None:
+    add(store, "alpha", b"one")
+    store.flush()
+    root = PackedStore(tmp_path)
+    scan = root.records()
+    after = root.begin()
+    other = PackedStore(tmp_path, Writer(rank=3))
+    other.begin(after + 5)
+    add(other, "beta", b"two")
+    other.flush()
+    assert root.begin() == after + 6
+    assert len(scan.records) == 1
+
+
 Stems = st.sampled_from(["a", "b", "c"])
 Acts = st.one_of(
     st.tuples(st.just("add"), Stems, st.binary(max_size=8)),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any, overload
 
 from ezpyp.folder import differences, folding
@@ -158,7 +159,7 @@ def _doubtful(plan: Plan, scan: Scan, settled: bytes) -> Iterable[int]:
         return range(len(plan.steps))
     if not scan.records and not scan.problems:
         return ()
-    return (k for k, each in enumerate(settled) if not each)
+    return compress(range(len(settled)), settled.translate(_TURNED))
 
 
 class _Deciding:

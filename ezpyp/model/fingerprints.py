@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import repeat
+from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ezpyp.errors import InitializationError
@@ -149,15 +149,16 @@ class _Identifying:
         self._codes.add(code, len(calls))
         shared = self._upstream(calls.shared.sources())
         upstream = self._of_columns(calls) if calls.deferred else repeat(shared)
-        packed, copy, found = self._packed, head.copy, []
-        for identity, before in zip(calls.identities(), upstream, strict=False):
-            whole = copy()  # its begin is hashed once
-            whole.update(b"%d:%b%b%b" % (len(identity), identity, before, end))
-            found.append(whole.digest())
-            if len(found) == _PIECES:  # so many small objects at a time
-                packed += b"".join(found)
-                found.clear()
-        packed += b"".join(found)
+        packed, copy, identities = self._packed, head.copy, iter(calls.identities())
+        upstream = iter(upstream)
+        while some := [*islice(identities, _PIECES)]:  # so many small objects at a time
+            tails = map(b"%d:%b%b%b".__mod__, zip(map(len, some), some, upstream, repeat(end), strict=False))
+            found = []
+            for tail in tails:
+                whole = copy()  # its begin is hashed once
+                whole.update(tail)
+                found.append(whole.digest())
+            packed += b"".join(found)
 
     def _one(self, k: int, step: Step, arguments: Arguments) -> None:
         definition = step.family.definition

@@ -90,8 +90,7 @@ class PlannedStems(Sequence[str]):
     def __iter__(self) -> Iterator[str]:
         for family, members in self._steps.parts:
             others = self._others.get(family.number)
-            for member in members:
-                yield family.name(member) if others is None else others[member]
+            yield from family.names(members) if others is None else map(others.__getitem__, members)
 
 
 class Retries(Mapping[int, Retry]):

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from itertools import accumulate
+from itertools import accumulate, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 from ezpyp.identity.outline import describe, shorten
@@ -145,6 +145,14 @@ class Family:
 
     def name(self, member: int) -> str:
         return self.label if self.first is None else f"{self.label}[{self.first + member}]"
+
+    def names(self, members: range) -> Iterator[str]:
+        """The names of these members, in order."""
+        first = self.first
+        if first is None:
+            return repeat(self.label, len(members))
+        numbers = range(first + members.start, first + members.stop, members.step)
+        return map(f"{self.label.replace('%', '%%')}[%d]".__mod__, numbers)
 
 
 class Step(Deferred):

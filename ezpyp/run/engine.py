@@ -263,6 +263,10 @@ def _cached(done: Iterable[int], anew: Container[int], total: int) -> bytes:
     return bytes(found)
 
 
+#: By the byte of a status: 1 where it is done.
+_DONE = bytes(status == Status.DONE for status in range(256))
+
+
 def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
     """Say so in one line, and nothing else."""
     statuses = job.standing.statuses
@@ -283,7 +287,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
         cached=done,
         exit_code=0,
     )
-    cached = bytes(status == Status.DONE for status in statuses)
+    cached = statuses.translate(_DONE)
     return Finished(started=started, ended=ended, statuses=statuses, outcomes={}, blame={}, cached=cached, idle=True)
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
@@ -62,6 +63,6 @@ class Job:
         """The steps that have no result yet and are asked for, or needed by those."""
         statuses = self.standing.statuses
         if self.wanted is None:
-            return frozenset(k for k, status in enumerate(statuses) if status != Status.DONE)
+            return frozenset(compress(range(len(statuses)), statuses))  # done is 0
         needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
         return frozenset(k for k in needed if statuses[k] != Status.DONE)

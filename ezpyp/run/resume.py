@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -231,8 +232,9 @@ def _replaced(found: Survey) -> Iterator[int]:
     records, stems, prints = found.scan.records, found.plan.stems, found.identity.fingerprints
     if not records:
         return
-    for k, runs in enumerate(found.decisions.runs):
-        record = records.get(stems[k]) if runs or k in found.decisions.told else None
+    runs = found.decisions.runs
+    for k in sorted({*compress(range(len(runs)), runs), *found.decisions.told}):
+        record = records.get(stems[k])
         if record is not None and record.fingerprint != prints[k]:
             yield k
 

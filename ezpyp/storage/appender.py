@@ -145,7 +145,7 @@ class Appender:
         length = len(head) + SEAL.size + len(result)
         self._size += length
         of_stem = (digest(stem) or 1) if stem else 0
-        self._entries.append(_pack_entry(offset, length, flags, status, of_stem, order, fingerprint))
+        self._entries.append(_pack_entry(offset, length, flags, status, order, of_stem, fingerprint))
         if self._size > _MOST:
             try:
                 self._write()

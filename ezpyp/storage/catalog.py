@@ -12,7 +12,8 @@ import struct
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from operator import add, le
+from itertools import chain, compress
+from operator import add, le, methodcaller
 
 from ezpyp.model import outputs
 from ezpyp.model.steps import Status
@@ -38,19 +39,22 @@ from ezpyp.storage.segment import (
 )
 
 #: Names this version of the format. The salt of the segment follows.
-MAGIC = b"ezpyp-i\x01"
+MAGIC = b"ezpyp-i\x02"
 SUFFIX = ".idx"
-#: offset, length, flags, status, digest of the stem (0 for none), order, fingerprint
+#: offset, length, flags, status, order, digest of the stem (0 for none), fingerprint
 ENTRY = struct.Struct("<QIBbxxQQ16s")
 _STEP = ENTRY.size
 #: The same in words of eight bytes.
-_WORDS, _STEM_WORD, _ORDER_WORD = _STEP // 8, 2, 3
-_FLAGS, _STATUS, _STEM, _PRINT = 12, 13, 16, 32
+_WORDS, _ORDER_WORD, _STEM_WORD = _STEP // 8, 2, 3
+_FLAGS, _STATUS, _STEM, _PRINT = 12, 13, 24, 32
 #: Marks an entry that counts and has a plain done step's result.
 _SETTLED = 2
 _CHAIN = struct.Struct("<QI36x")
 _RANKED = struct.Struct("<12xBb2xQQ16x")
 _NUMBER = struct.Struct("<Q")
+#: What is known of a step under its stem: digest of the stem and fingerprint.
+_KNOWN = struct.Struct("<24x24s")
+_DIGEST, _FINGERPRINT = struct.Struct("8s"), struct.Struct("16s")
 _SALT = struct.Struct("<Q")
 #: Of an index, this much is read at once.
 _WINDOW = _STEP * (1 << 14)
@@ -66,7 +70,7 @@ def digest_of(stem: bytes) -> int:
 def entry_of(offset: int, header: Header) -> bytes:
     """The entry of a record."""
     digest = 0 if header.flags & OPENING else digest_of(header.stem.encode(*TEXT))
-    return ENTRY.pack(offset, header.length, header.flags, header.status, digest, header.order, header.fingerprint)
+    return ENTRY.pack(offset, header.length, header.flags, header.status, header.order, digest, header.fingerprint)
 
 
 def beginning(salt: int) -> bytes:
@@ -216,10 +220,12 @@ class Catalog(Records):
         self._owners = array("H")
         self._entries = bytearray()
         self._table, self._mask = _table(0)
-        #: Of each entry 0 if it does not count, else 1, or `_SETTLED`.
+        #: Of each entry 0 if it does not count, else 1, or `_SETTLED`. As far as it was asked for: see `_weighed`.
         self._live = bytearray()
         #: The highest order; and below this one, only what was repacked counts.
         self.latest = self._horizon = 0
+        #: Of each entry, as far as they were asked for.
+        self._flags = b""
         self._by_print: tuple[array[int], int] | None = None
         for number in sorted(self._numbers(), reverse=True):  # repacked ones first: they say what no longer counts
             self._open(number)
@@ -274,22 +280,36 @@ class Catalog(Records):
             self._owners.extend(array("H", [k]) * ((len(found.listed) + len(found.missing)) // _STEP))
             self._entries += found.listed
             self._entries += found.missing
-        count = len(self._owners)
+        if len(self._owners) > first:
+            self._by_print = None
+            with memoryview(self._entries) as entries, entries.cast("Q") as words:
+                self.latest = max(self.latest, *words[first * _WORDS + _ORDER_WORD :: _WORDS])
+
+    def is_current(self) -> bool:
+        """Whether nothing was written since it was looked through."""
+        try:
+            known = {each.number: each.size for each in self._known}
+            return {*self._numbers()} == known.keys() and all(k.segment.size == k.size for k in self._known)
+        except OSError:
+            return False
+
+    def _weighed(self) -> bytearray:
+        """Which entries count. Found out when somebody asks: whoever resumes a run often need not."""
+        count, first = len(self._owners), len(self._live)
         if count > first:
             self._live += bytes(count - first)
-            self._by_print = None
             if 2 * count > len(self._table):
                 self._table, self._mask = _table(2 * count if first else count)
                 self._live, first = bytearray(count), 0
             self._settle(first)
+        return self._live
 
     def _settle(self, first: int) -> None:
         """Of each stem the newest record counts; in a segment the last."""
         owners, live, table, mask = self._owners, self._live, self._table, self._mask
-        horizon, latest = self._horizon, self.latest
+        horizon = self._horizon
         with memoryview(self._entries) as entries, entries.cast("Q") as words, entries[first * _STEP :] as new:
-            for n, (flags, status, digest, order) in enumerate(_RANKED.iter_unpack(new), first):
-                latest = max(latest, order)
+            for n, (flags, status, order, digest) in enumerate(_RANKED.iter_unpack(new), first):
                 if not digest:
                     if flags & GONE:  # the opening of what was repacked
                         horizon = max(horizon, order)
@@ -305,17 +325,18 @@ class Catalog(Records):
                     live[m] = 0
                 table[slot] = n + 1
                 live[n] = _SETTLED if not (flags & ~WHEREABOUTS or status) else 0 if flags & GONE else 1
-        self._horizon, self.latest = horizon, latest
+        self._horizon = horizon
 
     # ----- finding
 
     def find(self, stem: str) -> int:
         """The number of the record under a stem, -1 for none."""
+        live = self._weighed()
         digest = digest_of(stem.encode(*TEXT))
         slot = digest & self._mask
         while other := self._table[slot]:
             if _NUMBER.unpack_from(self._entries, (other - 1) * _STEP + _STEM)[0] == digest:
-                return other - 1 if self._live[other - 1] else -1
+                return other - 1 if live[other - 1] else -1
             slot = (slot + 1) & self._mask
         return -1
 
@@ -341,14 +362,29 @@ class Catalog(Records):
         return record
 
     def __iter__(self) -> Iterator[str]:
-        return self._stems(range(len(self._live)))
+        return self._stems(range(len(self._owners)))
 
     def __len__(self) -> int:
-        return len(self._live) - self._live.count(0)
+        live = self._weighed()
+        return len(live) - live.count(0)
+
+    def __bool__(self) -> bool:
+        return self._of_stems() > 0 if not self._marked(GONE) else len(self) > 0
+
+    def _of_stems(self) -> int:
+        """How many entries are of stems."""
+        return len(self._owners) - len(self._marked(OPENING))
+
+    def _marked(self, flags: int) -> list[int]:
+        """The numbers of entries that have one of these flags."""
+        if len(self._flags) < len(self._owners):
+            self._flags = bytes(self._entries[_FLAGS::_STEP])
+        marks = self._flags.translate(bytes(bool(each & flags) for each in range(256)))
+        return [*compress(range(len(marks)), marks)] if 1 in marks else []
 
     def _stems(self, numbers: Iterable[int]) -> Iterator[str]:
         for n in numbers:
-            if self._live[n]:
+            if self._weighed()[n]:
                 header = self.header(n)
                 if header is not None:
                     yield header.stem
@@ -356,16 +392,31 @@ class Catalog(Records):
     def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
         import xxhash
 
-        digest_at, live, table, mask = xxhash.xxh3_64_intdigest, self._live, self._table, self._mask
-        found = bytearray(len(fingerprints) // 16)
+        digests = array("Q", map(xxhash.xxh3_64_intdigest, map(methodcaller("encode", *TEXT), stems)))
+        if not self._live and not self._marked(GONE):
+            # Where as many steps are settled as there are entries, no step has two of which one does not count.
+            known = {*chain.from_iterable(_KNOWN.iter_unpack(self._entries))}
+            of_steps = chain.from_iterable(_DIGEST.iter_unpack(digests.tobytes()))
+            prints = chain.from_iterable(_FINGERPRINT.iter_unpack(fingerprints))
+            found = bytearray(map(known.__contains__, map(add, of_steps, prints)))
+            if found.count(1) == self._of_stems() and self._all_plain():
+                return found
+        return self._settled_one_by_one(fingerprints, digests)
+
+    def _all_plain(self) -> bool:
+        """Whether all entries of stems are of done steps of which there is nothing else to say."""
+        return not any(self._entries[_STATUS::_STEP]) and not self._marked(0xFF & ~WHEREABOUTS & ~OPENING)
+
+    def _settled_one_by_one(self, fingerprints: bytes, digests: array[int]) -> bytearray:
+        live, table, mask = self._weighed(), self._table, self._mask
+        found = bytearray(len(digests))
         with (
             memoryview(self._entries) as entries,
             entries.cast("Q") as words,
             memoryview(fingerprints) as wanted,
             wanted.cast("Q") as prints,
         ):
-            for k, stem in enumerate(stems):
-                digest = digest_at(stem.encode("utf-8", "surrogatepass")) or 1
+            for k, digest in enumerate(digests):
                 slot = digest & mask
                 while (m := table[slot] - 1) >= 0 and words[(at := m * _WORDS) + _STEM_WORD] != digest:
                     slot = (slot + 1) & mask
@@ -374,8 +425,9 @@ class Catalog(Records):
         return found
 
     def notable(self) -> Iterator[str]:
-        flags, statuses = self._entries[_FLAGS::_STEP], self._entries[_STATUS::_STEP]
-        return self._stems(n for n in range(len(self._live)) if flags[n] & ~WHEREABOUTS or statuses[n])
+        odd = self._entries[_STATUS::_STEP]
+        numbers = {*self._marked(0xFF & ~WHEREABOUTS & ~OPENING), *compress(range(len(odd)), odd)}
+        return self._stems(sorted(numbers))
 
     def under(self, fingerprint: str) -> list[str]:
         try:
@@ -383,9 +435,7 @@ class Catalog(Records):
         except ValueError:
             wanted = b""
         if len(wanted) != 16:
-            flags = self._entries[_FLAGS::_STEP]
-            odd = self._stems(n for n in range(len(self._live)) if flags[n] & ODD)
-            return [stem for stem in odd if self[stem].fingerprint == fingerprint]
+            return [stem for stem in self._stems(self._marked(ODD)) if self[stem].fingerprint == fingerprint]
         if self._by_print is None:
             self._by_print = self._prints()
         table, mask = self._by_print
@@ -401,7 +451,7 @@ class Catalog(Records):
         """A table by the beginning of the fingerprint. Several records may have the same."""
         table, mask = _table(len(self))
         flags = self._entries[_FLAGS::_STEP]
-        for n, alive in enumerate(self._live):
+        for n, alive in enumerate(self._weighed()):
             if alive and not flags[n] & ODD:
                 slot = _NUMBER.unpack_from(self._entries, n * _STEP + _PRINT)[0] & mask
                 while table[slot]:
@@ -414,8 +464,9 @@ class Catalog(Records):
     def misfits(self) -> Iterator[tuple[str, Problem]]:
         """Done steps whose result or returned files are not there, whole, with what is wrong."""
         flags, statuses = self._entries[_FLAGS::_STEP], self._entries[_STATUS::_STEP]
-        for n, flag in enumerate(flags):
-            if flag & (APART | FILES) and not flag & DROPPED and self._live[n] and statuses[n] == Status.DONE:
+        for n in self._marked(APART | FILES):
+            flag = flags[n]
+            if not flag & DROPPED and self._weighed()[n] and statuses[n] == Status.DONE:
                 record = self.record(n)
                 if record is None:
                     continue
@@ -432,8 +483,8 @@ class Catalog(Records):
     def leftovers(self) -> Iterator[str]:
         """Stems of dropped results whose files are still there."""
         flags = self._entries[_FLAGS::_STEP]
-        for n, flag in enumerate(flags):
-            if flag & DROPPED and flag & APART and self._live[n]:
+        for n in self._marked(DROPPED):
+            if flags[n] & APART and self._weighed()[n]:
                 record = self.record(n)
                 if record is not None and os.path.exists(f"{self._folder}/{record.outcome.location}"):
                     yield self._stem(n)
@@ -441,11 +492,11 @@ class Catalog(Records):
     def dead(self) -> int:
         """Bytes that repacking would take back, but for large results."""
         total = sum(known.size - FIRST for known in self._known)
-        flags = self._entries[_FLAGS::_STEP]
+        flags, live = self._entries[_FLAGS::_STEP], self._weighed()
         for n, (_, length) in enumerate(_CHAIN.iter_unpack(self._entries)):
-            if flags[n] & OPENING or self._live[n]:
+            if flags[n] & OPENING or live[n]:
                 total -= length
-            if flags[n] & ELSEWHERE and not flags[n] & (APART | DROPPED) and self._live[n]:
+            if flags[n] & ELSEWHERE and not flags[n] & (APART | DROPPED) and live[n]:
                 header = self.header(n)
                 total -= header.size if header is not None else 0
         return max(0, total)
@@ -454,7 +505,7 @@ class Catalog(Records):
         """Let a record count no more: what it vouches for is not there."""
         n = self.find(stem)
         if n >= 0:
-            self._live[n] = 0
+            self._weighed()[n] = 0
 
 
 def _table(count: int) -> tuple[array[int], int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -113,6 +114,8 @@ class PackedStore:
         self._appender: Appender | None = None
         self._segments: dict[int, Segment] = {}
         self._catalog: Catalog | None = None
+        #: What the last scan found, while somebody has it.
+        self._scanned: weakref.ref[Catalog] | None = None
         self._unsynced: list[str] = []
 
     # ----- writing
@@ -191,6 +194,9 @@ class PackedStore:
             sync_files(unsynced, f"{self._folder}/{FOLDER}")
 
     def _next_turn(self) -> int:
+        scanned = self._scanned() if self._scanned is not None else None
+        if scanned is not None and scanned.is_current():
+            return turn_of(scanned.latest) + 1
         try:
             return turn_of(self._look().latest) + 1
         except OSError as error:
@@ -386,6 +392,7 @@ class PackedStore:
             catalog = Catalog(self._folder)
         except OSError as error:
             raise unreadable(self._folder, error) from error
+        self._scanned = weakref.ref(catalog)
         leftovers = tuple(catalog.leftovers())
         misfits = [*catalog.misfits()]
         for stem, _ in misfits:

@@ -287,6 +287,13 @@ def test_what_is_settled_is_told_at_once(store: Store) -> None:
     assert store.records().records.settled(b"", []) == b""
 
 
+def test_of_two_results_of_a_step_the_newer_may_be_settled(store: Store) -> None:
+    for fingerprint in FINGERPRINTS[:2]:
+        add(store, "s0", b"x", fingerprint=fingerprint)
+    for fingerprint, settled in zip(FINGERPRINTS[:2], (0, 1), strict=True):
+        assert store.records().records.settled(bytes.fromhex(fingerprint), ["s0"]) == bytes([settled])
+
+
 def test_records_of_which_there_is_something_to_say_are_told(store: Store) -> None:
     filled(store)
     store.drop("s2", result_only=True)
