@@ -48,6 +48,8 @@ from ezpyp.identity.inputs import File, Files, Tree
 from ezpyp.model.policy import Retry
 from ezpyp.model.scratch import workdir
 from ezpyp.model.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
+from ezpyp.system.stopping import stopping, time_left
+from ezpyp.work.checkpoints import checkpoint_dir
 from ezpyp.work.preloading import preload
 from ezpyp.work.seeding import current as seed
 
@@ -111,11 +113,14 @@ __all__ = [
     "as_numpy_step",
     "as_parquet_step",
     "as_pickle_step",
+    "checkpoint_dir",
     "open",
     "preload",
     "register_identity",
     "seed",
+    "stopping",
     "succeeded",
+    "time_left",
     "workdir",
 ]
 

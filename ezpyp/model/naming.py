@@ -14,7 +14,9 @@ SUMMARY_FILE = "pipeline.summary"
 
 _SAFE = r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}"
 #: What ezpyp itself puts beside results, and what its file names end in.
-_RESERVED = r"pipeline|journal|logs|store|report\.html|code|jobs|.*\.(step|status|partial|schema|summary)(\..*)?"
+_RESERVED = (
+    r"pipeline|journal|logs|store|report\.html|code|jobs|checkpoints|.*\.(step|status|partial|schema|summary)(\..*)?"
+)
 
 
 def stems(names: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ezpyp.errors import InitializationError
+from ezpyp.system.stopping import GRACE
 
 ON_CHANGE = ("refuse", "extend", "rerun")
 STORES = ("auto", "files", "packed", "memory")
@@ -16,8 +17,6 @@ _SCHEDULES = ("ready", "phase")
 _CAPTURES = ("file", "tee", "off")
 #: More helpers than this no agent has.
 MOST_HELPERS = 1024
-#: Seconds that running steps are given after a stop was asked for.
-GRACE = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

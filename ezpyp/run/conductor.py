@@ -56,8 +56,8 @@ class Conductor:
         self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
         self._at_border, self._synced = False, time.monotonic()
 
-    def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop, grace: float) -> None:
-        """Hand out and settle until nothing is left to do, or a stop was asked for and its grace is over."""
+    def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop) -> None:
+        """Hand out and settle until nothing is left to do, or a stop was asked for and its time is over."""
         ledger, pause, ended, signed = self._ledger, 50e-6, False, -lock.EVERY
         while not ledger.finished:
             now = time.monotonic()
@@ -71,7 +71,7 @@ class Conductor:
             self.telling.look(now)
             if stop.signal and not ended:
                 ledger.stop()
-                if stop.again or time.monotonic() - stop.since > grace:
+                if stop.again or now > stop.end:
                     ended = True
                     for executor in team:
                         executor.interrupt()

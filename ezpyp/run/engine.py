@@ -83,7 +83,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     place = _place(job, neighbours, requests)
     places = [place] if job.link is None else job.link.gather(place)
     _check_resources(job, requests, places)
-    stop = Stop()
+    stop = Stop(job.settings.grace)
     with listening(stop):
         own = _open_everywhere(job, place, neighbours)
         if job.link is None:
@@ -234,7 +234,7 @@ def _lead(
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
     conductor.telling.cached(done)
     try:
-        conductor.conduct(team, pace, stop, job.settings.grace)
+        conductor.conduct(team, pace, stop)
     except CacheTakenOver:
         for executor in team:
             executor.interrupt()

@@ -1,7 +1,8 @@
-"""Stopping a run before its end: what was asked for, by a signal here or on another rank."""
+"""Stopping a run before its end: what was asked for, by a signal here or on another rank, and how long steps have."""
 
 from __future__ import annotations
 
+import math
 import mmap
 import signal
 import threading
@@ -12,14 +13,26 @@ from types import FrameType
 
 from ezpyp.system.running import inside_step
 
-#: One byte that the agent shares with all that is forked from it: whether it heard that the run is to stop.
-_heard = mmap.mmap(-1, 1)
+_shared = memoryview(mmap.mmap(-1, 16))
+#: What an agent shares with all that is forked from it: whether it heard that the run is to stop; and in the second
+#: word, on the monotonic clock, when what runs is ended.
+_heard, _end = _shared.cast("q"), _shared.cast("d")
+_end[1] = math.inf
+
+
+#: Seconds that running steps are given after a stop was asked for.
+GRACE = 10.0
 
 
 class Stop:
-    """A stop that was asked for, by a signal here or on another rank: `signal` is its number, 0 for none."""
+    """A stop that was asked for, by a signal here or on another rank: `signal` is its number, 0 for none.
 
-    def __init__(self) -> None:
+    SIGUSR1 is the warning before a time limit: what runs has until then. After other signals it has a grace time.
+    """
+
+    def __init__(self, grace: float = GRACE, limit: float = math.inf) -> None:
+        """`limit` is when the run has to end, on the monotonic clock, less what its end takes."""
+        self.grace, self.limit = grace, limit
         self.signal = 0
         self.again = False
         self.since = 0.0
@@ -35,7 +48,19 @@ class Stop:
         self.again = self.again or again
         self.signal = self.signal or number
         self.since = self.since or time.monotonic()
-        _heard[0] = 1
+        _heard[0], _end[1] = 1, self.end
+
+    @property
+    def is_warning(self) -> bool:
+        """Whether it is the warning before a time limit that is known."""
+        return self.signal == signal.SIGUSR1 and self.limit < math.inf
+
+    @property
+    def end(self) -> float:
+        """When what runs is ended, on the monotonic clock."""
+        if not self.signal or self.is_warning:
+            return self.limit
+        return min(self.limit, self.since + self.grace)
 
     @property
     def exit_code(self) -> int:
@@ -43,7 +68,26 @@ class Stop:
 
     @property
     def reason(self) -> str:
+        if self.is_warning:
+            return "stopped before its time limit"
         return f"stopped by {signal.Signals(self.signal).name}" if self.signal else ""
+
+
+def stopping() -> bool:
+    """Whether the run is to stop: what this step does should soon end.
+
+    A step that takes long looks at it now and then; when it is True, it saves in `checkpoint_dir()` and raises
+    `Interrupted`. Costs less than a microsecond. False outside of a run.
+    """
+    return bool(_heard[0])
+
+
+def time_left() -> float:
+    """The seconds that this step has before it is ended, by what is known now: infinite where no end is known.
+
+    Before a stop is asked for, it is the time until the time limit of the run; then, what is left of the grace.
+    """
+    return max(0.0, _end[1] - time.monotonic())
 
 
 def was_asked(patience: float = 0.0) -> bool:
@@ -57,7 +101,7 @@ def was_asked(patience: float = 0.0) -> bool:
 @contextmanager
 def listening(stop: Stop) -> Iterator[None]:
     """Turn INT, TERM and USR1 into a stop for as long as a run lasts. Only the main thread may set handlers."""
-    _heard[0] = 0
+    _heard[0], _end[1] = 0, stop.limit
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -13,6 +13,7 @@ from ezpyp.model.steps import Status
 from ezpyp.storage import packed
 from ezpyp.storage.opening import SHELF, open_store
 from ezpyp.system.files import is_temporary
+from ezpyp.work import checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -24,7 +25,7 @@ _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
-_FOLDERS = ("journal", "logs", "jobs", "code", SHELF, packed.FOLDER)
+_FOLDERS = ("journal", "logs", "jobs", "code", checkpoints.FOLDER, SHELF, packed.FOLDER)
 #: Stands between a folder and the stem of a step whose result is packed: there is no file to name.
 _PACKED = f"/{packed.FOLDER}#"
 
@@ -52,14 +53,15 @@ def of_run(folder: str) -> list[str]:
         *plain(f"{folder}/journal", lambda name: name.endswith(".jsonl")),
         *plain(f"{folder}/logs", lambda name: name.endswith((".log", ".progress"))),
         *plain(f"{folder}/jobs", lambda name: name.endswith((".sbatch", ".json", ".log"))),
-        *_of_code(f"{folder}/code"),
+        *_below(f"{folder}/code", lambda name: re.fullmatch("[0-9a-f]{16}", name) is not None),
+        *_below(f"{folder}/{checkpoints.FOLDER}", lambda name: checkpoints.stem_of(name) != ""),
     ]
 
 
-def _of_code(folder: str) -> Iterator[str]:
-    """The files of copies of code, which lie in folders named by digests."""
+def _below(folder: str, belongs: Callable[[str], bool]) -> Iterator[str]:
+    """All files in those folders of a folder whose names belong there."""
     for name in _names(folder):
-        if re.fullmatch("[0-9a-f]{16}", name):
+        if belongs(name):
             for path, _, files in os.walk(f"{folder}/{name}"):
                 yield from (f"{path}/{file}" for file in files)
 
@@ -133,6 +135,7 @@ def _of_steps(run: Run, stems: Collection[str], records: Mapping[str, Record]) -
         for name in _names(f"{run.folder}/{shelf}")
         if not is_temporary(name) and f"{shelf}{stem_of(name)}" in stems
     ]
+    found += _below(f"{run.folder}/{checkpoints.FOLDER}", lambda name: checkpoints.stem_of(name) in stems)
     if run.store == "packed":
         # With the record goes what it names.
         return [*found, *(f"{run.folder}{_PACKED}{stem}" for stem in stems if stem in records)]

@@ -19,7 +19,7 @@ from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.system import resources
+from ezpyp.system import resources, stopping
 from ezpyp.system.capture import tail
 from ezpyp.system.offspring import kill_group
 from ezpyp.work import helper
@@ -123,6 +123,8 @@ class Processes:
         #: Whether somebody has nothing to do, and whether there may be something to give back soon.
         self._recalling = self._undecided = False
         self._looked = 0.0
+        #: Whether helpers begin nothing more.
+        self._holds = False
         self._oom_kills = resources.oom_kills()
         try:
             for slot in self._slots:
@@ -156,6 +158,8 @@ class Processes:
             self._arrived.append(Report(returned=lot.steps))
 
     def poll(self) -> list[Report]:
+        if stopping.stopping() and not self._holds:
+            self._hold()
         for descriptor, _ in self._poll.poll(0):
             self._listen(self._by_descriptor[descriptor])
         if self._recalling:
@@ -168,7 +172,13 @@ class Processes:
         return arrived
 
     def recall(self) -> None:
-        self._recalling = True
+        self._recalling = not self._holds
+
+    def _hold(self) -> None:
+        """A stop was asked for: helpers begin nothing more, and give back what waits."""
+        self._holds, self._recalling = True, False
+        for slot in self._slots:
+            self._position.raise_fence(slot.number, 0)
 
     def wait(self, seconds: float) -> None:
         if self._arrived:
@@ -212,6 +222,8 @@ class Processes:
         slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
         order = replace(self._setup.order, environment=self._setup.environments[slot.number], log=slot.log)
         self._position.reset(slot.number)
+        if self._holds:
+            self._position.raise_fence(slot.number, 0)
         slot.told = slot.next = 0
         slot.fence, slot.cleared = NO_FENCE, False
         slot.pid, own = self._nest.spawn(slot.number, order)
@@ -257,7 +269,7 @@ class Processes:
             slot.given.popleft()
         if slot.told >= slot.fence and not slot.given:
             slot.fence, slot.cleared = NO_FENCE, False
-            self._position.raise_fence(slot.number, NO_FENCE)
+            self._position.raise_fence(slot.number, 0 if self._holds else NO_FENCE)
         if report.ended or returned:
             self._arrived.append(report._replace(returned=returned))
 

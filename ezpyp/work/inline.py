@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.system import running
+from ezpyp.system import running, stopping
 from ezpyp.work import seeding
 from ezpyp.work.lots import Lot, Report, Task
 from ezpyp.work.worker import Worker
@@ -93,6 +93,10 @@ class Serial:
             return [Report(outcomes=dropped)]
         if not self._lots:
             return []
+        if stopping.stopping():  # what waits is not begun
+            waiting = [task.step for lot in self._lots for task in lot]
+            self._lots.clear()
+            return [Report(returned=waiting)]
         task = self._lots[0].popleft()
         if not self._lots[0]:
             self._lots.popleft()

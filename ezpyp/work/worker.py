@@ -31,7 +31,7 @@ from ezpyp.system import resources
 from ezpyp.system.capture import tail
 from ezpyp.system.confined import PLAIN, is_confined
 from ezpyp.system.files import Buffer
-from ezpyp.work import seeding
+from ezpyp.work import checkpoints, seeding
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Task
 from ezpyp.work.upstream import Upstream
@@ -61,6 +61,8 @@ class Worker:
     pid: int = field(default_factory=os.getpid)
     #: Where results of earlier steps lie, as far as that was told.
     places: dict[int, Place] = field(init=False, default_factory=dict)
+    #: Done steps that saved something, which go when their results are on disk.
+    spent: list[int] = field(init=False, default_factory=list)
     #: Results of earlier steps.
     upstream: Upstream = field(init=False)
     _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
@@ -93,10 +95,14 @@ class Worker:
         if self.guards is not None:
             self.guards.enter(kind.options.request.cpus)
         seeding.plant(kind.seed(step, arguments.identity + self.inputs.get(task.step, b"")))
+        checkpoints.current = self, task.step
         try:
-            return _Call(self, step, kind, task, arguments=arguments).run()
+            came = _Call(self, step, kind, task, arguments=arguments).run()
         finally:
             seeding.clear()
+        if checkpoints.asked == task.step and (isinstance(came, bytes) or came.status is Status.DONE):
+            self.spent.append(task.step)
+        return came
 
     def flush(self, briefs: bytes, outcomes: list[Outcome]) -> tuple[bytes, list[Outcome]]:
         """Have what came of steps on disk, so that it may be told: as it is, or as failures where that cannot be."""
@@ -104,7 +110,10 @@ class Worker:
             self.store.flush()
         except StoreError as error:
             lost = [self._lost(each, error) for each in unpack(briefs)]
+            self.spent.clear()
             return b"", [*lost, *(self._lost(each, error) for each in outcomes)]
+        while self.spent:
+            checkpoints.drop(self.folder, self.plan.stems[self.spent.pop()])
         return briefs, outcomes
 
     def _lost(self, came: Brief | Outcome, error: StoreError) -> Outcome:

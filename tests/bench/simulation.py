@@ -319,7 +319,7 @@ def simulate(
         pacing = Pace(Functions.of(plan), ranks * helpers)
         clock.begin(dies_at, measured=costs.measured)
         with suppress(Killed):
-            leader.conduct(team, pacing, Stop(), 10.0)
+            leader.conduct(team, pacing, Stop())
         clock.end()
         bus.close()
     run.makespan, run.busy = min(clock.now, dies_at), clock.busy
