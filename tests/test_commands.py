@@ -301,6 +301,63 @@ def test_a_missing_output_fails_the_step_by_name() -> None:
     assert "its output 'a.txt' is not there when it ends" in note(step)
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("ln -s nowhere out", "its output 'out' is a link to nowhere, which is not there"),
+        ("mkdir run; echo 1 > run/a; ln -s run out", "its output 'out' is a link to a folder"),
+        ("mkfifo out", "its output 'out' is no file, but a pipe"),
+        ("mkdir out; touch out/a; mkfifo out/b", "its output 'out/b' is no file, but a pipe"),
+    ],
+)
+def test_an_output_that_cannot_be_kept_fails_the_step_by_name(line: str, words: str, node: Path) -> None:
+    _, step = run(lambda p: p.command("make", line, shell="bash", outputs="out"))
+    assert words in note(step)
+    assert "Again, alone: " in note(step)
+    assert os.path.lexists(next(node.iterdir()) / "out")
+    assert not Path("cache/files/make").exists()
+
+
+def test_an_output_that_is_a_link_to_a_file_is_that_file() -> None:
+    Path("far").write_text("far")
+    line = f"echo near > real; ln -s real near; ln -s {Path('far').resolve()} far"
+    _, step = run(lambda p: p.command("make", line, shell="bash", outputs=["near", "far"]))
+    assert [Path(step.result()[name]).read_text() for name in ("near", "far")] == ["near\n", "far"]
+    assert not any(path.is_symlink() for path in Path("cache/files/make").iterdir())
+    assert Path("far").read_text() == "far"
+
+
+def test_all_of_the_folder_may_be_an_output_but_not_what_was_linked_in() -> None:
+    Path("in").write_text("in")
+    line = "mkdir -p sub; echo 1 > a; echo 2 > sub/b"
+    _, step = run(
+        lambda p: p.command("make", line, shell="bash", inputs={"in": File("in"), "sub/in": File("in")}, outputs=".")
+    )
+    assert sorted(step.result().files) == ["a", "sub/b"]
+
+
+@pytest.mark.parametrize("renames", [True, False])
+def test_outputs_stay_in_the_folder_where_one_cannot_be_kept(
+    renames: bool, node: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full: nothing of what was computed is lost, and nothing is left in the cache."""
+
+    def digest(path: str) -> str:
+        if path.endswith("/c"):
+            raise OSError(28, "No space left on device")
+        return "0" * 32
+
+    monkeypatch.setattr("ezpyp.model.outputs.content_of", digest)
+    if not renames:
+        monkeypatch.setattr("ezpyp.model.outputs._done", lambda *_: False)
+    line = "mkdir sub; for k in a sub/b c d; do echo $k > $k; done"
+    _, step = run(lambda p: p.command("make", line, shell="bash", outputs=["a", "sub", "c", "d"]))
+    assert "No space left on device" in note(step)
+    (kept,) = node.iterdir()
+    assert [(kept / name).read_text() for name in ("a", "sub/b", "c", "d")] == ["a\n", "sub/b\n", "c\n", "d\n"]
+    assert not Path("cache/files/make").exists()
+
+
 def test_a_failure_says_all_there_is_to_say(node: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Message 6."""
     program("sim", "echo fine; for i in $(seq 30); do echo $i >&2; done; touch core; kill -SEGV $$")
@@ -513,6 +570,39 @@ def test_inputs_count() -> None:
     Path("config").write_text("2")
     run(build, on_change="rerun")
     assert runs("count") == 2
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"outputs": "out*"}, "sim: outputs 'out' -> 'out*'"),
+        ({"env": {"A": 1}}, "no options -> env=(('A', '1'),)"),
+        ({"ok_codes": (0, 3)}, "no options -> ok_codes=(0, 3)"),
+    ],
+)
+def test_it_is_said_which_option_changed(change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(lambda p: p.command("sim", commands.write("out"), outputs="out"))
+    monkeypatch.setattr("ezpyp.run.session._folders", {})  # as in another process
+    with pytest.raises(ezpyp.SchemaConflictError, match=re.escape(words)):
+        run(lambda p: p.command("sim", commands.write("out"), **{"outputs": "out", **change}))
+
+
+def test_a_function_with_a_folder_runs_again_for_another_output() -> None:
+    def build(pattern: str) -> Callable[[Pipeline], Any]:
+        def made(p: Pipeline) -> Any:
+            def leave() -> None:
+                (ezpyp.workdir() / "a.txt").touch()
+                (ezpyp.workdir() / "b.txt").touch()
+
+            return as_json_step(p, workdir=True, outputs=pattern)(leave)()
+
+        return made
+
+    run(build("a.txt"))
+    with pytest.raises(ezpyp.SchemaConflictError, match=r"outputs 'a\.txt' -> '\*\.txt'"):
+        run(build("*.txt"))
+    run(build("*.txt"), on_change="rerun")
+    assert Path("cache/files/leave/b.txt").exists() or Path("cache/files/leave/2/b.txt").exists()
 
 
 def test_a_program_made_by_a_step_is_known_by_that_step() -> None:

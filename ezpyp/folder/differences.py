@@ -177,6 +177,8 @@ def _reasons(
     yield from _package_reasons(old.get("packages", {}), now.get("packages", {}))
     if old["codec"] != now["codec"]:
         yield f"codec {old['codec']} -> {now['codec']}"
+    if old.get("outputs") != now.get("outputs"):
+        yield f"outputs {some(old.get('outputs', ()))} -> {some(now.get('outputs', ()))}"
     if (old["named"] or now["named"]) and old["name"] != now["name"]:
         yield f"name {old['name']} -> {now['name']}"
     then = [former.get(name, name) for name in now["upstream"]]

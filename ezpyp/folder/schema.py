@@ -78,6 +78,8 @@ def of(
             "upstream": folding.spans(plan, plan.graph.parents[k]) if fold is None else [],
             "version": step.options.version,
         }
+        if step.options.workdir and step.options.workdir.outputs:
+            entry["outputs"] = [*step.options.workdir.outputs]
         if fold is not None:
             entry |= folding.entry(plan, fold)
             if identity:

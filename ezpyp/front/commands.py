@@ -85,7 +85,6 @@ class CommandOptions:
             setup=_lines(own.get("setup")),
             ok_codes=_codes(own.get("ok_codes", (0,))),
             stdout=stdout,
-            outputs=outputs,
             cwd=cwd,
             mpi=mpi,
             nodes=nodes,

@@ -460,6 +460,8 @@ def outline(value: Any, width: int = 60) -> str:
     shape = getattr(value, "shape", None)
     if type(value) in ATOMS:
         shown = repr(value)
+    elif told := getattr(type(value), "__ezpyp_outline__", None):
+        return str(told(value))
     elif isinstance(value, (type, *FUNCTIONS)):
         shown = value.__qualname__
     elif type(value) in (list, tuple, set, dict) and len(value) <= 12:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -95,7 +96,8 @@ class Identity:
 
 
 def identify(plan: Plan, memory: Memory | None = None) -> Identity:
-    """Fingerprint every step: code, arguments, codec, a name given by the user, inputs, and the fingerprints upstream.
+    """Fingerprint every step: code, arguments, codec, a name given by the user, inputs, what is moved into the cache,
+    and the fingerprints upstream.
 
     Reads each source file once. Each function is followed once however many steps call it. A version that the user gave
     stands for the code. Files that steps read are looked at through the memory.
@@ -201,11 +203,12 @@ class _Identifying:
             made_by = code if options.version is None else f"version {options.version} of {name}"
             places = (plan.index[each] if isinstance(each, str) else plan.places[each] for each in definition.after)
             versions = plan.following.counted(self._functions[code].packages)
-            frame = self._frames[key] = (
-                blake2b(_parts(made_by.encode(), options.codec.encode()), digest_size=SIZE),
-                _parts(b"after", *sorted(map(self._raw, places)))
-                + _parts(b"packages", *(f"{name} {versions[name]}".encode() for name in sorted(versions))),
-            )
+            end = _parts(b"after", *sorted(map(self._raw, places)))
+            end += _parts(b"packages", *(f"{name} {versions[name]}".encode() for name in sorted(versions)))
+            if options.workdir and options.workdir.outputs:
+                end += _parts(b"outputs", *map(os.fsencode, options.workdir.outputs))
+            begun = blake2b(_parts(made_by.encode(), options.codec.encode()), digest_size=SIZE)
+            frame = self._frames[key] = begun, end
         return frame
 
     def _upstream(self, sources: Iterable[Step]) -> bytes:

@@ -136,21 +136,30 @@ def keep(
 
     Raises:
         FileNotFoundError, IsADirectoryError: one is no file; the text says which. None was moved.
-        StoreError: the cache folder cannot be written.
+        StoreError, OSError: the cache folder cannot be written; all are where they were.
     """
     listed = [*paths]
-    for path in listed:
-        _check(path)
-    found = []
     together = {path: os.path.relpath(path, base) for path in listed if base and path.startswith(f"{base}/")}
-    room = room_for(together.values(), folder, stem)
     for path in listed:
-        place = f"{room}/{together[path]}" if path in together else _free(folder, stem, os.path.basename(path))
-        target = f"{folder}/{place}"
-        # A link is only a name: what it points to may be anybody's.
-        mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
-        _take(path, target, folder, mine=mine)
-        found.append((place, os.stat(target).st_size, content_of(target)))
+        _check(path, together.get(path))
+    found, taken = [], list[_Taken]()
+    room = room_for(together.values(), folder, stem)
+    try:
+        for path in listed:
+            place = f"{room}/{together[path]}" if path in together else _free(folder, stem, os.path.basename(path))
+            # A link is only a name: what it points to may be anybody's.
+            mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
+            taken.append(_Taken(path, place, mine))
+            taken[-1].take(folder)
+            found.append((place, os.stat(f"{folder}/{place}").st_size, content_of(f"{folder}/{place}")))
+    except BaseException:
+        for each in reversed(taken):
+            each.give_back(folder)
+        raise
+    for each in taken:
+        if each.mine:
+            with suppress(OSError):
+                os.unlink(each.path)
     return tuple(found)
 
 
@@ -176,13 +185,22 @@ def discard(folder: str, kept: Iterable[Kept]) -> None:
                 os.rmdir(f"{folder}/{place}")
 
 
-def _check(path: str) -> None:
+def _check(path: str, name: str | None) -> None:
+    """Refuse what cannot be kept. `name` is that of an output in the step's own folder, None of a returned file."""
     try:
         kind = os.stat(path).st_mode
     except FileNotFoundError:
-        raise FileNotFoundError(f"it returned File({path!r}), which is not there") from None
-    if not stat.S_ISREG(kind):
+        if name is None:
+            raise FileNotFoundError(f"it returned File({path!r}), which is not there") from None
+        raise FileNotFoundError(
+            f"its output '{printable(name)}' is a link to {printable(os.readlink(path))}, which is not there"
+        ) from None
+    if stat.S_ISREG(kind):
+        return
+    if name is None:
         raise IsADirectoryError(f"it returned File({path!r}), which is no file. Return the files in it, or pack them")
+    what = "a link to a folder: name the folder" if stat.S_ISDIR(kind) else "no file, but a pipe, socket or device"
+    raise IsADirectoryError(f"its output '{printable(name)}' is {what}")
 
 
 def room_for(names: Collection[str], folder: str, stem: str) -> str:
@@ -216,26 +234,44 @@ def _is_input(path: str, inputs: Sequence[Input]) -> bool:
     return False
 
 
-def _take(path: str, target: str, folder: str, *, mine: bool) -> None:
-    """Put a file at its place, whole, by the cheapest way that is safe."""
-    try:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"{os.path.dirname(target)} cannot be made ({error.strerror}). Look at the disk.") from error
-    if os.path.realpath(path).startswith(f"{os.path.realpath(folder)}/{FOLDER}/"):
-        if _done(os.link, os.path.realpath(path), target):
+@dataclass(slots=True)
+class _Taken:
+    """A file on its way to its place in the cache folder."""
+
+    path: str
+    place: str
+    #: Whether the step made it, and it is still to be removed where it was.
+    mine: bool
+    is_moved: bool = False
+
+    def take(self, folder: str) -> None:
+        """Put it at its place, whole, by the cheapest way that is safe."""
+        path, target = self.path, f"{folder}/{self.place}"
+        try:
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"{os.path.dirname(target)} cannot be made ({error.strerror}). Look at the disk."
+            ) from error
+        if os.path.realpath(path).startswith(f"{os.path.realpath(folder)}/{FOLDER}/"):
+            self.mine = False
+            if _done(os.link, os.path.realpath(path), target):
+                return
+        elif self.mine and _done(os.rename, path, target):
+            self.mine, self.is_moved = False, True
+            _open_up(target)
+            sync_files([target], os.path.dirname(target))
             return
-        mine = False
-    elif mine and _done(os.rename, path, target):
-        _open_up(target)
-        sync_files([target], os.path.dirname(target))
-        return
-    write_whole(target, _pieces(path), sync=True)  # another file system, or one that does not link
-    if (mode := os.stat(path).st_mode) & 0o111:
-        _open_up(target, mode & 0o111)
-    if mine:
-        with suppress(OSError):
-            os.unlink(path)
+        if self.mine:
+            _open_up(path)  # what its program may not read, we may not either
+        write_whole(target, _pieces(path), sync=True)  # another file system, or one that does not link
+        if (mode := os.stat(path).st_mode) & 0o111:
+            _open_up(target, mode & 0o111)
+
+    def give_back(self, folder: str) -> None:
+        """Leave nothing at its place."""
+        if not self.is_moved or _done(os.rename, f"{folder}/{self.place}", self.path):
+            discard(folder, [(self.place, 0, "")])
 
 
 def _done(change: Callable[[str, str], None], path: str, target: str) -> bool:

@@ -103,11 +103,10 @@ class Place:
     def _files_of(self, pattern: str, names: list[str]) -> Iterator[str]:
         found = False
         for name in names:
-            if name in self.given:
-                continue
             for each in _files(self.path, os.path.normpath(name)):
-                found = True
-                yield each
+                if each not in self.given:
+                    found = True
+                    yield each
         if not found:
             raise FileNotFoundError(
                 f"its output '{printable(pattern)}' is not there when it ends" + (" (an empty folder)" if names else "")
@@ -226,4 +225,4 @@ def _files(folder: str, name: str) -> Iterator[str]:
         yield name
         return
     for entry in sorted(os.listdir(path)):
-        yield from _files(folder, os.path.join(name, entry))
+        yield from _files(folder, os.path.normpath(os.path.join(name, entry)))

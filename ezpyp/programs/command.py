@@ -104,7 +104,6 @@ class Program:
     ok_codes: tuple[int, ...] = (0,)
     #: The file that gets its standard output, "" for the log.
     stdout: str = ""
-    outputs: tuple[str, ...] = ()
     #: As the user wrote it, "" for a folder of its own.
     cwd: str = ""
     mpi: int = 0
@@ -127,10 +126,16 @@ class Program:
         return Signature([Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in self.parameters])
 
     def __ezpyp_identity__(self) -> object:
-        """All that may change what it leaves. The command itself is an argument."""
+        """All that may change what it leaves. The command itself is an argument, and `outputs=` counts for itself."""
         kind = ("bash",) if self.shell else ()
         ranks = (self.mpi, self.nodes) if self.mpi else ()
-        return kind, sorted(self.env), self.setup, self.ok_codes, self.stdout, self.outputs, self.cwd, ranks
+        return kind, sorted(self.env), self.setup, self.ok_codes, self.stdout, self.cwd, ranks
+
+    def __ezpyp_outline__(self) -> str:
+        """The options that are not what they are by default."""
+        listed = ("shell", "env", "setup", "ok_codes", "stdout", "cwd", "mpi", "nodes")
+        given = ((name, getattr(self, name), getattr(type(self), name)) for name in listed)
+        return ", ".join(f"{name}={value!r}" for name, value, usual in given if value != usual) or "no options"
 
     def __call__(self, *values: Any) -> Completed:
         """Run the program in the folder of this step.

@@ -263,7 +263,7 @@ class _Call:
         try:
             files = self._files(encoded.files)
         except (EzpypError, OSError) as error:
-            return self._failed("output", str(error))
+            return self._failed("output", str(error), again=self._again() if self.place is not None else "")
         return self._keep(encoded.codec, encoded.chunks, encoded.note, files)
 
     def _raised(self, error: BaseException) -> Outcome:
