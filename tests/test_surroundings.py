@@ -47,6 +47,15 @@ def test_a_line_that_fails_says_what_it_said(setup: tuple[str, ...], monkeypatch
         surroundings.difference(setup)
 
 
+def test_a_module_that_old_environment_modules_cannot_load_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(surroundings, "_known", {})
+    said = "ModuleCmd_Load.c(213):ERROR:105: Unable to locate a modulefile for 'cdo'"
+    module = f'module() {{ echo "{said}" >&2; }}'
+    with pytest.raises(ezpyp.InitializationError, match=r"an error that its exit code hides: .*modulefile for 'cdo'"):
+        surroundings.difference((module, "module load cdo", "export A=1"))
+    assert surroundings.difference(("echo ERROR: none", "export A=1")).changed == {"A": "1"}
+
+
 def test_it_is_asked_once_a_node_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path))
     line = f"echo >> {tmp_path}/asked; export A=1"

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,9 @@ RUN = "EZPYP_RUN"
 _OF_THE_SHELL = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
 #: Seconds after which what is left of earlier runs is removed.
 _OLD = 7 * 86400
+
+#: What Environment Modules 3 says of a module that it cannot load, and ends with 0.
+_REFUSED = re.compile(r"^(?:\w+\.c\(\d+\):)?ERROR:\d+: ", re.MULTILINE)
 
 #: What this process found out.
 _known: dict[tuple[str, ...], Difference] = {}
@@ -139,31 +143,33 @@ def _write(note: int, found: Difference) -> None:
 
 
 def _found_out(setup: tuple[str, ...]) -> Difference:
-    """Ask a login shell. Its own start-up files, and what the lines print, do not count."""
+    """Ask a login shell. Its own start-up files, and what the lines print but errors of modules, do not count."""
     import subprocess
     import tempfile
 
-    with tempfile.TemporaryFile() as before, tempfile.TemporaryFile() as after:
+    with tempfile.TemporaryFile() as before, tempfile.TemporaryFile() as after, tempfile.TemporaryFile() as printed:
         lines = "".join(f"{{ {line}\n}} || exit\n" for line in setup)
-        script = f"env -0 >&{before.fileno()}\n{lines}env -0 >&{after.fileno()}\n"
+        start = f"env -0 >&{before.fileno()}\nexec >&{printed.fileno()} 2>&1\n"
         done = subprocess.run(
-            ["bash", "-l", "-c", script],
+            ["bash", "-l", "-c", f"{start}{lines}env -0 >&{after.fileno()}\n"],
             env=scrubbed(os.environ),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            pass_fds=(before.fileno(), after.fileno()),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=(before.fileno(), after.fileno(), printed.fileno()),
             check=False,
         )
-        after.seek(0)
-        told = after.read()
-        if done.returncode or not told:
-            words = done.stdout.decode(errors="replace").strip().splitlines()[-20:]
+        for file in (before, after, printed):
+            file.seek(0)
+        told, said = after.read(), printed.read().decode(errors="replace")
+        is_refused = _REFUSED.search(said) is not None
+        if done.returncode or not told or is_refused:
+            words = (said or done.stderr.decode(errors="replace")).strip().splitlines()[-20:]
+            how = "an error that its exit code hides" if is_refused and told else f"exit code {done.returncode}"
             raise InitializationError(
-                f"setup={printable(' ; '.join(setup))} failed on {os.uname().nodename} with exit code "
-                f"{done.returncode}: {printable(' / '.join(words)) or 'it said nothing'}"
+                f"setup={printable(' ; '.join(setup))} failed on {os.uname().nodename} with {how}: "
+                f"{printable(' / '.join(words)) or 'it said nothing'}"
             )
-        before.seek(0)
         return Difference.between(_environment(before.read()), _environment(told))
 
 
