@@ -163,8 +163,8 @@ class Conductor:
         self._follow(self._ledger.settle_done(steps))
         self._count_down(steps)
         self.telling.done(packed, steps, sum(seconds))
-        for k in steps if self._keeping.any else ():
-            self._drop_unneeded(k)
+        if self._keeping.any:
+            self._drop_unneeded(steps)
 
     def _settle_outcome(self, outcome: Outcome) -> None:
         settled = self._ledger.settle(outcome.step, outcome.status, outcome.cause, time.monotonic())
@@ -172,7 +172,7 @@ class Conductor:
             self.outcomes.put(outcome)
         self._tell(outcome, final=not settled.retry)
         if outcome.status is Status.DONE:
-            self._drop_unneeded(outcome.step)
+            self._drop_unneeded((outcome.step,))
         self._follow(settled)
 
     def _follow(self, settled: Settled) -> None:
@@ -185,16 +185,16 @@ class Conductor:
         for index in settled.reblamed:
             self.outcomes.put(self._skipped(index))
 
-    def _drop_unneeded(self, done: int) -> None:
-        """Drop the results that were there for this step alone, or for none that is not done."""
-        if self._ledger.absent(done):
+    def _drop_unneeded(self, done: Sequence[int]) -> None:
+        """Drop the results that were there for these steps alone, or for none that is not done."""
+        unneeded = [k for each in done if not self._ledger.absent(each) for k in self._keeping.finish(each)]
+        if not unneeded:
             return
-        for k in self._keeping.finish(done):
-            with contextlib.suppress(StoreError):  # the next run tries again
-                self._worker.store.drop(self._plan.stems[k], result_only=True)
-                self._worker.store.flush()
-                if outcome := self.outcomes.get(k):
-                    self.outcomes.put(replace(outcome, dropped=True))
+        with contextlib.suppress(StoreError):  # the next run tries again
+            self._worker.store.drop(*(self._plan.stems[k] for k in unneeded), result_only=True)
+            self._worker.store.flush()
+            for k in unneeded:
+                self.outcomes.drop(k)
 
     def _skipped(self, index: int) -> Outcome:
         blamed = self._plan.steps[self._ledger.blame[index]]

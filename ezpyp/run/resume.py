@@ -78,8 +78,7 @@ def settle_in(
     turn = store.begin()
     if reuse_from:
         found = _with_borrowed(found, folder, store, reuse_from)
-    for stem in found.scan.leftovers:
-        store.drop(stem, result_only=True)
+    store.drop(*found.scan.leftovers, result_only=True)
     rearrange(found, store, keep_old)
     _drop_unneeded(found, store)
     store.flush()
@@ -133,13 +132,14 @@ def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[s
 
 def _drop_unneeded(found: Survey, store: Store) -> None:
     """Drop what a run that was killed, or one with other wishes, did not."""
-    keeping = Keeping(found.plan)
+    keeping, unneeded = Keeping(found.plan), []
     for k, decision in enumerate(found.decisions if keeping.any else ()):
         if decision.record is not None and not decision.record.outcome.missing:
             for free in keeping.finish(k):
                 record = found.decisions[free].record
                 if record is not None and not record.outcome.dropped:
-                    store.drop(found.plan.stems[free], result_only=True)
+                    unneeded.append(found.plan.stems[free])
+    store.drop(*unneeded, result_only=True)
 
 
 def outdated(found: Survey) -> bool:
@@ -215,9 +215,8 @@ def rearrange(found: Survey, store: Store, keep_old: int) -> None:
     plan, records = found.plan, found.scan.records
     moves = {d.stem: plan.stems[k] for k, d in found.decisions.told.items() if d.record and d.stem != plan.stems[k]}
     replaced = [plan.stems[k] for k in _replaced(found) if plan.stems[k] not in moves]
-    for stem in replaced:
-        if records[stem].outcome.status is not Status.DONE:
-            store.drop(stem)  # a schema need not say whose it was
+    # Of what is not done a schema need not say whose it was.
+    store.drop(*(stem for stem in replaced if records[stem].outcome.status is not Status.DONE))
     shelve(
         [stem for stem in replaced if records[stem].outcome.status is Status.DONE],
         {stem: record for stem, record in records.items() if stem not in moves} if replaced else {},
@@ -257,9 +256,7 @@ def shelve(
         stem = place.removeprefix(SHELF).rpartition("@")[0]
         if place.startswith(SHELF) and stem in former:
             former[stem].append(place)
-    for places in former.values():
-        for each in sorted(places)[: max(0, len(places) - keep_old)]:
-            store.drop(each)
+    store.drop(*(each for places in former.values() for each in sorted(places)[: max(0, len(places) - keep_old)]))
 
 
 def _move_all(moves: Mapping[str, str], records: Mapping[str, Record], store: Store) -> None:

@@ -82,6 +82,13 @@ class Outcomes(Mapping[int, Outcome]):
             self._table[k * SIZE : (k + 1) * SIZE] = bytes(SIZE)
         self._told[k] = outcome
 
+    def drop(self, k: int) -> None:
+        """The result of a step was dropped: what came of it is not where it was."""
+        if self._is_brief(k):
+            self._table[k * SIZE + 12 : k * SIZE + 16] = b"\xff" * 4
+        elif k in self._told:
+            self._told[k] = replace(self._told[k], dropped=True)
+
     def brief(self, k: int) -> Brief:
         """The brief of a step that has one."""
         return next(unpack(self._table[k * SIZE : (k + 1) * SIZE]))
@@ -104,7 +111,8 @@ class Outcomes(Mapping[int, Outcome]):
             return self._told[k]
         if not self._is_brief(k):
             raise KeyError(k)
-        record = self._store.read(self._stems[k], at=self.brief(k).place)
+        place = self.brief(k).place
+        record = self._store.read(self._stems[k], at=place if place.segment >= 0 else None)
         if record is None:
             raise KeyError(k)
         return replace(record.outcome, step=k)

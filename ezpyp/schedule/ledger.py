@@ -256,13 +256,19 @@ class Ledger:
         return taken
 
     def give_back(self, indices: Iterable[int]) -> None:
-        """Steps that were taken and not started are ready again."""
+        """Steps that were handed out and not started are ready again."""
         back = list(indices)
-        for index in back:
-            assert self._state[index] == _RUNNING, f"step {index} is given back and not running"
+        self.put_back(back)
+        if self._placement is not None:
+            self._placement.end(back)
+
+    def put_back(self, indices: Sequence[int]) -> None:
+        """Steps that were taken and not handed out are ready again."""
+        for index in indices:
+            assert self._state[index] == _RUNNING, f"step {index} is put back and not running"
             self._state[index] = _READY
-        self._ready.put_back(back)
-        self._ended(back)
+        self._ready.put_back(indices)
+        self.running -= len(indices)
 
     def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
         """Record the outcome of a running step.

@@ -49,7 +49,7 @@ class Pace:
         lot = ledger.take(most, now)
         fitting = self._fitting(lot, function)
         if fitting < len(lot):
-            ledger.give_back(lot[fitting:])
+            ledger.put_back(lot[fitting:])
             del lot[fitting:]
         return lot
 

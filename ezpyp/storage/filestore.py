@@ -173,7 +173,11 @@ class FileStore:
             remove(source)
         self._note(witness)
 
-    def drop(self, stem: str, *, result_only: bool = False) -> None:
+    def drop(self, *stems: str, result_only: bool = False) -> None:
+        for stem in stems:
+            self._drop(stem, result_only=result_only)
+
+    def _drop(self, stem: str, *, result_only: bool) -> None:
         record = self.read(stem)
         if not result_only:
             remove(f"{self._folder}/{stem}.status")

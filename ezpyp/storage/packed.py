@@ -413,20 +413,25 @@ class PackedStore:
         self._append(target, record, flags, None, after=above)
         self._forget_stem(stem, header)
 
-    def drop(self, stem: str, *, result_only: bool = False) -> None:
-        found = self._found(stem)
-        if found is None:
-            return
-        record, header = found
-        if result_only:
-            dropped = replace(record, outcome=replace(record.outcome, dropped=True))
-            flags = ELSEWHERE | header.flags & APART if record.place is not None else PLAIN
-            self._append(stem, dropped, flags, None, after=header.order + 1)
-        else:
-            self._forget_stem(stem, header)
-        if header.flags & APART or record.outcome.files:
-            # The record first: a kill in between leaves a file too many, not one too few.
+    def drop(self, *stems: str, result_only: bool = False) -> None:
+        self.flush()
+        catalog, unneeded = self._look(), []
+        for stem in stems:
+            found = _of(catalog, stem)
+            if found is None:
+                continue
+            record, header = found
+            if result_only:
+                dropped = replace(record, outcome=replace(record.outcome, dropped=True))
+                flags = ELSEWHERE | header.flags & APART if record.place is not None else PLAIN
+                self._append(stem, dropped, flags, None, after=header.order + 1)
+            else:
+                self._forget_stem(stem, header)
+            if header.flags & APART or record.outcome.files:
+                unneeded.append(found)
+        if unneeded:  # the records first: a kill in between leaves a file too many, not one too few
             self.flush()
+        for record, header in unneeded:
             if header.flags & APART:
                 remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)
@@ -434,15 +439,19 @@ class PackedStore:
     def _found(self, stem: str) -> tuple[Record, Header] | None:
         """The record under a stem, with its header."""
         self.flush()
-        catalog = self._look()
-        n = catalog.find(stem)
-        record, header = (catalog.record(n), catalog.header(n)) if n >= 0 else (None, None)
-        return (record, header) if record is not None and header is not None else None
+        return _of(self._look(), stem)
 
     def _forget_stem(self, stem: str, header: Header) -> None:
         appender = self._appender or self._open()
         order = max(appender.order(header.attempt), header.order + 1)
         appender.write(stem.encode(*TEXT), flags=GONE, order=order, attempt=header.attempt)
+
+
+def _of(catalog: Catalog, stem: str) -> tuple[Record, Header] | None:
+    """The record under a stem, with its header."""
+    n = catalog.find(stem)
+    record, header = (catalog.record(n), catalog.header(n)) if n >= 0 else (None, None)
+    return (record, header) if record is not None and header is not None else None
 
 
 def _sum(chunks: Sequence[Buffer]) -> int:

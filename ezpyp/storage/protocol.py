@@ -205,12 +205,12 @@ class Store(Protocol):
             StoreError: the folder cannot be written.
         """
 
-    def drop(self, stem: str, *, result_only: bool = False) -> None:
-        """Forget a step: its record and its result; or its result only, and then the record says so. What is not there
-        need not be dropped.
+    def drop(self, *stems: str, result_only: bool = False) -> None:
+        """Forget steps: their records and results; or their results only, and then the records say so. What is not
+        there need not be dropped.
 
         Raises:
-            StoreError: the folder cannot be written. With `result_only` the step is as it was.
+            StoreError: the folder cannot be written. With `result_only` a step that was not dropped is as it was.
         """
 
     def begin(self, turn: int = 0) -> int:
@@ -340,11 +340,12 @@ class MemoryStore:
                 outcome = replace(outcome, location=target)
             self._records[target] = replace(record, outcome=outcome)
 
-    def drop(self, stem: str, *, result_only: bool = False) -> None:
-        self._results.pop(stem, None)
-        record = self._records.pop(stem, None)
-        if record is not None and result_only:
-            self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
+    def drop(self, *stems: str, result_only: bool = False) -> None:
+        for stem in stems:
+            self._results.pop(stem, None)
+            record = self._records.pop(stem, None)
+            if record is not None and result_only:
+                self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
 
     def begin(self, turn: int = 0) -> int:
         return turn

@@ -98,8 +98,7 @@ def remove(folder: str, paths: Sequence[str]) -> None:
     stems = [path.removeprefix(beginning) for path in paths if path.startswith(beginning)]
     if stems:
         store = open_store("packed", folder)
-        for stem in stems:
-            store.drop(stem)
+        store.drop(*stems)
         store.sync()
     for path in paths:
         with contextlib.suppress(FileNotFoundError):
