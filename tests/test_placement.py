@@ -172,14 +172,17 @@ class Cluster:
         seconds: Sequence[float],
         parents: Edges | None = None,
         seed: int = 0,
+        functions: int = 1,
     ) -> None:
         total = len(kinds)
+        self.chances = Random(seed)
         self.places = {each.rank: each for each in places}
         self.requests, self.kinds, self.seconds = requests, kinds, seconds
         placement = Placement(places, requests)
         graph = Graph(parents=parents or Edges.none(total), phases=(0,) * total, groups=(-1,) * total, retries=Always())
         self.ledger = Ledger(graph, kinds=kinds, placement=placement)
-        pace = Pace(Functions(array("i", bytes(4 * total)), ["f"]), sum(p.slots for p in places))
+        of = array("i", (self.chances.randrange(functions) for _ in kinds))
+        pace = Pace(Functions(of, [f"f{k}" for k in range(functions)]), sum(p.slots for p in places))
         self.pace, self.dispatch = pace, Dispatch(self.ledger, pace, placement)
         self.slots: dict[int, list[deque[int]]] = {p.rank: [deque() for _ in range(p.slots)] for p in places}
         self.nodes = {p.host: Node() for p in places}
@@ -187,7 +190,6 @@ class Cluster:
         self.clock = 0.0
         self.events: list[tuple[float, int, int, int]] = []
         self.order: list[int] = []
-        self.chances = Random(seed)
         #: How often a step is given back instead of run.
         self.returns = 0.0
 
@@ -290,7 +292,8 @@ def clusters(draw: st.DrawFn) -> Cluster:
     ]
     scale = chances.choice([0.001, 1.0, 20.0])
     seconds = [chances.expovariate(1.0) * scale for _ in range(total)]
-    cluster = Cluster(places, requests, kinds, seconds, Edges.of(edges), chances.randrange(2**32))
+    seed, functions = chances.randrange(2**32), chances.randrange(1, 4)
+    cluster = Cluster(places, requests, kinds, seconds, Edges.of(edges), seed, functions)
     cluster.returns = chances.choice([0.0, 0.2])
     return cluster
 
