@@ -112,3 +112,13 @@ def test_has_children_sees_those_that_have_ended() -> None:
     os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
     assert offspring.has_children()
     os.waitpid(child, 0)
+
+
+def test_who_has_no_children_does_not_look_at_all_processes() -> None:
+    code = """
+from ezpyp.system import offspring
+offspring._processes = None
+offspring.end_children()
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, check=False)
+    assert done.returncode == 0

@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -22,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 from ezpyp.schedule.seats import Seats
+from ezpyp.system.pauses import pause
 
 if TYPE_CHECKING:
     from ezpyp.system.stopping import Stop
@@ -174,6 +176,10 @@ class Link:
 
     def _share(self, value: Any) -> Any:
         self.meet(Mark.SHARE, b"", lambda: "left")
+        return self.share(value)
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's value, on every rank. Only after a meeting: who waits here does not sleep."""
         return self._comm.bcast(value, 0)
 
     def gather(self, value: Any) -> list[Any]:
@@ -183,9 +189,13 @@ class Link:
 
     def places(self) -> list[tuple[str, int, int]]:
         """(host, place among the ranks of its node, number of ranks there) of every rank. Only after a meeting."""
-        node = self._comm.Split_type(self._mpi.COMM_TYPE_SHARED)
-        found = self.gather((self.host, node.Get_rank(), node.Get_size()))
-        node.Free()
+        # Splitting the communicator would tell too, and takes 6 ms with two ranks.
+        nodes = self.gather((self.host, _boot()))
+        size, place = Counter(nodes), Counter[tuple[str, str]]()
+        found = []
+        for node in nodes:
+            found.append((node[0], place[node], size[node]))
+            place[node] += 1
         return found
 
     def send(self, message: Any, to: int) -> None:
@@ -246,6 +256,15 @@ def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) ->
 def _portable(error: BaseException) -> EzpypError:
     """An error as other ranks can be told of it."""
     return error if isinstance(error, EzpypError) else EzpypError(f"Rank 0 failed with {type(error).__name__}: {error}")
+
+
+def _boot() -> str:
+    """What tells this machine from others of the same name, "" where it cannot be known."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return ""
 
 
 _link: Link | None = None
@@ -311,11 +330,11 @@ def connected() -> Link | None:
 
 def _sleep_until(request: Any, rank: int, text: str) -> None:
     """Wait until a request is complete: an MPI wait would spin on the core that a helper computes on."""
-    pause, began, said = 50e-6, time.monotonic(), rank > 1  # two speak for all: one of them may be the late one
+    began, said = time.monotonic(), rank > 1  # two speak for all: one of them may be the late one
     while not request.Test():
-        time.sleep(pause)
-        pause = min(0.005, 1.5 * pause)
-        if not said and time.monotonic() - began > PATIENCE:
+        waited = time.monotonic() - began
+        time.sleep(pause(waited))
+        if not said and waited > PATIENCE:
             said = True
             print(text, file=sys.stderr, flush=True)
 
@@ -344,8 +363,9 @@ def _watched(told: Launch) -> Iterator[None]:
         with contextlib.suppress(BaseException):
             from ezpyp.work.nursery import die_with_parent
 
+            time.sleep(min(1.0, PATIENCE))  # most are not needed for longer, and the next line takes milliseconds
             die_with_parent(parent)
-            time.sleep(PATIENCE)
+            time.sleep(max(0.0, PATIENCE - 1.0))
             os.write(2, f"{_waits_for_all(told)}\n".encode(errors="backslashreplace"))
         os._exit(0)
     try:

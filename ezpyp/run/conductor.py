@@ -19,6 +19,7 @@ from ezpyp.schedule.briefs import SIZE, Outcomes, seconds_of
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger, Settled
 from ezpyp.schedule.pace import Pace
+from ezpyp.system.pauses import pause
 from ezpyp.system.resources import Grant
 from ezpyp.system.stopping import Stop
 from ezpyp.work.inline import Executor
@@ -28,6 +29,8 @@ from ezpyp.work.lots import Lot, Report, Task
 _MOST_PLACES = 4096
 #: Seconds between two syncs at the borders of phases.
 SYNC_EVERY = 1.0
+#: Seconds after which somebody who would be woken looks all the same.
+_LONGEST = 0.2
 
 
 class Conductor:
@@ -51,14 +54,15 @@ class Conductor:
         self.telling = Telling(job, bus, hosts, self.outcomes)
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
-        self._longest_wait = 0.2 if job.link is None else 0.001
+        #: Alone, whatever comes ends a sleep; messages of other ranks do not.
+        self._is_woken = job.link is None
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
         self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
         self._at_border, self._synced = False, time.monotonic()
 
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its time is over."""
-        ledger, pause, ended, signed = self._ledger, 50e-6, False, -lock.EVERY
+        ledger, ended, signed, moved_at = self._ledger, False, -lock.EVERY, time.monotonic()
         while not ledger.finished:
             now = time.monotonic()
             if now - signed >= lock.EVERY:
@@ -77,11 +81,12 @@ class Conductor:
                         executor.interrupt()
             if self._at_border:
                 self._sync(team)
-            pause = 50e-6 if moved else min(2 * pause, self._longest_wait)
-            if not moved:
+            if moved:
+                moved_at = time.monotonic()
+            else:
                 self._let_share(team)
                 self._bus.idle()
-                team[0].wait(pause)
+                team[0].wait(_LONGEST if self._is_woken else pause(time.monotonic() - moved_at))
         self.telling.flush()
         self._sign()
 

@@ -30,6 +30,7 @@ from ezpyp.schedule.pace import Pace
 from ezpyp.schedule.placement import Place, Placement, cannot_hold, describe, underused
 from ezpyp.scripts.loading import main_script
 from ezpyp.system import resources
+from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work import executors
 from ezpyp.work.executors import Processes, Setup
@@ -98,7 +99,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         else:
             _follow(job, own, stop)
         job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
-        told = job.link.once(lambda: replace(finished, outcomes={}) if finished is not None else None)
+        told = job.link.share(replace(finished, outcomes={}) if finished is not None else None)
         conclusion = finished or told
         assert conclusion is not None
         return conclusion
@@ -240,7 +241,7 @@ def _lead(
             executor.interrupt()
         raise
     finally:
-        for executor in team:
+        for executor in reversed(team):  # the other ranks first: they end their helpers meanwhile
             executor.close()
     job.store.sync()
     ended = replace(_ended(job, ledger, stop, started), durations=conductor.durations())
@@ -293,7 +294,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
 
 def _follow(job: Job, own: Executor, stop: Stop) -> None:
     """A rank other than 0: pass lots on, pass reports back, until told to end."""
-    link, pause, told, held, slots = job.link, 50e-6, (0, False), 0, own.slots
+    link, moved_at, told, held, slots = job.link, time.monotonic(), (0, False), 0, own.slots
     assert link is not None
     try:
         while True:
@@ -321,9 +322,10 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
             if stop.signal and told != (stop.signal, stop.again):
                 told = stop.signal, stop.again
                 link.send(("signal", told), 0)
-            pause = 50e-6 if moved else min(2 * pause, 0.001)
+            now = time.monotonic()
+            moved_at = now if moved else moved_at
             if not moved:
-                own.wait(pause)
+                own.wait(pause(now - moved_at))
     except Exception as error:
         link.send(("failed", f"{type(error).__name__}: {error}"), 0)
         raise

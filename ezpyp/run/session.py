@@ -69,10 +69,8 @@ class Session:
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
         self._is_root = self._link is None or self._link.rank == 0
-        writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
+        self._kind = ""
         try:
-            self._kind = self._decide_kind(choices)
-            self._store = open_store(self._kind, folder, writer)
             self._standing = self._stand(choices)
         except BaseException:
             if self._nest is not None:
@@ -103,21 +101,20 @@ class Session:
         self._judge(summary, finished, raise_on_failure)
         return summary
 
-    def _decide_kind(self, choices: Choices) -> str:
-        """The kind of store that the folder has or gets, as rank 0 finds it."""
-
-        def decide() -> str:
-            return admission.kind_of(self._folder, choices.store(), len(self.plan.steps))
-
-        return decide() if self._link is None else self._link.once(decide)
+    def _open(self, kind: str) -> None:
+        """Open the store of the kind that the folder has or gets, as rank 0 finds it."""
+        writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
+        self._kind, self._store = kind, open_store(kind, self._folder, writer)
 
     def _stand(self, choices: Choices) -> Standing:
         """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
 
-        def look() -> Standing:
+        def look() -> tuple[str, Standing]:
+            if not self._kind:
+                self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
             self._release = weakref.finalize(self, self._lock.release)
-            return resume.settle_in(
+            return self._kind, resume.settle_in(
                 self.plan,
                 self._folder,
                 self._store,
@@ -130,10 +127,12 @@ class Session:
             )
 
         try:
-            standing = look() if self._link is None else self._link.once(look)
+            kind, standing = look() if self._link is None else self._link.once(look)
         except BaseException:
             self._let_go()
             raise
+        if not self._kind:
+            self._open(kind)
         self._store.begin(standing.turn)
         self._fresh = True
         self.statuses = standing.statuses
@@ -152,7 +151,7 @@ class Session:
         _warn_of_threads()
         link = self._link
         nest, self._nest = self._nest, None
-        run = _run_id() if link is None else link.once(_run_id)
+        run: str = _run_id() if link is None else link.share(_run_id() if self._is_root else None)
         job = Job(
             run=run,
             plan=self.plan,

@@ -47,6 +47,8 @@ def descendants(pid: int) -> list[int]:
 
 def bury(spare: Collection[int] = ()) -> list[int]:
     """Wait for children that have ended, except some that others wait for; the living descendants of this process."""
+    if not has_children():
+        return []
     families: dict[int, list[int]] = {}
     for pid, parent, alive in _processes():
         if alive:

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
@@ -27,14 +26,13 @@ from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
 from ezpyp.work.lots import Lot, Report, Task
 from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, NurseryGone, Position
+from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker
-
-if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
 
 #: Seconds in one step after which those behind it are taken back, where somebody else could run them.
 _HELD_UP = 0.005
+#: select(2) takes descriptors below this.
+_SELECTABLE = 1024
 #: Seconds after which each process has surely seen what another wrote into shared memory.
 _SETTLED = 0.001
 
@@ -45,7 +43,7 @@ class _Slot:
 
     number: int
     pid: int = 0
-    connection: Connection | None = None
+    wire: Wire | None = None
     #: Lots that are not finished, in order, each with the running number of its first task.
     given: deque[tuple[int, Lot]] = field(default_factory=deque)
     #: Running numbers: of the first task that was not reported, and of the next one.
@@ -116,7 +114,7 @@ class Processes:
         self._worker, self._nest, self._position, self._setup = worker, nest, position, setup
         self._arrived: list[Report] = []
         self._began = time.time()
-        self._poll = select.poll()
+        self._poll = select.epoll()
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
         self._slots = [_Slot(number=k) for k in range(setup.count)]
@@ -185,10 +183,11 @@ class Processes:
             return
         if self._recalling and self._undecided:
             seconds = min(seconds, _SETTLED)
-        if seconds < 0.001:
-            time.sleep(seconds)
+        descriptor = self._poll.fileno()
+        if descriptor < _SELECTABLE:  # itself it counts in milliseconds
+            select.select([descriptor], [], [], seconds)
         else:
-            self._poll.poll(int(seconds * 1000))
+            self._poll.poll(seconds)
 
     def interrupt(self) -> None:
         for slot in self._slots:
@@ -202,9 +201,9 @@ class Processes:
 
     def close(self) -> None:
         for slot in self._slots:
-            if slot.connection is not None:
+            if slot.wire is not None:
                 with contextlib.suppress(OSError):
-                    slot.connection.send(None)
+                    slot.wire.send(None)
         for slot in self._slots:
             try:
                 self._nest.reap(slot.pid, kill=False)
@@ -214,11 +213,10 @@ class Processes:
             if self._setup.tee:
                 self._copy_output(slot)
             self._drop_empty(slot.log)
+        self._poll.close()
         self._nest.close()
 
     def _open(self, slot: _Slot) -> None:
-        from multiprocessing.connection import Connection
-
         slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
         order = replace(self._setup.order, environment=self._setup.environments[slot.number], log=slot.log)
         self._position.reset(slot.number)
@@ -227,21 +225,21 @@ class Processes:
         slot.told = slot.next = 0
         slot.fence, slot.cleared = NO_FENCE, False
         slot.pid, own = self._nest.spawn(slot.number, order)
-        slot.connection = Connection(own.detach())
-        self._by_descriptor[slot.connection.fileno()] = slot
-        self._poll.register(slot.connection.fileno(), select.POLLIN)
+        slot.wire = Wire(own)
+        self._by_descriptor[slot.wire.fileno()] = slot
+        self._poll.register(slot.wire.fileno(), select.EPOLLIN)
 
     def _shut(self, slot: _Slot) -> None:
-        if slot.connection is not None:
-            self._poll.unregister(slot.connection.fileno())
-            del self._by_descriptor[slot.connection.fileno()]
-            slot.connection.close()
-            slot.connection = None
+        if slot.wire is not None:
+            self._poll.unregister(slot.wire.fileno())
+            del self._by_descriptor[slot.wire.fileno()]
+            slot.wire.close()
+            slot.wire = None
 
     def _send(self, slot: _Slot, lot: Lot) -> None:
-        assert slot.connection is not None
+        assert slot.wire is not None
         try:
-            slot.connection.send(lot)
+            slot.wire.send(lot)
         except OSError:
             self._died(slot)
 
@@ -251,9 +249,9 @@ class Processes:
         self._send(slot, lot)
 
     def _listen(self, slot: _Slot) -> None:
-        assert slot.connection is not None
+        assert slot.wire is not None
         try:
-            report, finished = slot.connection.recv()
+            report, finished = slot.wire.receive()
         except (EOFError, OSError):
             self._died(slot)
             return
@@ -340,8 +338,8 @@ class Processes:
     def _collect(self, slot: _Slot) -> None:
         """Take what it reported before it died."""
         with contextlib.suppress(EOFError, OSError):
-            while slot.connection is not None and slot.owed and slot.connection.poll(0):
-                self._take(slot, *slot.connection.recv())
+            while slot.wire is not None and slot.owed and slot.wire.has_come():
+                self._take(slot, *slot.wire.receive())
 
     def _buried(self, slot: _Slot) -> None:
         """End what is left of a helper, settle the step it was at, and start another that takes the rest."""

@@ -27,6 +27,7 @@ from ezpyp.work import seeding
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Lot, Report
 from ezpyp.work.nursery import Position
+from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker
 
 #: Seconds of finished work that a helper may hold back to report it together with what follows.
@@ -59,8 +60,6 @@ class Order:
 
 def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
     """The helper's life: one lot after another until the agent says so or is gone."""
-    from multiprocessing.connection import Connection
-
     os.environ.update(order.environment)
     if order.cores:
         with contextlib.suppress(OSError):  # then it stays where the launcher put it
@@ -84,10 +83,10 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             environment=order.environment,
         ),
     )
-    connection = Connection(own.detach())
-    telling, number = Telling(worker, connection.send, _most_files()), 0
+    wire = Wire(own)
+    telling, number = Telling(worker, wire.send, _most_files()), 0
     with contextlib.suppress(EOFError, ConnectionError):
-        for lot in iter(connection.recv, None):
+        for lot in iter(wire.receive, None):
             if not lot:
                 worker.store.sync()
                 continue
