@@ -193,6 +193,25 @@ def test_what_rank_0_makes_of_a_record_counts_more_than_the_record(tmp_path: Pat
     assert PackedStore(tmp_path).get(records["delta"]) == b"gamma"
 
 
+@pytest.mark.parametrize("attempt", [1, 3])
+@pytest.mark.parametrize("ranks", [(0, 1), (1, 0)])
+def test_what_a_run_cleared_away_gives_place_to_what_it_makes(
+    ranks: tuple[int, int], attempt: int, tmp_path: Path
+) -> None:
+    former = writer(tmp_path, ranks[0], 1)
+    for stem in ("alpha", "beta"):
+        add(former, stem, b"former", attempt=attempt)
+    former.flush()
+    root, helper = writer(tmp_path, ranks[0], 2), writer(tmp_path, ranks[1], 2)
+    root.move("alpha", "aside")
+    root.drop("beta")
+    root.flush()
+    for stem in ("alpha", "beta"):
+        add(helper, stem, b"new")
+    helper.flush()
+    assert contents(tmp_path) == {"alpha": b"new", "aside": b"former", "beta": b"new"}
+
+
 def test_a_run_begins_after_all_that_there_is(tmp_path: Path) -> None:
     store = writer(tmp_path, 3, 41)
     add(store, "alpha", b"former")

@@ -116,6 +116,14 @@ def test_memory_keeps_nothing_but_the_history(tmp_path: Path) -> None:
         pipeline.execute()
 
 
+def test_what_changed_code_made_anew_is_there(python: Launcher) -> None:
+    options = 'store="packed", on_change="rerun"'
+    for text, cached in (("sum(values)", 0), ("-sum(values)", 59), ("-sum(values)", 60)):
+        done = python.run(0, SCRIPT.format(options=options).replace("return sum(values)", f"return {text}"))
+        assert done.stdout.splitlines()[-1].split(" ", 2)[0] == f"({text.replace('sum(values)', '190')},"
+        assert done.stdout.splitlines()[-1].endswith(f") 60 {cached} 1"), done.stdout + done.stderr
+
+
 @pytest.mark.parametrize("ranks", [0, 2])
 def test_packed_or_not_the_same_comes_out(ranks: int, mpirun: Launcher) -> None:
     told: dict[str, list[str]] = {}

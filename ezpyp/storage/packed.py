@@ -443,7 +443,8 @@ class PackedStore:
 
     def _forget_stem(self, stem: str, header: Header) -> None:
         appender = self._appender or self._open()
-        order = max(appender.order(header.attempt), header.order + 1)
+        # Below what any attempt of this run, perhaps one by another writer, puts there.
+        order = max(appender.order(0), header.order + 1)
         appender.write(stem.encode(*TEXT), flags=GONE, order=order, attempt=header.attempt)
 
 
