@@ -175,6 +175,9 @@ def test_the_flags_of_python_are_kept(words: list[str], flags: list[str]) -> Non
         (1, 9, 0, 1),
         (0, 1, 0, 1),
         (None, 4, 0, 4),
+        (launch.ABORTED, 0, 0, 4),
+        (launch.ABORTED, -9, 0, 137),
+        (launch.ABORTED, 1, signal.SIGTERM, 85),
         (None, -9, 0, 137),
         (85, 1, signal.SIGTERM, 85),
         (85, 1, signal.SIGINT, 130),
@@ -196,6 +199,8 @@ def test_the_last_word_of_rank_0_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     note.touch()
     assert launch.read_outcome(str(note)) is None
     monkeypatch.setenv(launch.OUTCOME, str(note))
+    launch.tell_outcome(None, "/c")
+    assert launch.read_outcome(str(note)) == launch.ABORTED
     launch.tell_outcome(85, "/c")
     launch.tell_outcome(1, "/c")
     assert launch.read_outcome(str(note)) == 1

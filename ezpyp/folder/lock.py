@@ -42,7 +42,8 @@ class Lock:
 
     def __init__(self, folder: str, token: str) -> None:
         self.folder = folder
-        self._token = token
+        #: Different for every hold; it is in the file.
+        self.token = token
         self._holds = 1
         self._owner = os.getpid()
 
@@ -67,7 +68,7 @@ class Lock:
         """Sign, and say whether there was still a place to."""
         try:
             with open(f"{self.folder}/{NAME}", "rb") as file:
-                ours = self._token.encode() in file.read()
+                ours = self.token.encode() in file.read()
                 if ours:
                     os.utime(file.fileno())  # by the clock of the file system
                 return ours
@@ -90,7 +91,7 @@ class Lock:
         self._holds -= 1
         if not self._holds:
             with contextlib.suppress(OSError, StoreError):
-                _let_go(self.folder, self._token)
+                _let_go(self.folder, self.token)
 
 
 #: By real path.

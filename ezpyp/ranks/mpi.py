@@ -87,6 +87,14 @@ def _number(text: str | None) -> int:
     return int(text) if text and text.isdigit() else -1
 
 
+def speaks_for_node() -> bool:
+    """Whether this rank is the first of its node, so that it may look at what all ranks there have in common. Where the
+    launcher does not say, each may be it.
+    """
+    told = launch()
+    return told is None or told.local_rank <= 0
+
+
 def started() -> bool:
     """True if MPI runs in this process, whoever started it."""
     module = sys.modules.get("mpi4py.MPI")

@@ -13,8 +13,8 @@ import weakref
 from collections.abc import Sequence
 from typing import Any
 
-from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError
-from ezpyp.folder import admission, archive, lock, runs
+from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
+from ezpyp.folder import admission, archive, lock, runs, sharing
 from ezpyp.folder.events import Bus, Journal, Listener
 from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
@@ -52,6 +52,8 @@ class Session:
         #: One signed byte a step: what is known of it on every rank.
         self.statuses = b""
         self._lock: lock.Lock | None = None
+        #: That of rank 0's lock, on every rank.
+        self._token = ""
         #: Lets go of it, at the latest when this session or the process is gone.
         self._release: weakref.finalize[..., Any] | None = None
         #: The standing is that of the folder now: nobody else has held it since.
@@ -89,13 +91,19 @@ class Session:
                 )
             wanted = selection.of(self.plan) if selection else None
             check_unchanged(self.plan.frozen())
-            if self._link is not None:
-                self._link.meet(mpi.Mark.EXECUTE, self.plan.digest, self._whereabouts)
             if not self._fresh:
                 self._standing = self._stand(choices)
+            if self._link is not None:
+                self._meet(self._link)
+            if self._is_root:
+                launch.tell_outcome(None, self._folder)
             finished = self._carry_out(settings, wanted)
             self.statuses = finished.statuses
             summary = self._conclude(finished)
+        except BaseException:
+            if self._is_root:
+                launch.tell_outcome(0, self._folder)  # what the script makes of it counts
+            raise
         finally:
             self._let_go()
         self._judge(summary, finished, raise_on_failure)
@@ -106,15 +114,32 @@ class Session:
         writer = Writer(self._link.rank, self._link.host) if self._link is not None else None
         self._kind, self._store = kind, open_store(kind, self._folder, writer)
 
+    def _meet(self, link: mpi.Link) -> None:
+        """Wait for all ranks, and see that they have the folder that rank 0 holds.
+
+        Raises:
+            StoreError: some host does not.
+        """
+        sees = link.rank == 0 or not mpi.speaks_for_node() or sharing.sees(self._folder, self._token)
+        if link.meet(mpi.Mark.EXECUTE, bytes([sees]), self._whereabouts):
+            return
+        if link.once(lambda: self._lock is not None and not self._lock.stands()):
+            return  # somebody took it meanwhile, which the run says at its first sign of life
+        told = link.gather((sees, link.host, self._folder))
+        blind = ((rank, host, folder) for rank, (sees, host, folder) in enumerate(told) if not sees)
+        error = StoreError(sharing.refusal(blind, told[0][1], told[0][2]))
+        error.exit_code, error.quiet = 3, link.rank != 0
+        raise error
+
     def _stand(self, choices: Choices) -> Standing:
         """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
 
-        def look() -> tuple[str, Standing]:
+        def look() -> tuple[str, Standing, str]:
             if not self._kind:
                 self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
             self._release = weakref.finalize(self, self._lock.release)
-            return self._kind, resume.settle_in(
+            standing = resume.settle_in(
                 self.plan,
                 self._folder,
                 self._store,
@@ -125,9 +150,10 @@ class Session:
                 strict=choices.of("strict"),
                 reuse_from=choices.of("reuse_from"),
             )
+            return self._kind, standing, self._lock.token
 
         try:
-            kind, standing = look() if self._link is None else self._link.once(look)
+            kind, standing, self._token = look() if self._link is None else self._link.once(look)
         except BaseException:
             self._let_go()
             raise

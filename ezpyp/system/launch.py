@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 #: The file into which rank 0 writes what came of each execute(), for `ezpyp run`.
 OUTCOME = "EZPYP_OUTCOME"
 
+#: The exit code of a run that did not come to its end.
+ABORTED = 4
+
 #: What the makes of MPI call themselves, in the library's version text and in `mpirun --version`. Those that share
 #: MPICH's binary interface and its process manager count as MPICH.
 _LIBRARIES = {"Open MPI": "openmpi", "MPICH": "mpich", "MVAPICH": "mpich", "Intel(R) MPI": "mpich"}
@@ -224,8 +227,10 @@ def run(script: str, args: Sequence[str] = (), *, ranks: int | None = None, all_
             os.unlink(note)
 
 
-def tell_outcome(exit_code: int, folder: str) -> None:
-    """Tell `ezpyp run`, if it started this script, what came of an execute(). Called on rank 0; the last counts."""
+def tell_outcome(exit_code: int | None, folder: str) -> None:
+    """Tell `ezpyp run`, if it started this script, what came of an execute(), or by None that one began. Called on rank
+    0; the last counts.
+    """
     note = os.environ.get(OUTCOME)
     if note:
         # On another node than where `ezpyp run` waits the file may have no place: then the launcher's code counts.
@@ -234,16 +239,22 @@ def tell_outcome(exit_code: int, folder: str) -> None:
 
 
 def read_outcome(note: str) -> int | None:
-    """The exit code that was told, None if none was."""
+    """The exit code that was told, None if none was; ABORTED if an execute() began and did not come to its end."""
     try:
         with open(note, encoding="utf-8") as file:
-            return int(json.load(file)["exit_code"])
+            told = json.load(file)["exit_code"]
+            return ABORTED if told is None else int(told)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def honest(told: int | None, launcher: int, stopped_by: int = 0) -> int:
-    """The exit code of the whole: what the pipelines said, else what the launcher said; 0 only if neither failed."""
+    """The exit code of the whole: what the pipelines said, else what the launcher said; 0 only if neither failed.
+
+    Open MPI says 0 where it lost a host.
+    """
+    if told == ABORTED and launcher:
+        told = None
     if told == 85 and stopped_by == signal.SIGINT:
         return 130
     if told or not launcher:

@@ -20,7 +20,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import pytest
 
@@ -28,6 +28,8 @@ from tests.conftest import OPEN_MPI
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from tests.conftest import Launcher
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare")
@@ -112,6 +114,40 @@ class Hosts:
             text=True,
             check=False,
         )
+
+    def command(self, mpirun: Launcher, count: int, *program: str, wrap: tuple[str, ...] = ()) -> list[str]:
+        """What starts a Python program, one rank on each of so many hosts; each by way of the program `wrap`."""
+        names = self.names[:count]
+        where = ["-hosts", ",".join(names), "-ppn", "1"]
+        if mpirun.name == "openmpi":
+            passed = (word for name in ("PYTHONPATH", "PATH") for word in ("-x", name))
+            where = ["--host", ",".join(f"{name}:1" for name in names), *passed]
+        return [str(mpirun.bin / "mpirun"), *where, "-n", str(count), *wrap, str(mpirun.bin / "python"), *program]
+
+    def mpirun(
+        self, mpirun: Launcher, count: int, *program: str, wrap: tuple[str, ...] = (), timeout: float = 60
+    ) -> subprocess.CompletedProcess[str]:
+        """The same to its end, in the folder of the test."""
+        told = self.command(mpirun, count, *program, wrap=wrap)
+        return self.run(*told, env=mpirun.environment(), cwd=mpirun.folder, timeout=timeout)
+
+    def start(self, mpirun: Launcher, *command: str) -> subprocess.Popen[str]:
+        """A program in the background, all of whose output is standard output; what calls mpirun has a rank a host."""
+        listed = mpirun.folder / "hosts"
+        listed.write_text("".join(f"{name}{':1' if mpirun.name == 'mpich' else ' slots=1'}\n" for name in self.names))
+        files = {"HYDRA_HOST_FILE": str(listed), "PRTE_MCA_default_hostfile": str(listed)}
+        return subprocess.Popen(
+            [str(self._script), "head", *command],
+            cwd=mpirun.folder,
+            env=environment(mpirun.environment(files), self.env),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def strike(self, what: Literal["cut", "heal", "crash"], name: str) -> None:
+        """Unplug a host from the network, plug it in again, or kill all that runs on it."""
+        subprocess.run([self._script, what, name], env={**os.environ, **self.env}, check=True)
 
 
 def refuse(why: str) -> None:

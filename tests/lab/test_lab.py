@@ -1,4 +1,4 @@
-"""Pipelines on a real Slurm with two nodes, and on several hosts without one, by every way to start them."""
+"""Pipelines on a real Slurm with two nodes, by every way to start them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import ezpyp
 
 if TYPE_CHECKING:
     from tests.conftest import Launcher
-    from tests.lab.conftest import Hosts, Slurm
+    from tests.lab.conftest import Slurm
 
 #: As many steps as ranks that wait for each other, so that each rank has one; the last has results of all hosts.
 STUDY = """
@@ -105,20 +105,3 @@ def test_the_wrong_process_manager_is_refused_with_the_right_flag(slurm: Slurm, 
     assert done.returncode == 3, done.stderr
     assert f"srun --mpi={FITTING[mpirun.name]}" in done.stderr
     assert not (mpirun.folder / "cache/pipeline.schema").exists()
-
-
-@pytest.mark.parametrize("count", [2, 3])
-def test_hosts_without_a_batch_system(hosts: Hosts, mpirun: Launcher, count: int) -> None:
-    script = mpirun.folder / "study.py"
-    script.write_text(STUDY)
-    names = hosts.names[:count]
-    where = ["-hosts", ",".join(names), "-ppn", "1"]
-    if mpirun.name == "openmpi":
-        where = ["--host", ",".join(f"{name}:1" for name in names), "-x", "PYTHONPATH", "-x", "PATH"]
-    done = hosts.run(
-        *(str(mpirun.bin / "mpirun"), *where, "-n", str(count), "python", str(script), str(count)),
-        env=mpirun.environment(),
-        cwd=mpirun.folder,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert ezpyp.open(mpirun.folder / "cache")["met"] == sorted(names)

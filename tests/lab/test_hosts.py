@@ -1,0 +1,136 @@
+"""Runs on several hosts: with one folder, or not; with clocks that differ; as on one host; and what if one is lost."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ezpyp
+from ezpyp.folder.summary import Row
+from tests.lab.test_lab import FITTING, STUDY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import Launcher
+    from tests.lab.conftest import Hosts, Slurm
+
+#: Every total is of results of all hosts, of which some are large. Each host after the first is an hour later.
+MANY = """
+import os, pathlib, sys, time
+from ezpyp import Pipeline, as_pickle_step
+
+kind, count = sys.argv[1], int(sys.argv[2])
+shift = {name: -3600 * k for k, name in enumerate(sys.argv[3:])}.get(os.uname().nodename, 0)
+if shift:
+    true_time = time.time
+    time.time = lambda: true_time() + shift
+
+pipeline = Pipeline("cache", "many", store=kind)
+
+@as_pickle_step(pipeline)
+def large(k):
+    return bytes([k]) * 2_000_000
+
+@as_pickle_step(pipeline)
+def meet(k):
+    pathlib.Path(f"here{k}").touch()
+    until = time.monotonic() + 30
+    while not all(os.path.exists(f"here{other}") for other in range(count)):
+        if time.monotonic() > until:
+            raise TimeoutError("the others did not come")
+        time.sleep(0.01)
+    return {"k": k}
+
+@as_pickle_step(pipeline)
+def total(n, met, texts):
+    return n + sum(each["k"] for each in met) + sum(each[-1] for each in texts)
+
+@as_pickle_step(pipeline)
+def broken(n):
+    raise ValueError(f"no {n}")
+
+@as_pickle_step(pipeline)
+def after(n):
+    return n
+
+met, texts = meet.map(range(count)), large.map(range(6))
+totals = [total(n, met, texts) for n in range(12)]
+after.map([broken(1), totals[0]])
+pipeline.execute()
+"""
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_results_are_read_across_hosts(hosts: Hosts, mpirun: Launcher, count: int) -> None:
+    (mpirun.folder / "study.py").write_text(STUDY)
+    done = hosts.mpirun(mpirun, count, "study.py", str(count))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ezpyp.open(mpirun.folder / "cache")["met"] == sorted(hosts.names[:count])
+
+
+def rows(folder: Path) -> list[Row]:
+    """Those of the summary, without what may differ: a packed result lies in a segment of the rank that made it."""
+    found = ezpyp.open(folder).summary().rows
+    return [replace(row, rank=0, host="", seconds=0.0, result=row.result.rpartition("#")[2]) for row in found]
+
+
+@pytest.mark.parametrize("kind", ["files", "packed"])
+def test_three_hosts_whose_clocks_differ_do_what_one_does(hosts: Hosts, mpirun: Launcher, kind: str) -> None:
+    """And go on from each other: what was made last counts, whatever the clock said."""
+    (mpirun.folder / "study.py").write_text(MANY)
+    apart = hosts.mpirun(mpirun, 3, "study.py", kind, "3", *hosts.names)
+    assert apart.returncode, apart.stdout + apart.stderr
+    seen = ezpyp.open(mpirun.folder / "cache")
+    outcomes = [seen.outcome(f"meet[{k}]") for k in range(3)]
+    assert {outcome.host for outcome in outcomes if outcome} == {*hosts.names}
+    assert seen["total[11]"] == 11 + 3 + 15
+    found = rows(mpirun.folder / "cache")
+    (mpirun.folder / "cache").rename(mpirun.folder / "apart")
+    alone = {"EZPYP_WORKERS": "3", "EZPYP_ON_CHANGE": "rerun"}
+    assert mpirun.run(0, mpirun.folder / "study.py", kind, "3", env=alone).returncode == 1
+    assert rows(mpirun.folder / "cache") == found
+    (mpirun.folder / "study.py").write_text(MANY.replace("return n + sum", "return 100 * n + sum"))
+    late_now_early = (kind, "3", *hosts.names[::-1])
+    edited = hosts.mpirun(mpirun, 3, "study.py", *late_now_early, wrap=("env", "EZPYP_ON_CHANGE=rerun"))
+    assert "22 done (9 before), 1 failed, 1 skipped" in edited.stdout, edited.stdout + edited.stderr
+    again = mpirun.run(0, mpirun.folder / "study.py", kind, "3", env=alone)
+    assert "22 done (all before), 1 failed, 1 skipped" in again.stdout, again.stdout + again.stderr
+    assert ezpyp.open(mpirun.folder / "cache")["total[11]"] == 1100 + 3 + 15
+
+
+def test_a_folder_that_hosts_do_not_share_is_refused_at_the_start(hosts: Hosts, mpirun: Launcher) -> None:
+    """One host has a file system of its own at that path, in the namespace of its rank alone."""
+    (mpirun.folder / "study.py").write_text(STUDY)
+    (mpirun.folder / "cache").mkdir()
+    other = mpirun.folder / "other"
+    other.write_text(f'#!/bin/sh\n[ "$(hostname)" != {hosts.names[1]} ] || mount -t tmpfs none cache\nexec "$@"\n')
+    other.chmod(0o755)
+    done = hosts.mpirun(mpirun, 3, "study.py", "3", wrap=(str(other),), timeout=20)
+    assert done.returncode == 3, done.stdout + done.stderr
+    first, second, _ = hosts.names
+    where = (
+        f"The hosts do not share the cache folder {mpirun.folder}/cache of rank 0 ({first}): rank 1 ({second}) cannot"
+    )
+    assert done.stderr.count(where) == 1, done.stderr
+    assert "Give Pipeline() a folder on a file system that all hosts mount" in done.stderr
+    assert not [*mpirun.folder.glob("here*")]
+    again = hosts.mpirun(mpirun, 3, "study.py", "3")
+    assert again.returncode == 0, again.stdout + again.stderr
+
+
+def test_memory_of_the_nodes_is_no_cache_for_two(slurm: Slurm, mpirun: Launcher) -> None:
+    """Every node has a /dev/shm of its own."""
+    (mpirun.folder / "study.py").write_text(STUDY.replace('"cache"', '"/dev/shm/ezpyp-test-cache"'))
+    done = slurm.run(
+        *("srun", "--nodes=2", "--ntasks=4", f"--mpi={FITTING[mpirun.name]}", "python", "study.py", "4"),
+        env=mpirun.environment(),
+        cwd=mpirun.folder,
+        timeout=20,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "The hosts do not share the cache folder /dev/shm/ezpyp-test-cache" in done.stderr
+    assert slurm.nodes[1] in done.stderr
+    assert not [*mpirun.folder.glob("here*")]
