@@ -80,6 +80,8 @@ class Wishes:
                 options = replace(options, **{key: value})
             else:
                 raise TypeError(f"There is no option '{key}'. Options: {', '.join(OPTIONS)}.")
+        if options is self.options and request is options.request:
+            return wishes  # with the very options: steps that share them are known as alike
         return replace(wishes, options=replace(_placed(options), request=_checked(request)))
 
 

@@ -18,8 +18,14 @@ def shorten(value: Any, width: int = 60) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
+#: Of these, the repr is what `shorten` gives.
+_ATOMS = frozenset({int, float, bool, complex, type(None)})
+
+
 def describe(args: Iterable[Any], kwargs: Mapping[str, Any], width: int = 60) -> tuple[str, str]:
     """The two texts of a summary row: `[9, 8]` and `{'k': 1}`, each at most `width` characters."""
+    if not kwargs and _ATOMS.issuperset(map(type, args := list(args))) and len(text := repr(args)) <= width:
+        return text, "{}"
     return shorten(list(args), width), shorten(dict(kwargs), width)
 
 

@@ -43,7 +43,9 @@ class Fingerprints(Sequence[str]):
     def __getitem__(self, k: Any) -> Any:
         if isinstance(k, slice):
             return [self[each] for each in range(len(self))[k]]
-        k = range(len(self))[k]
+        if piece := self.packed[k * SIZE : (k + 1) * SIZE]:
+            return piece.hex()
+        k = range(len(self))[k]  # the last, or none
         return self.packed[k * SIZE : (k + 1) * SIZE].hex()
 
     def __iter__(self) -> Iterator[str]:

@@ -87,6 +87,11 @@ class PlannedStems(Sequence[str]):
         others = self._others.get(family.number)
         return family.name(member) if others is None else others[member]
 
+    def of(self, step: Step) -> str:
+        """The stem of a step that is here."""
+        others = self._others.get(step.family.number)
+        return step.name if others is None else others[step.member]
+
     def __iter__(self) -> Iterator[str]:
         for family, members in self._steps.parts:
             others = self._others.get(family.number)

@@ -74,7 +74,7 @@ class Plan:
     steps: Steps
     graph: Graph
     #: The file stem of each step.
-    stems: Sequence[str]
+    stems: PlannedStems
     register: Register
     places: Places
     following: Following = Following()

@@ -22,7 +22,7 @@ from ezpyp.storage.catalog import Catalog
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
 from ezpyp.storage.protocol import Scan, Writer, checksum, done, is_plain, verified
 from ezpyp.storage.reading import Reader
-from ezpyp.storage.record import Record, extras_of
+from ezpyp.storage.record import Record, extras_of, extras_of_call
 from ezpyp.storage.segment import (
     APART,
     DROPPED,
@@ -157,7 +157,7 @@ class PackedStore:
         if type(data) is not bytes:
             data = bytes(data)  # others may change what they lent
         size, sum_ = len(data), self._digest(data)
-        if size > LARGE or args or kwargs or not name:
+        if size > LARGE or not name:
             outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
             offset = appender.at
             self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
@@ -165,9 +165,10 @@ class PackedStore:
             of_stem = stem.encode("utf-8", "surrogatepass")
             of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
             order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
+            flags, extras = (MORE, extras_of_call(args, kwargs)) if args or kwargs else (PLAIN, b"")
             offset = appender.append(
-                of_stem, of_name, codec.encode(), b"",
-                PLAIN, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
+                of_stem, of_name, codec.encode(), extras,
+                flags, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
             )  # fmt: skip
         return Place(self._number, offset, size, sum_)
 
@@ -335,7 +336,7 @@ class PackedStore:
             header = source.header(at.offset, at.size)
             if (
                 header is None
-                or header.flags
+                or header.flags & ~MORE
                 or header.status
                 or header.stem != stem
                 or header.checksum != at.checksum

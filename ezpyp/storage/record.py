@@ -51,6 +51,7 @@ _SELDOM: dict[str, Any] = {
 }
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_quote = json.encoder.encode_basestring
 
 
 def to_json(record: Record, outcome: Outcome) -> bytes:
@@ -81,6 +82,12 @@ def extras_of(outcome: Outcome, host: str, **more: Any) -> bytes:
         said["host"] = ""
     said |= more
     return _encode(said).encode("utf-8", "surrogatepass") if said else b""
+
+
+def extras_of_call(args: str, kwargs: str) -> bytes:
+    """The same, where an outcome has nothing else to say than its arguments; quicker."""
+    said = f'"args": {_quote(args)}' * bool(args), f'"kwargs": {_quote(kwargs)}' * bool(kwargs)
+    return f"{{{', '.join(filter(None, said))}}}".encode("utf-8", "surrogatepass")
 
 
 def from_extras(text: Buffer, host: str) -> tuple[dict[str, Any], dict[str, Any]]:

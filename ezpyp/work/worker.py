@@ -20,7 +20,7 @@ from ezpyp.encoding import codecs, salvage
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
 from ezpyp.identity.outline import describe
 from ezpyp.model import outputs, scratch
-from ezpyp.model.arguments import Arguments, Deferred, Handed
+from ezpyp.model.arguments import Deferred, Handed
 from ezpyp.model.columns import Columns
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Brief, Outcome, Place, Status, Step
@@ -65,7 +65,9 @@ class Worker:
     spent: list[int] = field(init=False, default_factory=list)
     #: Results of earlier steps.
     upstream: Upstream = field(init=False)
+    #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
     _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
+    _alike: dict[tuple[int, int], _Kind] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
@@ -79,29 +81,31 @@ class Worker:
         Never raises for what a step does, but a BaseException that is not an exit of the step (KeyboardInterrupt)
         passes. Everything but a retried failure is on disk, whole, when the store is flushed.
         """
-        step = self.plan.steps[task.step]
+        step = Step(*self.plan.steps.find(task.step))
         kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
         if kind.seconds > LONG and before_long is not None:
             before_long()
-        if (free := kind.free_call(step)) is not None:
-            return _Call(self, step, kind, task, free).run()
+        call = _Call(self, step, kind, task)
+        if kind.confined and (free := call.free()) is not None:
+            return call.compute(free)
         if task.grant is None:
-            return self._guarded(step, kind, task)
+            return self._guarded(call)
         with resources.granted(task.grant):
-            return self._guarded(step, kind, task)
+            return self._guarded(call)
 
-    def _guarded(self, step: Step, kind: _Kind, task: Task) -> bytes | Outcome:
-        arguments = step.arguments
+    def _guarded(self, call: _Call) -> bytes | Outcome:
+        kind, step = call.kind, call.step
+        call.guards = self.guards
         if self.guards is not None:
             self.guards.enter(kind.options.request.cpus)
-        seeding.plant(kind.seed(step, arguments.identity + self.inputs.get(task.step, b"")))
-        checkpoints.current = self, task.step
+        seeding.plant(kind.seed(step, step.arguments.identity + self.inputs.get(call.index, b"")))
+        checkpoints.current = self, call.index
         try:
-            came = _Call(self, step, kind, task, arguments=arguments).run()
+            came = call.run()
         finally:
             seeding.clear()
-        if checkpoints.asked == task.step and (isinstance(came, bytes) or came.status is Status.DONE):
-            self.spent.append(task.step)
+        if checkpoints.asked == call.index and (isinstance(came, bytes) or came.status is Status.DONE):
+            self.spent.append(call.index)
         return came
 
     def flush(self, briefs: bytes, outcomes: list[Outcome]) -> tuple[bytes, list[Outcome]]:
@@ -142,39 +146,26 @@ class Worker:
         return self.store.put(self.plan.stems[k], record, chunks)
 
     def _kind(self, step: Step) -> _Kind:
-        kind = _Kind(step, self.plan.pipeline_id)
-        return self._kinds.setdefault(id(step.family.definition), kind)
+        definition = step.family.definition
+        alike = id(definition.function), id(definition.options)
+        kind = self._alike.get(alike) or self._alike.setdefault(alike, _Kind(step, self.plan.pipeline_id))
+        return self._kinds.setdefault(id(definition), kind)
 
 
 class _Kind:
-    """What is decided once for all steps of one definition."""
+    """What is decided once for all steps of one function with the same options."""
 
-    __slots__ = ("codec", "confined", "definition", "function", "options", "pickles", "room", "seconds", "seeds")
+    __slots__ = ("codec", "confined", "function", "options", "pickles", "room", "seconds", "seeds")
 
     def __init__(self, step: Step, pipeline_id: str) -> None:
         #: How long the next one may take, judged by the longest of the last ones. Unknown may be long.
         self.seconds = 2 * LONG
-        self.definition = step.family.definition  # kept alive: kinds are known by its address
         self.function, self.options = step.function, step.options
         self.codec, self.room = step.options.codec, step.options.workdir
         #: Whether plain values need no more than a pickle.
         self.pickles = self.codec == "pickle" and not step.options.outputs.patterns and self.room is None
         self.confined = self.pickles and is_confined(step.function)
         self.seeds = seeding.Seeds(pipeline_id, step.function_name)
-
-    def free_call(self, step: Step) -> Call | None:
-        """The arguments of a step that can do nothing but compute: it needs no guards and draws no numbers."""
-        if not self.confined:
-            return None
-        calls = step.family.calls
-        if isinstance(calls, Columns):
-            given = calls.plain(step.member)
-        else:
-            arguments = calls[step.member]
-            given = None if arguments.deferred else arguments.plain
-        if given is None or not PLAIN.issuperset(map(type, given[0])):
-            return None
-        return given if not given[1] or PLAIN.issuperset(map(type, given[1].values())) else None
 
     def seed(self, step: Step, identity: bytes) -> int | None:
         """The seed of a step with these arguments."""
@@ -188,23 +179,16 @@ class _Call:
     """One run of one step."""
 
     __slots__ = (
-        *("args", "arguments", "attempt", "began", "free", "guards", "index", "kind", "kwargs", "missing", "place"),
-        *("step", "worker"),
+        *("args", "attempt", "began", "given", "guards", "index", "kind", "kwargs", "missing", "place", "step"),
+        "worker",
     )
 
-    def __init__(
-        self,
-        worker: Worker,
-        step: Step,
-        kind: _Kind,
-        task: Task,
-        free: Call | None = None,
-        arguments: Arguments | None = None,
-    ) -> None:
-        """`free` has the arguments of a step that can do nothing but compute; any other needs `arguments`."""
-        self.worker, self.step, self.kind, self.free = worker, step, kind, free
-        self.arguments = arguments
-        self.guards = worker.guards if free is None else None
+    def __init__(self, worker: Worker, step: Step, kind: _Kind, task: Task) -> None:
+        self.worker, self.step, self.kind = worker, step, kind
+        #: Those that stand around it, if any do.
+        self.guards: Guards | None = None
+        #: Its arguments, where they were made already.
+        self.given: Call | None = None
         self.index, self.attempt, absent, _ = task
         self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
         #: The arguments as texts, where they are not those that the plan shows.
@@ -212,6 +196,31 @@ class _Call:
         self.began = monotonic()
         #: Its folder, where it asked for one.
         self.place: scratch.Place | None = None
+
+    def free(self) -> Call | None:
+        """The arguments of a function that can do nothing but compute with them: it needs no guards and no seed. None
+        where they are such that it could do more.
+        """
+        calls = self.step.family.calls
+        given = calls.plain(self.step.member) if isinstance(calls, Columns) else None
+        if given is None:
+            arguments = calls[self.step.member]
+            if not arguments.deferred:
+                given = arguments.plain
+            elif arguments.plain is not None and not self.missing:
+                with contextlib.suppress(Exception):  # it comes again where it is told
+                    given = self.given = self._arguments()
+        if given is None or not PLAIN.issuperset(map(type, given[0])):
+            return None
+        return given if not given[1] or PLAIN.issuperset(map(type, given[1].values())) else None
+
+    def compute(self, free: Call) -> bytes | Outcome:
+        """Run it with these arguments, where it can do nothing but compute."""
+        try:
+            value = self.kind.function(*free[0], **free[1])
+        except BaseException as error:
+            return self._raised(error)
+        return self._came(value)
 
     def run(self) -> bytes | Outcome:
         room, worker = self.kind.room, self.worker
@@ -233,9 +242,9 @@ class _Call:
             return self._run()
 
     def _run(self) -> bytes | Outcome:
-        step, worker = self.step, self.worker
+        given, self.given = self.given, None
         try:
-            args, kwargs = self._arguments()
+            args, kwargs = given or self._arguments()
         except (EzpypError, OSError) as error:
             return self._failed("input", f"{type(error).__name__}: {error}")
         except Exception as error:
@@ -247,15 +256,19 @@ class _Call:
                 value = self.kind.function(*args, **kwargs)
             finally:
                 # A child that it forked and that comes back here would be this process once more.
-                if self.free is None and os.getpid() != worker.pid:
+                if os.getpid() != self.worker.pid:
                     _end_child()
         except BaseException as error:
             return self._raised(error)
+        del given, args, kwargs
+        return self._came(value)
+
+    def _came(self, value: Any) -> bytes | Outcome:
+        """Keep what it returned."""
         if self.kind.pickles and type(value) in PLAIN:
             return self._keep("pickle", (dumps(value, 5),))
-        del args, kwargs
         try:
-            encoded = codecs.encode_result(self.kind.codec, value, step=step.name)
+            encoded = codecs.encode_result(self.kind.codec, value, step=self.step.name)
         except CodecError as error:
             return self._unstorable(value, str(error))
         except Exception as error:
@@ -278,11 +291,8 @@ class _Call:
             return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
         return self._failed("exception", _one_line(error), _frames(error))
 
-    def _arguments(self) -> tuple[Sequence[Any], Mapping[str, Any]]:
-        if self.free is not None:
-            return self.free
-        arguments = self.arguments
-        assert arguments is not None
+    def _arguments(self) -> Call:
+        arguments = self.step.arguments
         args, kwargs = arguments.thaw(self._resolve, copy=self.kind.options.copy)
         # What is handed over is shown by what it counts by: its repr may be an address.
         if arguments.deferred and not any(isinstance(each, Handed) for each in arguments.deferred):
@@ -329,7 +339,7 @@ class _Call:
             when, seconds = time(), monotonic() - self.began
             self.kind.seconds = max(seconds, _FADING * self.kind.seconds)
             place = worker.store.add(
-                worker.plan.stems[index],
+                worker.plan.stems.of(self.step),
                 self.step.name,
                 worker.fingerprints[index],
                 when=when,

@@ -125,6 +125,26 @@ def test_what_is_fetched_is_what_was_added_there(kind: str, store: Store) -> Non
         assert store.fetch(stem, wanted, at) is None
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs"), [("[9, 'ü\\n\\udce9']", "{}"), ("", "{'k': 1}"), ('["1"]', '{"a": "\\\\"}')]
+)
+def test_what_says_its_arguments_is_fetched_and_read_as_any_other(
+    kind: str, store: Store, args: str, kwargs: str
+) -> None:
+    fingerprint = "00112233445566778899aabbccddeeff"
+    place = store.add(
+        "alpha", "alpha", fingerprint, when=1.0, seconds=0.5, attempt=1, codec="numpy", chunks=[b"one"],
+        args=args, kwargs=kwargs,
+    )  # fmt: skip
+    store.flush()
+    found = store.read("alpha", at=place)
+    assert found is not None
+    assert (found.outcome.args, found.outcome.kwargs) == (args, kwargs)
+    assert bytes(store.get(found)) == b"one"
+    fetched = store.fetch("alpha", fingerprint, place)
+    assert (fetched is not None) == kind.startswith("packed")
+
+
 def test_a_place_that_is_not_that_of_the_step_leads_to_no_other(store: Store) -> None:
     add(store, "alpha", b"one")
     elsewhere = add(store, "beta", b"two")
