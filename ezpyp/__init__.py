@@ -1,5 +1,6 @@
 """ezpyp: decorated Python functions as steps, in phases, across MPI ranks, with every result kept on disk."""
 
+import os
 import typing
 
 from ezpyp.errors import (
@@ -60,6 +61,9 @@ if typing.TYPE_CHECKING:
     from ezpyp.programs.words import Output
 
 __version__ = "0.1.0"
+
+# `torch.cuda.is_available()` at the top of a script shall not start CUDA, which the processes forked later cannot use.
+os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
 
 __all__ = [
     "ArgumentChanged",

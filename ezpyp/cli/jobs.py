@@ -230,6 +230,38 @@ def examine(folder: str, ranks: int | None, launcher: str | None, output: str) -
     return int(any(each.level == "bad" for each in found))
 
 
+@click.command("gpus")
+@click.option("-n", "ranks", type=click.IntRange(1), default=1, show_default=True, help="So many ranks on this node.")
+@click.option("--helpers", type=click.IntRange(1), default=1, show_default=True, help="So many steps at once a rank.")
+@output_option("text", "json")
+def show_gpus(ranks: int, helpers: int, output: str) -> None:
+    """The GPUs of this node, and who would get which.
+
+    As a job sees them that runs here: never more than the scheduler gave. Steps that say `gpus=` are granted theirs
+    one by one instead, and then the others see none.
+
+    \b
+    ezpyp gpus
+    ezpyp gpus -n 4 --helpers 2
+    """
+    found = doctor.gpu_bindings(ranks, helpers)
+    if output == "json":
+        say_json(found)
+        return
+    host, name = os.uname().nodename, found["variable"]
+    if not found["gpus"]:
+        say([f"{host}: no GPU that may be used\n"])
+        return
+    say([f"{host}: {each}\n" for each in found["gpus"]])
+    if found["left_alone"]:
+        say(["EZPYP_GPU_BIND=none: nothing is set\n"])
+    for rank, each in enumerate(found["ranks"]):
+        for slot, value in enumerate(each):
+            what = f"{name}={value}" if value is not None else "all that it sees"
+            say([f"rank {rank}{f' helper {slot}' if helpers > 1 else ''}: {what}\n"])
+    say(f"{text}\n" for text in found["warnings"])
+
+
 def _say_from(path: str, place: int) -> int:
     """Print what stands in a file after a place; how much that was."""
     try:
@@ -246,4 +278,4 @@ def _short(folder: str) -> str:
     return shlex.quote(min(folder, os.path.relpath(folder), key=len))
 
 
-VERBS = (submit, cancel, logs, examine)
+VERBS = (submit, cancel, logs, examine, show_gpus)

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ezpyp.errors import EzpypError, LauncherError
-from ezpyp.system import files, launch
+from ezpyp.schedule import placement
+from ezpyp.schedule.placement import Place
+from ezpyp.system import files, gpus, launch
+from ezpyp.system.resources import Stock, environments
 
 #: Of packages whose versions have to be equal on all hosts.
 PACKAGES = ("ezpyp", "mpi4py", "cloudpickle", "numpy")
@@ -190,6 +193,24 @@ def compare(answer: Sequence[dict[str, Any]]) -> Iterator[Finding]:
     if all(each["versions"] == answer[0]["versions"] for each in answer):
         told = ", ".join(f"{name} {version}" for name, version in answer[0]["versions"].items())
         yield Finding(level="good", what=f"all have {told}")
+
+
+def gpu_bindings(ranks: int, helpers: int) -> dict[str, Any]:
+    """The GPUs that this process may use, and how so many ranks of its node with so many helpers would divide them:
+    what the variable would be for each, None where it would be left as it is.
+    """
+    have, host = gpus.devices(), os.uname().nodename
+    stock = Stock(gpus=have, own_gpus=gpus.bound_by_slurm(have))
+    places = [Place(rank=rank, host=host, slots=helpers, stock=stock) for rank in range(ranks)]
+    name, own = gpus.variable(), placement.shares(places)
+    bound = [environments(own[rank], have=have, helpers=helpers, cores=1) for rank in range(ranks)]
+    return {
+        "gpus": have,
+        "variable": name,
+        "left_alone": gpus.left_alone(),
+        "ranks": [[each.get(name) for each in rank] for rank in bound],
+        "warnings": placement.crowded(places) if not gpus.left_alone() else [],
+    }
 
 
 def _called(ranks: int, launcher: Sequence[str], token: str) -> list[dict[str, Any]] | str:

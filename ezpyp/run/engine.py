@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.folder.durations import remembered
@@ -27,9 +27,10 @@ from ezpyp.schedule.briefs import Outcomes
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
-from ezpyp.schedule.placement import Place, Placement, cannot_hold, describe, underused
+from ezpyp.schedule.placement import Place, Placement, cannot_hold, crowded, describe, shares, underused
+from ezpyp.scripts.cuda import starts_cuda
 from ezpyp.scripts.loading import main_script
-from ezpyp.system import resources
+from ezpyp.system import gpus, pools, resources
 from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work import executors
@@ -86,7 +87,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     _check_resources(job, requests, places)
     stop = Stop(job.settings.grace)
     with listening(stop):
-        own = _open_everywhere(job, place, neighbours)
+        own = _open_everywhere(job, places, neighbours, requests)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library, places, requests)
         finished = None
@@ -125,7 +126,7 @@ def _place(job: Job, neighbours: _Neighbours, requests: Requests | None) -> Plac
     return Place(rank=job.rank, host=job.host, slots=slots, stock=stock)
 
 
-def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
+def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
     """This rank's executor. If one rank cannot have its own, all raise the same error.
 
     Raises:
@@ -133,7 +134,7 @@ def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executo
     """
     own: Executor
     try:
-        own, problem = _executor(job, place, neighbours), ""
+        own, problem = _executor(job, places, neighbours, requests), ""
     except Exception as error:
         if job.link is None:
             raise
@@ -148,8 +149,8 @@ def _open_everywhere(job: Job, place: Place, neighbours: _Neighbours) -> Executo
     return own
 
 
-def _executor(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
-    if job.settings.executor == "inline" or not place.slots:
+def _executor(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
+    if job.settings.executor == "inline" or not places[job.rank].slots:
         _drop(job.nest)
         return Serial(job.worker())
     nest = job.nest
@@ -158,7 +159,7 @@ def _executor(job: Job, place: Place, neighbours: _Neighbours) -> Executor:
             mpi.shield_forks()
         position = Position()
         nest = executors.nursery(job.plan, position), position
-    return Processes(job.worker(), *nest, _setup(job, place, neighbours))
+    return Processes(job.worker(), *nest, _setup(job, places, neighbours, requests))
 
 
 def _drop(nest: tuple[Nursery, Position] | None) -> None:
@@ -166,15 +167,21 @@ def _drop(nest: tuple[Nursery, Position] | None) -> None:
         nest[0].close()
 
 
-def _setup(job: Job, place: Place, neighbours: _Neighbours) -> Setup:
+def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Setup:
+    place = places[job.rank]
     helpers, bound = place.slots, resources.bound_cores()
     # One rank a core is left where the launcher bound it; more helpers than that spread over the node.
     spread = resources.reachable_cores() if helpers > bound else ()
     cores = resources.cores_each(
         allotted=place.stock.cores, bound=len(spread) or bound, local_size=neighbours.size, helpers=helpers
     )
+    have = place.stock.gpus
     environments = resources.environments(
-        local_rank=neighbours.rank, local_size=neighbours.size, helpers=helpers, cores=cores
+        shares(places)[job.rank] if have else (),
+        have=have,
+        helpers=helpers,
+        cores=cores,
+        hidden=_wants_gpus(requests),
     )
     captured = job.settings.capture != "off"
     surroundings.publish(job.run)
@@ -229,6 +236,14 @@ def _lead(
     if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
         remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
         for text in underused(places, ledger.ready, remedy):
+            print(f"ezpyp: {text}", file=sys.stderr)
+    if (
+        any(place.stock.gpus for place in places)
+        and not _wants_gpus(requests)
+        and not gpus.left_alone()
+        and gpus.uses_gpus()
+    ):
+        for text in crowded(places):
             print(f"ezpyp: {text}", file=sys.stderr)
     pace = Pace(functions, slots, seconds)
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
@@ -393,6 +408,11 @@ def _check_resources(job: Job, requests: Requests | None, places: Sequence[Place
         raise error
 
 
+def _wants_gpus(requests: Requests | None) -> bool:
+    """Whether a step asks for GPUs: then they are granted to such steps, and the others see none."""
+    return requests is not None and any(request.gpus for request in requests.listed)
+
+
 def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[str]:
     """What no node has."""
     for name, request in asked.items():
@@ -405,14 +425,15 @@ def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[
 
 def _spoilt(asked: Mapping[str, Request]) -> str:
     """What the script did that keeps forked helpers from giving what steps ask for, or ""."""
-    torch: Any = sys.modules.get("torch")
-    started: Callable[[], bool] | None = getattr(getattr(torch, "cuda", None), "is_initialized", None)
-    if any(request.gpus for request in asked.values()) and started is not None and started():
+    by = gpus.started() if any(request.gpus for request in asked.values()) else None
+    if by is not None:
+        where = ", ".join(filter(None, (by, starts_cuda(main_script()))))
         return (
-            "CUDA was started before execute() (torch), and forked helpers cannot use it. Move that line into the step."
+            f"CUDA was started before execute(){f' ({where})' * bool(where)}, and forked helpers cannot use it. "
+            "Move that line into the step."
         )
     wide = next(((name, request) for name, request in asked.items() if request.cpus > 1), None)
-    if wide is not None and (spoilt := resources.spoilt_pools()):
+    if wide is not None and (spoilt := pools.spoilt_pools()):
         return (
             f"Step '{wide[0]}' asks for {wide[1].cpus} cores, but {', '.join(spoilt)} ran threads before execute() and "
             "would hang in forked helpers. Move what the script computes into a step. Nothing was run."

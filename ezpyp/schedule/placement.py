@@ -17,11 +17,14 @@ from math import ceil
 from typing import NamedTuple
 
 from ezpyp.model.steps import Request
+from ezpyp.system import gpus
 from ezpyp.system.resources import Grant, Stock
 
 #: The whole of a device, in the parts that are counted: sums of floats would grant a little too much or too little.
 _WHOLE = 1_000_000
 _ORDINARY = Request()
+#: A GPU: the rank that alone has it, or -1, and its name.
+_Device = tuple[int, str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,11 +35,6 @@ class Place:
     host: str
     slots: int
     stock: Stock
-
-
-_ORDINARY = Request()
-#: A GPU: the rank that alone has it, or -1, and its name.
-_Device = tuple[int, str]
 
 
 class _Node:
@@ -340,11 +338,45 @@ def underused(places: Iterable[Place], ready: int, remedy: str) -> list[str]:
     return found
 
 
+def shares(places: Iterable[Place]) -> dict[int, tuple[str, ...]]:
+    """The GPUs that steps of each rank use where no step asks for any."""
+    found: dict[int, tuple[str, ...]] = {}
+    for node in _by_host(place for place in places if place.slots):
+        divided, _ = gpus.divide([_devices(place) for place in node])
+        found |= {place.rank: tuple(name for _, name in own) for place, own in zip(node, divided, strict=True)}
+    return found
+
+
+def crowded(places: Iterable[Place]) -> list[str]:
+    """A warning for each node where processes share GPUs without being told to, or where ranks see some in common."""
+    said = []
+    for node in _by_host(place for place in places if place.slots):
+        shared, overlap = gpus.divide([_devices(place) for place in node])
+        devices = {device for own in shared for device in own}
+        slots = [(place.slots, len(own)) for place, own in zip(node, shared, strict=True) if own]
+        if overlap:
+            said.append(
+                f"{node[0].host}: ranks see some GPUs in common and others not. Left as it is. Let the scheduler bind "
+                "all ranks (--gpus-per-task), or none."
+            )
+        elif sum(own for _, own in slots) > len(devices) or any(helpers > own for helpers, own in slots):
+            said.append(
+                f"{node[0].host}: {sum(helpers for helpers, _ in slots)} processes share {len(devices)} "
+                f"GPU{'s' * (len(devices) > 1)}. Say gpus=1 at the steps that use one, or start fewer, or run NVIDIA "
+                "MPS. EZPYP_GPU_BIND=none leaves GPUs alone."
+            )
+    return said
+
+
 def _nodes(places: Iterable[Place]) -> list[_Node]:
+    return [_Node(each) for each in _by_host(places)]
+
+
+def _by_host(places: Iterable[Place]) -> list[list[Place]]:
     by_host: dict[str, list[Place]] = {}
     for place in places:
         by_host.setdefault(place.host, []).append(place)
-    return [_Node(each) for each in by_host.values()]
+    return list(by_host.values())
 
 
 def _devices(place: Place) -> tuple[_Device, ...]:

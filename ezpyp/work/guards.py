@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 
-from ezpyp.system import resources
+from ezpyp.system import pools
 from ezpyp.system.capture import Capture, Place
 
 
@@ -22,7 +22,7 @@ class Guards:
         """
         self._capture, self._publish = capture, publish
         self._home = os.open(".", os.O_PATH)
-        self._variables = resources.thread_variables(environment)
+        self._variables = pools.among(environment)
         self._threads = 0
         self._limit_threads(1)
 
@@ -48,4 +48,4 @@ class Guards:
     def _limit_threads(self, cpus: int) -> None:
         self._threads = cpus
         os.environ.update(dict.fromkeys(self._variables, str(self._threads)))
-        resources.limit_threads(self._threads)
+        pools.limit_threads(self._threads)
