@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +15,7 @@ import pytest
 import ezpyp
 from ezpyp.model import scratch
 from ezpyp.model.scratch import Place, Room
+from ezpyp.system import offspring
 
 if TYPE_CHECKING:
     from tests.conftest import Launcher
@@ -56,7 +61,7 @@ def test_two_never_share_one(node: Path) -> None:
 def test_its_name_says_whose_it_is(node: Path) -> None:
     with scratch.at(place()) as _:
         name = ezpyp.workdir().name
-    assert name == f"ezpyp.n017.{os.getpid()}.1.sim_17"
+    assert re.fullmatch(rf"ezpyp\.[0-9a-f]{{8}}\.n017\.{os.getpid()}\.1\.sim_17", name)
 
 
 def test_what_it_links_to_is_not_removed(node: Path, tmp_path: Path) -> None:
@@ -190,3 +195,43 @@ def test_a_step_that_is_ended_leaves_its_folder_and_no_process(python: Launcher,
     (kept,) = (tmp_path / "node").iterdir()
     assert f"Folder kept: {kept}." in done.stdout, done.stdout + done.stderr
     assert "DAEMON False" in done.stdout
+
+
+KILLED = """
+import os, time
+from ezpyp import Pipeline, as_pickle_step
+
+pipeline = Pipeline("cache", "killed", workers=2)
+
+@as_pickle_step(pipeline, workdir=True)
+def hang(n):
+    os.mkdir("data")
+    os.rename("data", "there")
+    if n:
+        raise ValueError("one")
+    time.sleep(60)
+
+hang.map([0, 1])
+pipeline.execute()
+"""
+
+
+def test_clean_removes_what_was_left_on_the_scratch(python: Launcher, node: Path, tmp_path: Path) -> None:
+    run = python.start(0, KILLED)
+    until = time.monotonic() + 30
+    while len([*node.glob("*/there")]) < 2 and time.monotonic() < until:
+        time.sleep(0.01)
+    (node / "ezpyp.other").mkdir()
+    for pid in (run.pid, *offspring.descendants(run.pid)):
+        os.kill(pid, signal.SIGKILL)
+    run.communicate(timeout=30)
+    while len(scratch.abandoned("cache")) < 2 and time.monotonic() < until:
+        time.sleep(0.01)  # until they are dead
+    assert len(scratch.abandoned("cache")) == 2
+    assert scratch.abandoned("another") == []
+    clean = [python.bin / "python", "-m", "ezpyp", "clean", "cache", "--yes"]
+    shown = subprocess.run([*clean, "--dry-run"], env=python.environment(), capture_output=True, text=True, check=True)
+    assert all(f"{path}/\n" in shown.stdout for path in scratch.abandoned("cache"))
+    subprocess.run(clean, env=python.environment(), check=True)
+    assert [path.name for path in node.iterdir()] == ["ezpyp.other"]
+    assert not (tmp_path / "cache").exists()

@@ -12,6 +12,7 @@ from ezpyp.cli.console import FOLDER, TAKE_OVER, few, output_option, say, say_js
 from ezpyp.cluster import submission
 from ezpyp.folder import archive, lock, runs
 from ezpyp.folder.summary import duration
+from ezpyp.model import scratch
 from ezpyp.upkeep import checking, cleaning, merging, packing, repacking
 
 if TYPE_CHECKING:
@@ -113,9 +114,9 @@ def clean(
 ) -> None:
     """Remove a cache folder, or part of it.
 
-    Everything that ezpyp wrote into it: results, logs, history. With STEP, --old or --failed only that; steps that
-    are removed run again. Other files are left, and the folder with them. A folder that is no cache, or in use, is
-    refused.
+    Everything that ezpyp wrote into it: results, logs, history; and the folders that steps which failed or were killed
+    left on the scratch of this machine. With STEP, --old or --failed only that; steps that are removed run again. Other
+    files are left, and the folder with them. A folder that is no cache, or in use, is refused.
 
     \b
     ezpyp clean study_cache
@@ -125,14 +126,18 @@ def clean(
     run = runs.open(folder)
     ours = _chosen(run, steps, old, failed)
     size = cleaning.size_of(run, ours)
-    if dry_run:
-        say([*(f"{path}\n" for path in ours), f"{len(ours):,} files ({size_text(size)}). Nothing was removed.\n"])
-        return
     whole = not (steps or old or failed)
+    rooms = scratch.abandoned(run.folder) if whole else []
+    if dry_run:
+        end = f"{len(ours):,} files ({size_text(size)}). Nothing was removed.\n"
+        say([*(f"{path}\n" for path in ours), *(f"{path}/\n" for path in rooms), end])
+        return
     with lock.acquire(run.folder, take_over=take_over):
         if not yes and ours:
             click.confirm(f"Remove {len(ours):,} files ({size_text(size)}) of '{run.pipeline_id}'?", abort=True)
         cleaning.remove(run.folder, [*ours, *([os.path.join(run.folder, lock.NAME)] if whole else [])])
+        for room in rooms:
+            scratch.remove(room)
     left = f" Other files are left in {run.folder}." if whole and os.path.exists(run.folder) else ""
     print(f"Removed {len(ours):,} files.{left}")
 

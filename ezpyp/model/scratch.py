@@ -8,6 +8,7 @@ import re
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
 from ezpyp.model.outputs import Outputs
+from ezpyp.system.offspring import is_alive
 
 #: Where node-local scratch is said to be; /tmp where nothing says so.
 _VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
@@ -73,7 +75,9 @@ class Place:
         self.cache, self.log = cache, log
         self._made = not room.cwd
         self.path = (
-            make(room.scratch or node_local(), stem=stem, host=host, attempt=attempt) if self._made else room.cwd
+            make(room.scratch or node_local(), cache=cache, stem=stem, host=host, attempt=attempt)
+            if self._made
+            else room.cwd
         )
         #: Names in the folder that were put there for the step.
         self.given: set[str] = set()
@@ -169,9 +173,9 @@ def node_local() -> str:
     return next((folder for folder in said if folder and os.path.isdir(folder)), "/tmp")
 
 
-def make(scratch: str, *, stem: str, host: str, attempt: int) -> str:
+def make(scratch: str, *, cache: str, stem: str, host: str, attempt: int) -> str:
     """A new folder for one attempt of a step."""
-    for path in _candidates(os.path.realpath(scratch), stem, host, attempt, os.getpid()):
+    for path in _candidates(os.path.realpath(scratch), cache, stem, host, attempt, os.getpid()):
         try:
             os.mkdir(path, 0o700)
         except FileExistsError:  # kept from a process that had the same id
@@ -183,22 +187,44 @@ def make(scratch: str, *, stem: str, host: str, attempt: int) -> str:
     raise AssertionError("the candidates have no end")
 
 
-def left_behind(room: Room, *, stem: str, host: str, attempt: int, pid: int) -> str:
+def left_behind(room: Room, *, cache: str, stem: str, host: str, attempt: int, pid: int) -> str:
     """The folder that a step of this host had in a process that is gone; "" if there is none."""
     found = ""
-    for path in _candidates(room.scratch or node_local(), stem, host, attempt, pid):
+    for path in _candidates(room.scratch or node_local(), cache, stem, host, attempt, pid):
         if room.cwd or not os.path.isdir(path):
             break
         found = path
     return found
 
 
-def _candidates(scratch: str, stem: str, host: str, attempt: int, pid: int) -> Iterator[str]:
+def abandoned(cache: str) -> list[str]:
+    """Folders on the scratch of this node that steps of a cache folder left: they failed, or all was killed."""
+    scratch, start = node_local(), f"{_owner(cache, os.uname().nodename)}."
+    found = []
+    with contextlib.suppress(OSError), os.scandir(scratch) as entries:
+        for entry in entries:
+            pid = entry.name.removeprefix(start).partition(".")[0]
+            if entry.name.startswith(start) and pid.isdecimal() and entry.is_dir(follow_symlinks=False):
+                is_mine = entry.stat(follow_symlinks=False).st_uid == os.geteuid()
+                found += [entry.path] if is_mine and not is_alive(int(pid)) else []
+    return sorted(found)
+
+
+def _candidates(scratch: str, cache: str, stem: str, host: str, attempt: int, pid: int) -> Iterator[str]:
     """Names for a folder, which say whose it is: hosts may share the scratch, and a folder may outlive its process."""
-    readable = re.sub(r"[^A-Za-z0-9_+=,.-]+", "_", f"{host}.{pid}.{attempt}.{stem}")[:120].strip("_")
-    yield f"{scratch}/ezpyp.{readable}"
+    name = f"{_owner(cache, host)}.{pid}.{attempt}.{_readable(stem)[:80]}"
+    yield f"{scratch}/{name}"
     for number in count(2):
-        yield f"{scratch}/ezpyp.{readable}.{number}"
+        yield f"{scratch}/{name}.{number}"
+
+
+def _owner(cache: str, host: str) -> str:
+    """How the names of all folders begin that steps of a cache folder have on a host."""
+    return f"ezpyp.{blake2b(os.fsencode(os.path.realpath(cache)), digest_size=4).hexdigest()}.{_readable(host)[:64]}"
+
+
+def _readable(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_+=,.-]+", "_", text).strip("_")
 
 
 def remove(path: str) -> None:

@@ -64,7 +64,7 @@ def end(pid: int) -> None:
 
     It is stopped first, so that it cannot tell anyone of deaths that are not the doing of those who died.
     """
-    if _is_alive(pid):
+    if is_alive(pid):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGSTOP)
         _kill_until_none(lambda: descendants(pid))
@@ -111,7 +111,8 @@ def _processes() -> Iterator[tuple[int, int, bool]]:
             yield int(name), state[1], state[0] not in "ZX"
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether there is such a process and it has not ended, waited for or not."""
     state = _state(pid)
     return state is not None and state[0] not in "ZX"
 

@@ -381,7 +381,9 @@ class Processes:
         if room is None:
             return ""
         stem = worker.plan.stems[task.step]
-        return scratch.left_behind(room, stem=stem, host=worker.host, attempt=task.attempt, pid=slot.pid)
+        return scratch.left_behind(
+            room, cache=worker.folder, stem=stem, host=worker.host, attempt=task.attempt, pid=slot.pid
+        )
 
     def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:
         if asked == "timeout":

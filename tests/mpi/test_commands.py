@@ -34,6 +34,36 @@ def test_a_program_is_alone_or_has_the_ranks_that_were_asked(mpirun: Launcher, r
     assert found == ["[['0', '1']]", "[['0', '1']]", "[['0', '2'], ['1', '2']]"], done.stdout + done.stderr
 
 
+TOGETHER = """
+import os, sys
+from ezpyp import Pipeline, as_command_step
+
+pipeline = Pipeline("cache", "together", workers=2)
+clock = "import time; began = time.time(); time.sleep(0.3); print(began, time.time(), flush=True) # "
+
+@as_command_step(pipeline, mpi=2, stdout="out")
+def two(k):
+    return [sys.executable, "-S", "-c", clock + str(k)]
+
+@as_command_step(pipeline, stdout="out")
+def one(k):
+    return [sys.executable, "-S", "-c", clock + str(k)]
+
+steps = [step(k) for k in range(3) for step in (one, two)]
+pipeline.execute()
+if pipeline.is_root:
+    spans = [tuple(map(float, line.split())) for step in steps for line in open(step.result()).read().splitlines()]
+    print("RAN", len(spans), "AT ONCE", max(sum(b <= now < e for b, e in spans) for now, _ in spans))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) != 2, reason="as many cores as ranks are needed")
+@pytest.mark.parametrize("ranks", [0, 2])
+def test_programs_on_several_cores_share_them_with_nobody(mpirun: Launcher, ranks: int) -> None:
+    done = mpirun.run(ranks, TOGETHER, timeout=100)
+    assert "RAN 9 AT ONCE 2" in done.stdout, done.stdout + done.stderr
+
+
 PINNED = """
 import os, subprocess, sys
 from ezpyp.system import launch, resources
