@@ -682,10 +682,22 @@ def test_the_very_same_command_twice_is_refused() -> None:
         ({"mpi": 2, "nodes": 3}, "at least one a node"),
         ({"mpi": 4, "nodes": 2}, "Give scratch= on a file system that they share"),
         ({"env": ["A=1"]}, "give values by name"),
+        ({"env": {"A=B": 1}}, "'A=B' cannot be set"),
+        ({"env": {"A": "x\0y"}}, "'A' cannot be set"),
+        ({"timeout": "soon"}, "is no span of time"),
+        ({"timeout": 0}, "give a time over 0"),
+        ({"stdout": 3}, "give the name of a file"),
+        ({"setup": 3}, "give a line for the shell"),
+        ({"ok_codes": "0"}, "give exit codes"),
+        ({"ok_codes": None}, "give exit codes"),
+        ({"mpi": "all"}, "give a number"),
+        ({"outputs": 3}, "give paths or patterns"),
+        ({"outputs": {"a": 1}}, "give paths or patterns"),
+        ({"progress": 3}, "give a pattern"),
         ({"colour": 1}, "no option 'colour'"),
     ],
 )
-def test_options_are_checked(options: dict[str, Any], words: str) -> None:
+def test_options_are_checked_at_the_call(options: dict[str, Any], words: str) -> None:
     with pytest.raises((TypeError, ValueError), match=re.escape(words)):
         Pipeline("cache", "commands").command("sim", ["true"], **options)
 

@@ -229,7 +229,7 @@ def test_clean_removes_what_was_left_on_the_scratch(python: Launcher, node: Path
         time.sleep(0.01)  # until they are dead
     assert len(scratch.abandoned("cache")) == 2
     assert scratch.abandoned("another") == []
-    clean = [python.bin / "python", "-m", "ezpyp", "clean", "cache", "--yes"]
+    clean = [str(python.bin / "python"), "-m", "ezpyp", "clean", "cache", "--yes"]
     shown = subprocess.run([*clean, "--dry-run"], env=python.environment(), capture_output=True, text=True, check=True)
     assert all(f"{path}/\n" in shown.stdout for path in scratch.abandoned("cache"))
     subprocess.run(clean, env=python.environment(), check=True)

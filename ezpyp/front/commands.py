@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ezpyp.front.functions import Collector, StepFunction, Wishes
+from ezpyp.front.functions import OPTIONS, Collector, StepFunction, Wishes, timeout_of
 from ezpyp.identity.inputs import inputs_of
 from ezpyp.identity.outline import shorten
 from ezpyp.model.outputs import Outputs
@@ -54,9 +54,10 @@ class CommandOptions:
         Raises:
             TypeError, ValueError: one that there is not, or that is no such thing; the text says what there is.
         """
+        known = sorted({*OPTIONS, *_OF_COMMANDS} - {*_NOT_OF_COMMANDS})
+        if strange := next((word for word in options if word not in known), None):
+            raise TypeError(f"There is no option '{strange}' for commands. Options: {', '.join(known)}.")
         own = {word: options.pop(word) for word in _OF_COMMANDS if word in options}
-        if strange := next((word for word in options if word in _NOT_OF_COMMANDS), None):
-            raise TypeError(f"There is no option '{strange}' for commands. Options: {', '.join(_OF_COMMANDS)}.")
         self.folder = words.script_folder()
         self.track = bool(own.get("track", True))
         self.links, counted = self._inputs(own.get("inputs"))
@@ -65,7 +66,7 @@ class CommandOptions:
             raise TypeError(f"{name}() has a parameter '{taken[0]}', which is what its command is called. Rename it.")
         outputs = Outputs.of(own.get("outputs")).patterns
         room, cwd = self._room(own)
-        mpi, nodes = int(own.get("mpi", 0)), int(own.get("nodes", 1))
+        mpi, nodes = _count("mpi", own.get("mpi", 0)), _count("nodes", own.get("nodes", 1))
         if mpi < 0 or nodes < 1 or (nodes > 1 and mpi < nodes):
             raise ValueError(f"mpi={mpi}, nodes={nodes} of '{name}': give the number of ranks, at least one a node")
         if nodes > 1 and not room.cwd and not room.scratch:
@@ -75,20 +76,20 @@ class CommandOptions:
             )
         if mpi and "cpus" not in options:
             options["cpus"] = -(-mpi // nodes)
-        stdout = os.fsdecode(own.get("stdout") or "")
+        stdout = _path("stdout", own.get("stdout") or "")
         self.program = Program(
             name=name,
             parameters=(*parameters, "command", *(["inputs"] if self.links else [])),
             links=bool(self.links),
             shell=_shell(own.get("shell")),
             env=_env(own.get("env")),
-            setup=_lines(own.get("setup")),
+            setup=_texts("setup", own.get("setup")),
             ok_codes=_codes(own.get("ok_codes", (0,))),
             stdout=stdout,
             cwd=cwd,
             mpi=mpi,
             nodes=nodes,
-            timeout=own.get("timeout"),
+            timeout=timeout_of(own.get("timeout")),
             progress=pattern_of(own.get("progress")),
         )
         self._search = next((value for key, value in self.program.env if key == "PATH" and value), "")
@@ -254,12 +255,34 @@ def _shell(value: Any) -> bool:
 def _env(value: Any) -> tuple[tuple[str, str | None], ...]:
     if not isinstance(value or {}, Mapping):
         raise TypeError(f"env={shorten(value)}: give values by name, such as env={{'OMP_NUM_THREADS': 4}}")
-    return tuple((str(key), None if each is None else str(each)) for key, each in (value or {}).items())
+    found = tuple((str(key), None if each is None else str(each)) for key, each in (value or {}).items())
+    for key, each in found:
+        if not key or "=" in key or "\0" in f"{key}{each}":
+            raise ValueError(f"env={shorten(value)}: {key!r} cannot be set; names have no '=', nothing has a zero byte")
+    return found
 
 
-def _lines(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(map(str, value or ()))
+def _texts(option: str, value: Any) -> tuple[str, ...]:
+    found = (value,) if isinstance(value, str) else value or ()
+    if not isinstance(found, (list, tuple)) or not all(isinstance(each, str) for each in found):
+        raise TypeError(f"{option}={shorten(value)}: give a line for the shell, or several in a list")
+    return tuple(found)
+
+
+def _path(option: str, value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{option}={shorten(value)}: give the name of a file")
+    return os.fsdecode(value)
+
+
+def _count(option: str, value: Any) -> int:
+    if not isinstance(value, int):
+        raise TypeError(f"{option}={shorten(value)}: give a number")
+    return value
 
 
 def _codes(value: Any) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(map(int, value))
+    found = (value,) if isinstance(value, int) else value
+    if not isinstance(found, (list, tuple, set, frozenset, range)) or not all(isinstance(each, int) for each in found):
+        raise TypeError(f"ok_codes={shorten(value)}: give exit codes, such as ok_codes=(0, 3)")
+    return tuple(sorted(found)) if isinstance(found, (set, frozenset)) else tuple(found)

@@ -76,7 +76,7 @@ class Wishes:
                 options = replace(options, max_age=seconds_of(value))
             elif key in _OPTIONS:
                 options = replace(options, **{key: _OPTIONS[key](value)})
-            elif key in ("always", "copy", "keep", "seed", "timeout"):
+            elif key in ("always", "copy", "keep", "seed"):
                 options = replace(options, **{key: value})
             else:
                 raise TypeError(f"There is no option '{key}'. Options: {', '.join(OPTIONS)}.")
@@ -85,11 +85,24 @@ class Wishes:
         return replace(wishes, options=replace(_placed(options), request=_checked(request)))
 
 
+def timeout_of(value: Any) -> float | None:
+    """The seconds after which a step is ended, as the user writes them; None for no limit.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    seconds = seconds_of(value)
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"timeout={value!r}: give a time over 0, or None for no limit")
+    return seconds
+
+
 #: What becomes of options as the user writes them.
 _OPTIONS: dict[str, Callable[[Any], Any]] = {
     "codec": lambda value: codecs.get(value).name,
     "outputs": Outputs.of,
     "retry": Retry.of,
+    "timeout": timeout_of,
     "uses": lambda value: tuple(value) if isinstance(value, (list, tuple)) else (value,),
     "version": lambda value: None if value is None else str(value),
     "workdir": Room.of,

@@ -45,7 +45,9 @@ class Outputs:
         """What a user may write for `outputs=`: paths and patterns, relative to the working directory."""
         if isinstance(value, (str, os.PathLike)):
             value = [value]
-        if not all(isinstance(each, (str, os.PathLike)) for each in value or ()):
+        if not isinstance(value or (), (list, tuple)) or not all(
+            isinstance(e, (str, os.PathLike)) for e in value or ()
+        ):
             raise TypeError(f"outputs={value!r}: give paths or patterns")
         given = (each.given if isinstance(each, (File, Tree)) else os.fsdecode(each) for each in value or ())
         return cls(tuple(map(os.path.expanduser, given)), os.getcwd())

@@ -331,6 +331,8 @@ def pattern_of(progress: str | None) -> str:
     """
     if not progress:
         return ""
+    if not isinstance(progress, str):
+        raise TypeError(f"progress={progress!r}: give a pattern, as in r'step (\\d+) of (\\d+)'")
     try:
         groups = re.compile(progress.encode()).groups
     except re.error as error:
