@@ -385,6 +385,20 @@ def test_a_failure_says_all_there_is_to_say(node: Path, capsys: pytest.CaptureFi
     assert [line.strip() for line in shown[:20]] == [str(k) for k in range(11, 31)]
 
 
+def test_a_name_of_a_file_beside_the_script_is_told_of() -> None:
+    Path("a b.txt").write_text("here")
+    _, (text, file, absent) = run(
+        lambda p: [
+            p.command("text", ["cat", "a b.txt"]),
+            p.command("file", ["cat", File("a b.txt")]),
+            p.command("absent", ["cat", "c.txt"]),
+        ]
+    )
+    assert "a b.txt is in the script's folder, not in that of the step: give File('a b.txt')." in note(text)
+    assert file.get_status() == Status.DONE
+    assert "script's folder" not in note(absent)
+
+
 def test_codes_that_are_no_failure() -> None:
     _, (one, two) = run(
         lambda p: [
@@ -541,6 +555,19 @@ def test_a_rebuilt_program_runs_again_and_a_touched_one_does_not() -> None:
         run(counted())
     run(counted(), on_change="rerun")
     assert runs("count") == 2
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_program_may_be_a_path(absolute: bool) -> None:
+    program("sim", "echo 1 > out")
+
+    def build(p: Pipeline) -> Any:
+        return p.command("sim", [Path("sim").absolute() if absolute else Path("sim")], outputs="out")
+
+    run(build)
+    program("sim", "echo 2 > out")
+    _, step = run(build, on_change="rerun")
+    assert Path(step.result()).read_text() == "2\n"
 
 
 def test_an_untracked_program_may_be_rebuilt() -> None:

@@ -8,6 +8,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from ezpyp.front.functions import OPTIONS, Collector, StepFunction, Wishes, timeout_of
@@ -124,6 +125,8 @@ class CommandOptions:
         return (command, self.links) if program.links else (command,)
 
     def _executable(self, first: Any) -> Any:
+        if isinstance(first, PurePath):  # a file, not a name to be looked for
+            first = f"./{first}" if "/" not in str(first) else str(first)
         if not isinstance(first, str):
             return first
         return Executable(

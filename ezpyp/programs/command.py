@@ -169,7 +169,7 @@ class Program:
         finally:
             if progress:
                 progress.close()
-        self._judge(ended, self._shown(command), errors)
+        self._judge(ended, self._shown(command), errors, _misplaced(argv) if place.own and not self.shell else "")
         return self._completed(argv, ended, place, errors)
 
     def _environment(self) -> MutableMapping[str, str]:
@@ -214,7 +214,7 @@ class Program:
         first = command[0]
         return first.given if isinstance(first, Executable) else os.path.basename(words.written([first])[0])
 
-    def _judge(self, ended: Ended, shown: str, errors: _Tail) -> None:
+    def _judge(self, ended: Ended, shown: str, errors: _Tail, hint: str) -> None:
         """Raise unless it ended as it should."""
         if ended.timed_out:
             how = f"{shown} ran longer than its timeout of {self.timeout:g} s on {os.uname().nodename} and was ended."
@@ -228,7 +228,8 @@ class Program:
             raise Interrupted(f"{shown} was ended with the run; the next run does it")
         how = f"signal {number} ({_signal_name(number)})" if code < 0 else f"exit code {code}"
         raise CommandFailed(
-            f"{shown} ended with {how} on {os.uname().nodename} after {_duration(ended.seconds)}.{errors.words()}",
+            f"{shown} ended with {how} on {os.uname().nodename} after {_duration(ended.seconds)}.{errors.words()}"
+            f"{hint if code > 0 else ''}",
             cause="signal" if code < 0 else "exit",
             tail=errors.text(),
         )
@@ -302,6 +303,15 @@ def _hindrance(error: OSError, argv: Sequence[str]) -> str:
     if error.errno == errno.EACCES:
         return f"{path} may not be run. Is it executable, and may programs be run from that file system?"
     return f"{error.strerror} ({path})"
+
+
+def _misplaced(argv: Sequence[str]) -> str:
+    """What may have been wrong, where an argument is the name of a file that is beside the script only."""
+    folder = words.script_folder()
+    for word in argv[1:]:
+        if os.path.isfile(os.path.join(folder, word)) and not os.path.lexists(word):
+            return f"  {printable(word)} is in the script's folder, not in that of the step: give File({word!r})."
+    return ""
 
 
 def _interpreter(path: str) -> str:
