@@ -13,6 +13,7 @@ import pytest
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.model import policy
 from ezpyp.run.conductor import Conductor
+from ezpyp.schedule import briefs
 from ezpyp.schedule.pace import Pace
 from ezpyp.storage.opening import PackedStore
 from ezpyp.work import executors
@@ -33,7 +34,7 @@ def runs(folder: Path) -> list[int]:
     return [path.stat().st_size for path in folder.glob("ran-*")]
 
 
-def build(folder: Path, act: str, workers: int = 1) -> Pipeline:
+def build(folder: Path, act: str, workers: int = 1, store: str = "files") -> Pipeline:
     """Short steps that travel in lots, one among them that crashes or takes long."""
 
     def work(k: int) -> float:
@@ -44,7 +45,7 @@ def build(folder: Path, act: str, workers: int = 1) -> Pipeline:
             time.sleep(1.5)
         return time.monotonic()
 
-    pipeline = Pipeline(folder / "cache", "lots", workers=workers)
+    pipeline = Pipeline(folder / "cache", "lots", workers=workers, store=store)
     as_pickle_step(pipeline)(work).map(range(STEPS))
     return pipeline
 
@@ -55,6 +56,28 @@ def test_a_crash_does_not_run_its_neighbours_twice(tmp_path: Path, again: int) -
     summary = pipeline.execute(raise_on_failure=False)
     assert (summary.done, summary.failed) == (STEPS - 1, 1)
     assert runs(tmp_path) == [1] * STEPS
+
+
+def test_of_packed_results_a_crash_costs_those_that_nobody_was_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    poll = Processes.poll
+
+    def watched(self: Processes) -> list[Report]:
+        reports = poll(self)
+        for report in reports:
+            told.extend(briefs.steps_of(report.briefs))
+            told.extend(outcome.step for outcome in report.outcomes)
+        return reports
+
+    monkeypatch.setattr(Processes, "poll", watched)
+    summary = build(tmp_path, "crash", store="packed").execute(raise_on_failure=False)
+    assert (summary.done, summary.failed) == (STEPS - 1, 1)
+    assert sorted(told) == list(range(STEPS))
+    ran = [(tmp_path / f"ran-{k}").stat().st_size for k in range(STEPS)]
+    assert set(ran[:SPECIAL]) <= {1, 2}
+    assert ran[SPECIAL:] == [1] * (STEPS - SPECIAL)
 
 
 def test_a_long_step_does_not_hold_back_what_waits_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

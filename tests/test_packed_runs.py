@@ -175,6 +175,20 @@ def test_a_disk_that_is_full_for_a_while_costs_what_it_did_not_take(
     assert (second.done, second.cached) == (60, first.done)
 
 
+def test_a_segment_that_cannot_be_written_to_fails_the_steps_that_come_to_it(tmp_path: Path) -> None:
+    pipeline = pipeline_of(tmp_path / "cache", store="packed")
+    pipeline.initialize_schema()
+    foreign = tmp_path / "cache" / "store" / "0000.00.seg"
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"somebody else's")
+    summary = pipeline.execute(raise_on_failure=False)
+    note = f"{foreign} cannot be continued: it is torn. Put it elsewhere, then run again."
+    assert {row.note for row in summary.rows} == {note}
+    session._folders.clear()
+    foreign.rename(tmp_path / "elsewhere")
+    assert pipeline_of(tmp_path / "cache", store="packed").execute().done == 3
+
+
 def nap(k: int) -> int:
     time.sleep(0.003)
     return k

@@ -192,3 +192,16 @@ def test_whenever_it_is_killed_nothing_is_lost(
         shutil.rmtree(folder)
         survived += 3
     assert survived > 20
+
+
+def test_who_looked_before_the_folder_was_repacked_still_reads(tmp_path: Path) -> None:
+    folder = made(tmp_path / "cache", "packed")
+    early, store = ezpyp.open(folder), open_store("packed", str(folder))
+    before = {record.name: record for record in store.records().records.values() if record.outcome.location}
+    known = {name: bytes(store.get(record)) for name, record in before.items() if not record.outcome.dropped}
+    assert early["small[0]"] == "22"
+    repack(folder)
+    session._folders.clear()
+    build(folder, "packed", 2).execute(raise_on_failure=False)  # begins segments of the same names
+    assert early["small[0]"] == "22"
+    assert {name: bytes(store.get(before[name])) for name in known} == known

@@ -274,23 +274,34 @@ class PackedStore:
             state = "dropped" if outcome.dropped else outcome.status.name.lower()
             raise StoreError(f"'{record.name}' has no result to read: it is {state}. Run again.")
         self.flush()
-        path = f"{self._folder}/{outcome.location}"
         error: Exception | None = None
         for _ in tries(self._folder, self._patience if outcome.host != self._host else 0):
             try:
-                data = self._data(path, record)
-                if wrong := outputs.misfit(self._folder, outcome.files):
-                    raise StoreError(f"The result of '{record.name}' is not whole: {wrong}. Run again to remake it.")
-                return data
+                return self._data(record)
             except (OSError, StoreError) as now:
                 error = now
-                self._forget()
+                with contextlib.suppress(OSError, StoreError):
+                    if (elsewhere := self._elsewhere(record)) is not None:
+                        return self._data(elsewhere)
                 if not is_late(now):
                     break
         assert error is not None
+        path = f"{self._folder}/{outcome.location}"
         raise blamed(path, record, error, self._host, self._patience) from error
 
-    def _data(self, path: str, record: Record) -> Buffer:
+    def _elsewhere(self, record: Record) -> Record | None:
+        """The record of the very result where it lies now: the folder may have been repacked since it was looked at."""
+        self._forget()
+        catalog = self._look()
+        for found in map(catalog.get, catalog.under(record.fingerprint)):
+            if found is not None and found.outcome.checksum == record.outcome.checksum and not found.outcome.dropped:
+                return found
+        return None
+
+    def _data(self, record: Record) -> Buffer:
+        if wrong := outputs.misfit(self._folder, record.outcome.files):
+            raise StoreError(f"The result of '{record.name}' is not whole: {wrong}. Run again to remake it.")
+        path = f"{self._folder}/{record.outcome.location}"
         if "#" not in record.outcome.location:
             return self._reader.read(path, record)
         place = record.place or self._place_of(record)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
+from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome
@@ -91,7 +92,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
                 worker.store.sync()
                 continue
             if not number:  # a step may use up what the store needs to begin
-                worker.store.begin(order.turn)
+                with contextlib.suppress(StoreError):  # each step that has something to store tells of it
+                    worker.store.begin(order.turn)
             worker.places.clear()
             worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
             _run(lot, number, worker, position, slot, telling)

@@ -123,7 +123,7 @@ class Worker:
     def _lost(self, came: Brief | Outcome, error: StoreError) -> Outcome:
         """A step of which nothing could be stored. The next run does it again."""
         if isinstance(came, Outcome) and came.status is not Status.DONE:
-            return replace(came, note=f"{came.note} (and its status could not be stored: {error})")
+            return replace(came, note=_and_lost(came.note, error))
         args, kwargs = self.plan.steps[came.step].texts()
         return Outcome(
             step=came.step,
@@ -413,7 +413,7 @@ class _Call:
             return self.worker.keep(outcome)
         except Exception as error:
             # The disk may be what failed. The ledger hears of it all the same.
-            return replace(outcome, note=f"{note} (and its status could not be stored: {error})")
+            return outcome if str(error) in note else replace(outcome, note=_and_lost(note, error))
 
     def _unstorable(self, value: Any, reason: str) -> Outcome:
         """A result that no codec takes: keep what can be kept."""
@@ -440,6 +440,10 @@ def _one_line(error: BaseException, *, named: bool = True) -> str:
     if named or not text:
         text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return _short(text, _MOST_NOTE)
+
+
+def _and_lost(note: str, error: Exception) -> str:
+    return f"{note} (and its status could not be stored: {error})"
 
 
 def _frames(error: BaseException, ours: int = 1) -> str:
