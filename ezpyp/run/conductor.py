@@ -27,6 +27,8 @@ from ezpyp.work.lots import Lot, Report, Task
 
 #: No more places of results travel with a lot.
 _MOST_PLACES = 4096
+#: Of more helpers than this something always comes, and what is settled together costs less: seconds of rest.
+MANY, REST = 1000, 0.001
 #: Seconds between two syncs at the borders of phases.
 SYNC_EVERY = 1.0
 #: Seconds after which somebody who would be woken looks all the same.
@@ -45,7 +47,7 @@ class Conductor:
         self._at: dict[int, Executor] = {}
         self._plan, self._ledger, self._bus = job.plan, ledger, bus
         self._keeping = Keeping(job.plan)
-        for k, status in enumerate(ledger.statuses()):
+        for k, status in enumerate(ledger.statuses() if self._keeping.any else ()):
             if status == Status.DONE:
                 self._keeping.finish(k)
         self._worker = job.worker()
@@ -57,12 +59,13 @@ class Conductor:
         #: Alone, whatever comes ends a sleep; messages of other ranks do not.
         self._is_woken = job.link is None
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
-        self._left = Counter(job.plan.graph.phases[k] for k in job.todo)
+        self._left = Counter(map(job.plan.graph.phases.__getitem__, job.todo))
         self._at_border, self._synced = False, time.monotonic()
 
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its time is over."""
         ledger, ended, signed, moved_at = self._ledger, False, -lock.EVERY, time.monotonic()
+        rest = REST if sum(executor.slots for executor in team) > MANY else 0.0
         while not ledger.finished:
             now = time.monotonic()
             if now - signed >= lock.EVERY:
@@ -83,6 +86,8 @@ class Conductor:
                 self._sync(team)
             if moved:
                 moved_at = time.monotonic()
+                if rest:
+                    team[0].wait(rest)
             else:
                 self._let_share(team)
                 self._bus.idle()
@@ -134,7 +139,7 @@ class Conductor:
             (k,) = steps
             task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)
             return Lot(steps, {k: task}, self._places(steps))
-        special = [k for k in steps if ledger.absent(k) or k in ledger.failures]
+        special = [k for k in steps if ledger.absent(k) or k in ledger.failures] if ledger.troubled else ()
         tasks = {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special}
         return Lot(steps, tasks, self._places(steps))
 

@@ -165,6 +165,11 @@ class Ledger:
         """The statuses of all steps, as numbers."""
         return array("b", self._state.translate(_STATUS_BYTES))
 
+    @property
+    def troubled(self) -> bool:
+        """Whether any step failed, or runs without some value."""
+        return bool(self.failures or self._absent)
+
     def is_allowed(self, index: int) -> bool:
         """Whether it failed, or was skipped, within its group's allowance; False until the group settled."""
         return self._verdicts.get(index, False)
