@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ezpyp.model.steps import Brief, Outcome, Place, Status
 from ezpyp.schedule import briefs
 from ezpyp.schedule.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
-from ezpyp.storage.opening import MemoryStore
+from ezpyp.storage.opening import MemoryStore, Writer
+from ezpyp.storage.packed import LARGE, PackedStore
 
 STEPS = 8
 STEMS = [f"step{k}" for k in range(STEPS)]
@@ -72,6 +76,26 @@ def test_what_is_known_of_a_step_last_counts(reports: list[list[int] | tuple[int
     assert [k in outcomes for k in range(STEPS)] == [k in expected for k in range(STEPS)]
     done = sorted(seconds for status, seconds in expected.values() if status is Status.DONE)
     assert sorted(outcomes.seconds(range(STEPS))) == done
+
+
+def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    store = PackedStore(tmp_path / "cache", Writer(1, "here", 0))
+    outcomes = Outcomes(STEMS, store, ["elsewhere", "here"])
+    when, fingerprint = 5.0, "00112233445566778899aabbccddeeff"
+    for k, size in ((2, 3), (3, LARGE + 1)):
+        place = store.add(
+            STEMS[k], STEMS[k], fingerprint, when=when, seconds=0.5, attempt=2, codec="pickle", chunks=[bytes(size)]
+        )
+        outcomes.take(packed(Brief(k, 2, 1, when, 0.5, place)))
+    store.flush()
+    found, read = outcomes.outline(2), outcomes[2]
+    assert found is not None
+    assert found == replace(read, codec="", checksum="")
+    assert outcomes.outline(3) is None
+    assert outcomes.outline(4) is None
+    outcomes.put(failed := Outcome(step=2, status=Status.FAILED))
+    assert outcomes.outline(2) == failed
 
 
 def test_briefs_of_some_steps_travel_on() -> None:

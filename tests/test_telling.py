@@ -25,7 +25,7 @@ class Told:
         pipeline.organize_steps()
         plan: Any = pipeline._plan
         self.events: list[Event] = []
-        self.outcomes = Outcomes(plan.stems, MemoryStore())
+        self.outcomes = Outcomes(plan.stems, MemoryStore(), ["node"])
         job: Any = SimpleNamespace(plan=plan)
         self.telling = Telling(job, Bus([self]), ["node"], self.outcomes)
 

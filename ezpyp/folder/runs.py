@@ -355,7 +355,8 @@ class Run:
         ended = finished.ended
 
         def make(k: int) -> Row:
-            entry, outcome = self.entries[k], finished.outcomes.get(k)
+            entry = self.entries[k]
+            outcome = finished.outcome(k, alone=not entry.upstream)
             if outcome is None and (record := self._record(entry)) is not None:
                 outcome = record.outcome
                 if finished.cached[k]:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from ezpyp.model.naming import SUMMARY_FILE
@@ -254,26 +254,31 @@ def table(rows: Iterable[Row]) -> Iterator[str]:
     stream = iter(rows)
     first = [_cells(each) for each in islice(stream, LAID_OUT)]
     widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(COLUMNS, *first, strict=True)]
-    yield _line(COLUMNS, widths)
-    yield "".join(_line(cells, widths) for cells in first)
-    while piece := "".join(_line(_cells(each), widths) for each in islice(stream, LAID_OUT)):
-        yield piece
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    laid = (
-        cell.rjust(width) if column in _NUMBERS else cell.ljust(width)
-        for cell, column, width in zip(cells, COLUMNS, widths, strict=True)
+    line = "  ".join(
+        f"%{width if column in _NUMBERS else -width}s" for column, width in zip(COLUMNS, widths, strict=True)
     )
-    return "  ".join(laid).rstrip() + "\n"
+    cells = chain([COLUMNS], first, map(_cells, stream))
+    while piece := [(line % each).rstrip() for each in islice(cells, LAID_OUT)]:
+        yield "\n".join((*piece, ""))
 
 
-def _cells(each: Row) -> list[str]:
+def _cells(each: Row) -> tuple[str, ...]:
     """The cells as text, each one line; what never ran has no duration and no rank."""
-    cells = {column: " ".join(str(_plain(value)).split()) for column, value in zip(COLUMNS, values(each), strict=True)}
-    ran = each.attempts > 0
-    cells |= {"seconds": f"{each.seconds:.3f}" if ran else "", "rank": str(each.rank) if each.rank >= 0 else ""}
-    return list(cells.values())
+    return (
+        *map(_one_line, (each.name, each.args, each.kwargs)),
+        str(each.phase),
+        str(int(each.status)),
+        _one_line(each.result),
+        f"{each.seconds:.3f}" if each.attempts > 0 else "",
+        str(each.rank) if each.rank >= 0 else "",
+        _one_line(each.host),
+        str(each.attempts),
+        _one_line(each.note),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _plain(value: Any) -> Any:

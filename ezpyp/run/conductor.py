@@ -52,7 +52,7 @@ class Conductor:
                 self._keeping.finish(k)
         self._worker = job.worker()
         self._sign = job.sign or (lambda: None)
-        self.outcomes = Outcomes(job.plan.stems, job.store)
+        self.outcomes = Outcomes(job.plan.stems, job.store, hosts)
         self.telling = Telling(job, bus, hosts, self.outcomes)
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"

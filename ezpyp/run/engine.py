@@ -56,6 +56,14 @@ class Finished:
     #: Nothing was left to do, and nothing was done.
     idle: bool = False
 
+    def outcome(self, k: int, *, alone: bool) -> Outcome | None:
+        """What came of a step, on the rank that knows. Of one that is `alone`, and was given no other's value, without
+        a look at its record where the planned arguments are all that this would add.
+        """
+        outcomes = self.outcomes
+        found = outcomes.outline(k) if alone and isinstance(outcomes, Outcomes) else None
+        return found or outcomes.get(k)
+
     def spent(self, steps: range) -> float:
         """How long those of these steps took that this run did, on the rank that knows."""
         outcomes = self.outcomes

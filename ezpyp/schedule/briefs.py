@@ -12,7 +12,7 @@ from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.model.steps import Brief, Outcome, Place
+from ezpyp.model.steps import Brief, Outcome, Place, Status
 
 if TYPE_CHECKING:
     from ezpyp.storage.opening import Store
@@ -56,8 +56,9 @@ def as_range(indices: Sequence[int]) -> Sequence[int]:
 class Outcomes(Mapping[int, Outcome]):
     """The last outcome of each step that this run settled, by its index."""
 
-    def __init__(self, stems: Sequence[str], store: Store) -> None:
-        self._stems, self._store = stems, store
+    def __init__(self, stems: Sequence[str], store: Store, hosts: Sequence[str] = ()) -> None:
+        """`hosts` has one for each rank."""
+        self._stems, self._store, self._hosts = stems, store, hosts
         self._told: dict[int, Outcome] = {}
         #: A Brief a step; all zero where there is none.
         self._table = bytearray(SIZE * len(stems))
@@ -116,6 +117,30 @@ class Outcomes(Mapping[int, Outcome]):
         if record is None:
             raise KeyError(k)
         return replace(record.outcome, step=k)
+
+    def outline(self, k: int) -> Outcome | None:
+        """What numbers alone tell of a step: all but its arguments, codec and checksum, and nothing is read. None where
+        that is not enough to say where its result lies.
+        """
+        if k in self._told or not self._is_brief(k):
+            return self._told.get(k)
+        _, attempt, rank, when, seconds, place = self.brief(k)
+        location = self._store.location(self._stems[k], place)
+        if location is None:
+            return None
+        return Outcome(
+            step=k,
+            status=Status.DONE,
+            when=when,
+            seconds=seconds,
+            rank=rank,
+            host=self._hosts[rank],
+            attempt=attempt,
+            args="",
+            kwargs="",
+            location=location,
+            bytes=place.size,
+        )
 
     def __contains__(self, k: object) -> bool:
         return k in self._told or (isinstance(k, int) and self._is_brief(k))

@@ -133,6 +133,9 @@ class FileStore:
     def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
         """There are no places."""
 
+    def location(self, stem: str, at: Place) -> None:
+        """Its record knows: the codec is part of it."""
+
     def records(self) -> Scan:
         found: dict[str, Record] = {}
         problems: list[Problem] = []

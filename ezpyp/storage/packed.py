@@ -359,6 +359,9 @@ class PackedStore:
             return None
         return (header.codec, data) if self._digest(data) == at.checksum else None
 
+    def location(self, stem: str, at: Place) -> str | None:
+        return location_of(at, stem, "", PLAIN) if at.size <= LARGE else None
+
     def _at(self, stem: str, place: Place) -> Record | None:
         try:
             source = self._segment(place.segment)

@@ -189,6 +189,9 @@ class Store(Protocol):
         were verified.
         """
 
+    def location(self, stem: str, at: Place) -> str | None:
+        """Where a result lies that was added to a place, as its record says. None where only that knows."""
+
     def records(self) -> Scan:
         """Every record, with the presence and length of results checked, and every file that is wrong.
 
@@ -328,6 +331,9 @@ class MemoryStore:
 
     def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
         """There are no places."""
+
+    def location(self, stem: str, at: Place) -> None:
+        """Its record knows."""
 
     def records(self) -> Scan:
         return Scan(records=Known(dict(self._records)))
