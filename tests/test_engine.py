@@ -30,7 +30,7 @@ def test_results_are_synced_at_the_border_of_each_phase(
     step = as_pickle_step(pipeline)(abs)
     step(step(step(-1)))
     assert pipeline.execute().ok
-    assert len(log.read_text()) == 4  # after each of three phases, and at the end
+    assert len(log.read_text()) == 5  # after each of three phases, at the end, and of what rank 0 wrote
 
 
 def test_short_phases_are_not_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
