@@ -609,7 +609,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
         return surveys.survey(organised, str(tmp_path / "cache"), FileStore(tmp_path / "cache"))
 
     first = survey(1)
-    (tmp_path / "cache" / SCHEMA_FILE).write_bytes(schemas.encode(first.wanted))
+    (tmp_path / "cache" / SCHEMA_FILE).write_bytes(b"".join(schemas.encoded(first.wanted)))
     for stem, fingerprint in zip(first.plan.stems, first.identity.fingerprints, strict=True):
         outcome = Outcome(step=0, status=Status.DONE, seconds=2790.0, codec="pickle")
         record = opening.Record(name=stem, fingerprint=fingerprint, outcome=outcome)

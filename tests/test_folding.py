@@ -15,7 +15,7 @@ import ezpyp
 from ezpyp import Pipeline, SchemaConflictError, Status, Summary, as_pickle_step
 from ezpyp.folder import folding
 from ezpyp.folder.entries import Entries
-from ezpyp.folder.schema import of
+from ezpyp.folder.schema import encoded, of
 from ezpyp.model.steps import Steps
 from ezpyp.run import session
 from ezpyp.upkeep import merging
@@ -92,6 +92,76 @@ def test_a_folded_entry_tells_every_step_as_an_entry_of_its_own_would(
     assert sum(1 for _ in folded.wholes()) == 2
     assert list(folded) == list(apart)
     assert [folded.place(entry.name) for entry in apart] == list(range(len(apart)))
+
+
+def test_a_schema_of_very_many_entries_has_a_line_for_each(tmp_path: Path) -> None:
+    pipeline, f = build(tmp_path / "c", 0)
+    for k in range(25):
+        f(k)
+    f.map(range(30, 50), y=f(f(0, y="é"), y=1))
+    pipeline.organize_steps()
+    content = of(pipeline._organised("looking"), cache_location="c")
+    text = b"".join(encoded(content)).decode()
+    read = json.loads(text)
+    assert {key: read[key] for key in "012"} == {key: list(content[key]) for key in "012"}
+    assert [len(content[key]) for key in "012"] == [26, 1, 1]
+    assert [each["name"] for each in content["0"]] == ["f", *(f"f[{k}]" for k in range(1, 26))]
+    assert content["0"][25] == content["0"][-1] == content["0"][20:][5] == read["0"][25]
+    assert sum('"name": ' in line for line in text.splitlines()) == 28
+
+
+shapes = st.lists(
+    st.tuples(
+        st.sampled_from(["map", "over", "product", "constant"]),
+        st.integers(1, 14),
+        st.sampled_from(["range", "list", "floats", "mutable"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def written(folder: Path, shape: list[tuple[str, int, str]], *, loops: bool) -> Pipeline:
+    """One pipeline, written with loops or with families."""
+    pipeline, f = build(folder, 0)
+    last: list[Any] = [f("first")]
+    for layer, (kind, size, of_values) in enumerate(shape):
+        first = 100 * (layer + 1)
+        values: Any = range(first, first + size)
+        if of_values == "floats":
+            values = [k / 4 for k in values]
+        elif of_values == "mutable":
+            values = [{"k": k} for k in values]
+        elif of_values == "list":
+            values = [*values]
+        mark = f"layer {layer}"
+        if kind == "map":
+            last = [f(v) for v in values] if loops else f.map(values)
+        elif kind == "over":
+            last = [f(step, y=mark) for step in last] if loops else f.map(last, y=mark)
+        elif kind == "product":
+            pairs = ((v, y) for v in values for y in (mark, None))
+            last = [f(v, y=y) for v, y in pairs] if loops else f.product(values, y=[mark, None])
+        else:
+            gathered = list(last)
+            last = [f(v, y=gathered) for v in values] if loops else f.map(values, y=gathered)
+    return pipeline
+
+
+@settings(deadline=None, max_examples=8)
+@given(shape=shapes, first=st.booleans())
+def test_loops_and_families_are_the_same_pipeline(
+    tmp_path_factory: pytest.TempPathFactory, shape: list[tuple[str, int, str]], first: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("written") / "c"
+    then = written(folder, shape, loops=first).execute()
+    results = [ezpyp.open(folder)[row.name] for row in then.rows]
+    now = written(folder, shape, loops=not first).execute()
+    assert now.cached == now.done == then.done == len(then.rows)
+    assert [
+        (row.args, row.kwargs, row.phase, row.status) for row in now.rows if "TMP" not in row.args + row.kwargs
+    ] == [(row.args, row.kwargs, row.phase, row.status) for row in then.rows if "TMP" not in row.args + row.kwargs]
+    assert [ezpyp.open(folder)[row.name] for row in now.rows] == results
 
 
 # ----- what changed

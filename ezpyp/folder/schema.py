@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice
+from typing import TYPE_CHECKING, Any, overload
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import folding
@@ -46,46 +48,12 @@ def of(
     folds: Sequence[Fold] | None = None,
 ) -> dict[str, Any]:
     """The plan as the schema file holds it. Without `identity` (before it is known) fingerprints are empty."""
-    bytecode: dict[int, str] = {}
-    found: dict[str, Any] = {}
-    folded = {fold.start: fold for fold in (folding.folds(plan) if folds is None else folds)}
-    k = 0
-    while k < len(plan.steps):
-        step, fold = plan.steps[k], folded.get(k)
-        if id(step.function) not in bytecode:
-            bytecode[id(step.function)] = _function_bytes(step.function)
-        args, kwargs = step.texts()
-        entry = {
-            "args": args,
-            "arguments": step.bound() if fold is None else {},
-            "arguments_digest": _arguments_digest(step),
-            "cache_location": cache_location,
-            "code": identity.codes[k] if identity else "",
-            "codec": step.options.codec,
-            "depends_on": f"[{_depends_on(plan, k, fold)}]",
-            "fingerprint": identity.fingerprints[k] if identity else "",
-            "function_bytes": bytecode[id(step.function)],
-            "function_name": step.function_name,
-            "inputs": _inputs_entry(identity.inputs.get(k, ()) if identity else ()),
-            "kwargs": kwargs,
-            "name": step.name,
-            "named": step.named,
-            "status_ext": "status",
-            "stem": plan.stems[k],
-            "packages": plan.following.counted(identity.functions[identity.codes[k]].packages) if identity else {},
-            "step_ext": "step",
-            "title": step.title,
-            "upstream": folding.spans(plan, plan.graph.parents[k]) if fold is None else [],
-            "version": step.options.version,
-        }
-        if step.options.workdir and step.options.workdir.outputs:
-            entry["outputs"] = [*step.options.workdir.outputs]
-        if fold is not None:
-            entry |= folding.entry(plan, fold)
-            if identity:
-                entry["fingerprint"] = folding.digest(identity.fingerprints, fold.start, fold.stop)
-        found.setdefault(str(plan.graph.phases[k]), []).append(entry)
-        k = fold.stop if fold is not None else k + 1
+    planned = _Planned(plan, cache_location, identity, folding.folds(plan) if folds is None else folds)
+    phases, found, start = plan.graph.phases, dict[str, Any](), 0
+    while start < len(phases):
+        stop = bisect_right(phases, phases[start])
+        found[str(phases[start])] = _Phase(planned, range(start, stop))
+        start = stop
     found["ezpyp"] = {
         "format": FORMAT,
         "pipeline_id": plan.pipeline_id,
@@ -104,12 +72,101 @@ def of(
     return found
 
 
-def _depends_on(plan: Plan, k: int, fold: Fold | None) -> str:
-    parents = plan.graph.parents[k]
-    if fold is None and len(parents) <= folding.MOST:
-        return ", ".join(repr(plan.steps[p]) for p in parents)
-    entry = folding.spans(plan, parents) if fold is None else folding.entry(plan, fold)["upstream"]
-    return ", ".join(entry)
+class _Planned:
+    """A plan, of which entries are made."""
+
+    def __init__(self, plan: Plan, cache_location: str, identity: Identity | None, folds: Sequence[Fold]) -> None:
+        self._plan, self._cache_location, self._identity = plan, cache_location, identity
+        self.folds = folds
+        #: What entries have in common, by definition and code.
+        self._common: dict[tuple[int, str], dict[str, Any]] = {}
+
+    def between(self, start: int, stop: int) -> Iterator[dict[str, Any]]:
+        """The entries of these steps, of which none is folded."""
+        plan, identity = self._plan, self._identity
+        steps, parents = plan.steps, plan.graph.parents
+        for k in range(start, stop):
+            step, code = steps[k], identity.codes[k] if identity else ""
+            common = self._common.get((id(step.family.definition), code))
+            if common is None:
+                common = self._common[id(step.family.definition), code] = self._shared(step, code)
+            entry = common.copy()
+            before = parents[k]
+            names = folding.spans(plan, before)
+            entry["args"], entry["kwargs"] = step.texts()
+            entry["arguments"], entry["arguments_digest"] = step.bound(), _arguments_digest(step)
+            few = len(before) <= folding.MOST
+            entry["depends_on"] = f"[{', '.join((repr(steps[p]) for p in before) if few else names)}]"
+            entry["fingerprint"] = identity.fingerprints[k] if identity else ""
+            entry["inputs"] = _inputs_entry(identity.inputs.get(k, ()) if identity else ())
+            entry["name"], entry["stem"], entry["upstream"] = step.name, plan.stems[k], names
+            yield entry
+
+    def whole(self, fold: Fold) -> dict[str, Any]:
+        """The entry of a folded family."""
+        (first,) = self.between(fold.start, fold.start + 1)
+        own = folding.entry(self._plan, fold)
+        entry = {**first, **own, "depends_on": f"[{', '.join(own['upstream'])}]"}
+        if self._identity:
+            entry["fingerprint"] = folding.digest(self._identity.fingerprints, fold.start, fold.stop)
+        return entry
+
+    def _shared(self, step: Step, code: str) -> dict[str, Any]:
+        """All keys of an entry, in their order, with the values that are the same for all steps of a definition."""
+        plan, identity, room = self._plan, self._identity, step.options.workdir
+        return {
+            "args": "",
+            "arguments": {},
+            "arguments_digest": "",
+            "cache_location": self._cache_location,
+            "code": code,
+            "codec": step.options.codec,
+            "depends_on": "",
+            "fingerprint": "",
+            "function_bytes": _function_bytes(step.function),
+            "function_name": step.function_name,
+            "inputs": {},
+            "kwargs": "",
+            "name": "",
+            "named": step.named,
+            "status_ext": "status",
+            "stem": "",
+            "packages": plan.following.counted(identity.functions[code].packages) if identity else {},
+            "step_ext": "step",
+            "title": step.title,
+            "upstream": [],
+            "version": step.options.version,
+            **({"outputs": [*room.outputs]} if room and room.outputs else {}),
+        }
+
+
+class _Phase(Sequence[dict[str, Any]]):
+    """The entries of a phase, made when they are looked at: those of very many steps need not be in memory."""
+
+    def __init__(self, planned: _Planned, steps: range) -> None:
+        self._planned, self._steps = planned, steps
+        self._folds = [fold for fold in planned.folds if fold.start in steps]
+
+    def __len__(self) -> int:
+        return len(self._steps) - sum(fold.stop - fold.start - 1 for fold in self._folds)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        k = self._steps.start
+        for fold in self._folds:
+            yield from self._planned.between(k, fold.start)
+            yield self._planned.whole(fold)
+            k = fold.stop
+        yield from self._planned.between(k, self._steps.stop)
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        """Makes every entry up to there."""
+        if isinstance(place, slice):
+            return [*self][place]
+        return next(islice(self, range(len(self))[place], None))
 
 
 def _arguments_digest(step: Step) -> str:
@@ -146,9 +203,23 @@ def _function_bytes(function: Callable[..., Any]) -> str:
     return repr(code.co_code) if code is not None else repr(b"")
 
 
-def encode(content: Mapping[str, Any]) -> bytes:
-    """The bytes of the schema file."""
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+def encoded(content: Mapping[str, Any]) -> Iterator[bytes]:
+    """The bytes of the schema file, in pieces. Of very many entries, each is one line."""
+    phases = {key: value for key, value in content.items() if key != "ezpyp"}
+    if sum(map(len, phases.values())) <= folding.MOST:
+        listed = {**{key: list(entries) for key, entries in phases.items()}, "ezpyp": content["ezpyp"]}
+        yield (json.dumps(listed, indent=2, ensure_ascii=False) + "\n").encode()
+        return
+    line = json.JSONEncoder(ensure_ascii=False).encode
+    yield b"{\n"
+    for key, entries in phases.items():
+        yield f'  "{key}": [\n'.encode()
+        made, before = iter(entries), ""
+        while lines := [*map(line, islice(made, folding.MOST))]:
+            yield (before + ",\n".join(lines)).encode()
+            before = ",\n"
+        yield b"\n  ],\n"
+    yield f'  "ezpyp": {json.dumps(content["ezpyp"], ensure_ascii=False)}\n}}\n'.encode()
 
 
 def read(folder: str | os.PathLike[str]) -> dict[str, Any] | None:

@@ -216,7 +216,7 @@ class Pipeline:
 
         content = schemas.read(self._folder) if self._session is not None else None
         content = content or schemas.of(organised, cache_location=self._folder)
-        return {phase: entries for phase, entries in content.items() if phase != "ezpyp"}
+        return {phase: list(entries) for phase, entries in content.items() if phase != "ezpyp"}
 
     def initialize_schema(self) -> None:
         """Fix the plan, compare it with the folder, and write the schema. A second call does nothing.

@@ -85,7 +85,7 @@ def settle_in(
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:
-        write_whole(Path(folder) / SCHEMA_FILE, [schemas.encode(found.wanted)], sync=True)
+        write_whole(Path(folder) / SCHEMA_FILE, schemas.encoded(found.wanted), sync=True)
     return replace(_standing(found), rewritten=rewritten, turn=turn)
 
 

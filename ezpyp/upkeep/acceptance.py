@@ -114,8 +114,8 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
         store.put(stems[name], signed, None)
         kept += done
     store.sync()
-    content = schemas.encode(_schema(survey.before, survey, chosen))
-    write_whole(Path(folder) / SCHEMA_FILE, [content], sync=True)
+    content = schemas.encoded(_schema(survey.before, survey, chosen))
+    write_whole(Path(folder) / SCHEMA_FILE, content, sync=True)
     runs.open(folder).summary().write()
     return kept
 

@@ -206,7 +206,7 @@ def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
     known = [(part, part.records()) for part in parts]
     for entry in entries:
         entry |= {"stem": stems[entry["name"]], "cache_location": target}
-    write_whole(f"{target}/{SCHEMA_FILE}", [schemas.encode(_schema(union, parts, kind))], sync=True)
+    write_whole(f"{target}/{SCHEMA_FILE}", schemas.encoded(_schema(union, parts, kind)), sync=True)
     done, wrong = 0, []
     for entry in entries:
         found = [(part, record) for part, records in known for record in records.get(entry["fingerprint"], ())]

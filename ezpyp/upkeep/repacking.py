@@ -68,7 +68,7 @@ def repack(folder: str | os.PathLike[str], kind: str | None = None) -> Repacked:
             count = len(scan.records)
         if kind != there:
             content["ezpyp"]["store"] = kind
-            write_whole(f"{where}/{SCHEMA_FILE}", [schemas.encode(content)], sync=True)
+            write_whole(f"{where}/{SCHEMA_FILE}", schemas.encoded(content), sync=True)
         (_sweep_pairs if kind == "packed" else _sweep_segments)(where)
         runs.open(where).summary().write()
         return Repacked(folder=where, kind=kind, records=count, before=before, after=size_of(where), wrong=tuple(wrong))
