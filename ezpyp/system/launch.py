@@ -221,7 +221,14 @@ def run(script: str, args: Sequence[str] = (), *, ranks: int | None = None, all_
             script, args, ranks=ranks, make=make, mpirun=find_mpirun(make), all_output=all_output, environ=environ
         )
         code, stopped_by = _drive(told, gentle=make == "openmpi")
-        return honest(read_outcome(note), code, stopped_by)
+        earned = read_outcome(note)
+        if earned == ABORTED and not stopped_by:
+            print(
+                f"ezpyp: the run was lost: mpirun ended with exit code {code} before it did. What is done is kept; run "
+                "again to go on.",
+                file=sys.stderr,
+            )
+        return honest(earned, code, stopped_by)
     finally:
         with contextlib.suppress(OSError):
             os.unlink(note)

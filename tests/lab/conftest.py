@@ -132,14 +132,13 @@ class Hosts:
         return self.run(*told, env=mpirun.environment(), cwd=mpirun.folder, timeout=timeout)
 
     def start(self, mpirun: Launcher, *command: str) -> subprocess.Popen[str]:
-        """A program in the background, all of whose output is standard output; what calls mpirun has a rank a host."""
+        """A program in the background, all of whose output is standard output. MPICH's mpirun knows the hosts."""
         listed = mpirun.folder / "hosts"
-        listed.write_text("".join(f"{name}{':1' if mpirun.name == 'mpich' else ' slots=1'}\n" for name in self.names))
-        files = {"HYDRA_HOST_FILE": str(listed), "PRTE_MCA_default_hostfile": str(listed)}
+        listed.write_text("".join(f"{name}:1\n" for name in self.names))
         return subprocess.Popen(
             [str(self._script), "head", *command],
             cwd=mpirun.folder,
-            env=environment(mpirun.environment(files), self.env),
+            env=environment(mpirun.environment({"HYDRA_HOST_FILE": str(listed)}), self.env),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

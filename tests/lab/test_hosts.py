@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 import ezpyp
+from ezpyp.folder.lock import held_by
 from ezpyp.folder.summary import Row
 from tests.lab.test_lab import FITTING, STUDY
 
@@ -134,3 +136,64 @@ def test_memory_of_the_nodes_is_no_cache_for_two(slurm: Slurm, mpirun: Launcher)
     assert "The hosts do not share the cache folder /dev/shm/ezpyp-test-cache" in done.stderr
     assert slurm.nodes[1] in done.stderr
     assert not [*mpirun.folder.glob("here*")]
+
+
+#: One step on each host waits until it is let go.
+WAIT = """
+import os, pathlib, time
+from ezpyp import Pipeline, as_json_step
+
+pipeline = Pipeline("cache", "wait")
+
+@as_json_step(pipeline)
+def quick(k):
+    return k
+
+@as_json_step(pipeline)
+def wait(k):
+    pathlib.Path(f"at-{os.uname().nodename}").touch()
+    until = time.monotonic() + 60
+    while not os.path.exists("go") and time.monotonic() < until:
+        time.sleep(0.05)
+    return k
+
+quick.map(range(20))
+wait.map(range(3))
+pipeline.execute()
+"""
+
+
+def all_wait(hosts: Hosts, folder: Path) -> None:
+    until = time.monotonic() + 30
+    while not all((folder / f"at-{name}").exists() for name in hosts.names):
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_a_host_that_is_lost_ends_the_run_and_the_next_goes_on(hosts: Hosts, mpirun: Launcher) -> None:
+    """Meanwhile any host that sees the folder can say how far the run is."""
+    (mpirun.folder / "study.py").write_text(WAIT)
+    command = [str(mpirun.bin / "python"), "-m", "ezpyp", "run", "-n", "3", "study.py"]
+    if mpirun.name == "openmpi":  # told of a list of hosts by a variable, it fills the first of them
+        command = hosts.command(mpirun, 3, "study.py")
+    with hosts.start(mpirun, *command) as run:
+        all_wait(hosts, mpirun.folder)
+        status = ezpyp.open(mpirun.folder / "cache").status
+        assert status.run.started is not None
+        assert (status.run.started.hosts, status.run.ended) == (hosts.names, None)
+        assert status.not_run >= 3
+        hosts.strike("crash", hosts.names[2])
+        text, _ = run.communicate(timeout=30)
+    if mpirun.name == "openmpi":
+        assert f"on node {hosts.names[2]}" in text
+    else:  # its launcher does not say who
+        assert run.returncode not in (0, 1), text
+        assert "ezpyp: the run was lost" in text
+    until = time.monotonic() + 20
+    while held_by(str(mpirun.folder / "cache")):
+        assert time.monotonic() < until, "rank 0 lives"
+        time.sleep(0.05)
+    (mpirun.folder / "go").touch()
+    again = hosts.mpirun(mpirun, 3, "study.py")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "23 done (2" in again.stdout
