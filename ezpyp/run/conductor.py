@@ -76,6 +76,7 @@ class Conductor:
                 self._settle(reports, pace)
                 moved = True
             self.telling.look(now)
+            stop.look(now)
             if stop.signal and not ended:
                 ledger.stop()
                 if stop.again or now > stop.end:

@@ -7,6 +7,7 @@ line.
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -24,6 +25,7 @@ from ezpyp.run import provenance
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
 from ezpyp.schedule.briefs import Outcomes
+from ezpyp.schedule.deadline import Deadline, by_function
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
@@ -93,7 +95,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     place = _place(job, neighbours, requests)
     places = [place] if job.link is None else job.link.gather(place)
     _check_resources(job, requests, places)
-    stop = Stop(job.settings.grace)
+    stop = Stop.within(job.settings.grace, job.time)
     with listening(stop):
         own = _open_everywhere(job, places, neighbours, requests)
         if job.link is None:
@@ -253,7 +255,7 @@ def _lead(
     ):
         for text in crowded(places):
             print(f"ezpyp: {text}", file=sys.stderr)
-    pace = Pace(functions, slots, seconds)
+    pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
     conductor.telling.cached(done)
@@ -267,7 +269,7 @@ def _lead(
         for executor in reversed(team):  # the other ranks first: they end their helpers meanwhile
             executor.close()
     job.store.sync()
-    ended = replace(_ended(job, ledger, stop, started), durations=conductor.durations())
+    ended = replace(_ended(job, ledger, stop, pace.deadline, started), durations=conductor.durations())
     bus.tell(ended)
     return Finished(
         started=started,
@@ -376,13 +378,27 @@ def _started(job: Job, slots: int, done: int, library: str, hosts: Iterable[str]
     )
 
 
-def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnded:
+def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
+    """By when steps have to end, where that is known."""
+    if stop.limit == math.inf:
+        return None
+    blocks = job.plan.blocks
+    declared = by_function(functions, [(each.start, each.family.definition.options.timeout) for each in blocks])
+    recorded = remembered(job.folder, "p95")
+    return Deadline(functions, time.monotonic(), stop.limit, recorded=recorded, declared=declared)
+
+
+def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, started: RunStarted) -> RunEnded:
     now = time.time()
     unforgiven = ledger.failed - ledger.allowed
     complete = ledger.not_run == 0
     code = 1 if unforgiven else 0
     if stop.signal and not complete:
         code = stop.exit_code
+    reason = stop.reason if not complete else ""
+    if deadline is not None and deadline.refused and not stop.signal and not complete:
+        print(f"ezpyp: {deadline.message(time.monotonic())}", file=sys.stderr)
+        code, reason = 85, "stopped before its time limit"
     return RunEnded(
         run=job.run,
         when=now,
@@ -394,7 +410,7 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, started: RunStarted) -> RunEnde
         allowed=ledger.allowed,
         cached=ledger.cached,
         exit_code=code,
-        reason=stop.reason if not complete else "",
+        reason=reason,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,8 @@ class Job:
     nest: tuple[Nursery, Position] | None
     #: The steps that this run is asked for; None for all.
     wanted: frozenset[int] | None = None
+    #: Seconds that the run has.
+    time: float = math.inf
     #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
     sign: Callable[[], None] | None = None
 

@@ -30,7 +30,7 @@ from ezpyp.run.report import Lines
 from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
-from ezpyp.system import launch
+from ezpyp.system import allocation, launch
 from ezpyp.work import executors
 from ezpyp.work.nursery import Nursery, Position
 
@@ -177,7 +177,12 @@ class Session:
         _warn_of_threads()
         link = self._link
         nest, self._nest = self._nest, None
-        run: str = _run_id() if link is None else link.share(_run_id() if self._is_root else None)
+        began: tuple[str, float, str] = _begin() if link is None else link.share(_begin() if self._is_root else None)
+        run, left, problem = began
+        if problem:
+            error = InitializationError(problem)
+            error.quiet = not self._is_root
+            raise error
         job = Job(
             run=run,
             plan=self.plan,
@@ -189,6 +194,7 @@ class Session:
             link=link,
             nest=nest,
             wanted=wanted,
+            time=left,
             sign=self._lock.sign if self._lock is not None else None,
         )
         listeners: list[Listener] = []
@@ -288,6 +294,14 @@ def _warn_of_threads() -> None:
             "Start them inside steps, or after execute().",
             file=sys.stderr,
         )
+
+
+def _begin() -> tuple[str, float, str]:
+    """The name of a run, the seconds that it has, and why these cannot be told, "" where they can."""
+    try:
+        return _run_id(), allocation.seconds_left(os.environ, time.time()), ""
+    except InitializationError as error:
+        return _run_id(), 0.0, str(error)
 
 
 def _run_id() -> str:

@@ -38,7 +38,7 @@ class Dispatch:
     def next(self, now: float) -> Start | None:
         """What starts now; None where nothing that is ready finds room."""
         ordinary = self._ledger.first(now)
-        heads = self._ledger.heads(now)
+        heads = self._heads(now)
         blocked = None
         for place, kind in sorted(heads, key=lambda head: (not self._placement.wants_gpus(head[1]), head)):
             if ordinary is not None and place > ordinary and not self._placement.wants_gpus(kind):
@@ -52,6 +52,16 @@ class Dispatch:
             return self._passing(start, blocked, now)
         self._wait(blocked, now)
         return None
+
+    def _heads(self, now: float) -> list[tuple[int, int]]:
+        """The first step of each kind that can end before the run has to; those that cannot are put off."""
+        ledger = self._ledger
+        heads = ledger.heads(now)
+        while late := [kind for place, kind in heads if not self._pace.permits(ledger.index(place), now)]:
+            for kind in late:
+                ledger.put_off(ledger.take_head(kind))
+            heads = ledger.heads(now)
+        return heads
 
     def _give(self, place: int, kind: int) -> Start | None:
         step = self._ledger.index(place)

@@ -275,6 +275,11 @@ class Ledger:
         self._ready.put_back(indices)
         self.running -= len(indices)
 
+    def put_off(self, index: int) -> None:
+        """A step that was taken does not start in this run."""
+        self.running -= 1
+        self._state[index], self._interrupted = _INTERRUPTED, True
+
     def settle(self, index: int, status: Status | int, cause: str = "", now: float = 0.0) -> Settled:
         """Record the outcome of a running step.
 

@@ -7,14 +7,22 @@ from itertools import compress
 
 from ezpyp.model import policy
 from ezpyp.model.kinds import Functions
+from ezpyp.schedule.deadline import Deadline
 from ezpyp.schedule.ledger import Ledger
 
 
 class Pace:
     """How long steps of each function take, as far as is known: the size of lots."""
 
-    def __init__(self, functions: Functions, slots: int, seconds: Mapping[str, float] | None = None) -> None:
-        """`seconds` is what is remembered of functions, by their names."""
+    def __init__(
+        self,
+        functions: Functions,
+        slots: int,
+        seconds: Mapping[str, float] | None = None,
+        deadline: Deadline | None = None,
+    ) -> None:
+        """`seconds` is what is remembered of functions, by their names. What cannot end by `deadline` is put off."""
+        self.deadline = deadline
         remembered = seconds or {}
         self._function = functions.numbers
         self._seconds = [remembered.get(name) for name in functions.names]
@@ -24,16 +32,18 @@ class Pace:
         """How long steps took that are done."""
         functions = [*map(self._function.__getitem__, steps)]
         if len(kinds := set(functions)) == 1:
-            self._learn(functions[0], sum(seconds) / len(seconds), len(seconds))
+            self._learn(functions[0], seconds)
             return
         for kind in kinds:
             own = [*compress(seconds, map(kind.__eq__, functions))]
-            self._learn(kind, sum(own) / len(own), len(own))
+            self._learn(kind, own)
 
-    def _learn(self, function: int, seconds: float, count: int) -> None:
-        known = self._seconds[function]
-        weight = 0.8**count
-        self._seconds[function] = seconds if known is None else weight * known + (1 - weight) * seconds
+    def _learn(self, function: int, seconds: Sequence[float]) -> None:
+        known, mean = self._seconds[function], sum(seconds) / len(seconds)
+        weight = 0.8 ** len(seconds)
+        self._seconds[function] = mean if known is None else weight * known + (1 - weight) * mean
+        if self.deadline is not None:
+            self.deadline.learn(function, max(seconds))
 
     def expected(self, step: int) -> float | None:
         """Seconds that a step will probably take, None for unknown."""
@@ -41,6 +51,8 @@ class Pace:
 
     def lot(self, ledger: Ledger, now: float) -> list[int]:
         """The next lot from the ledger: as many steps, in its order, as are expected to fill a lot's time."""
+        if self.deadline is not None:
+            self._put_off(ledger, now, self.deadline)
         first = ledger.first(now)
         if first is None:
             return []
@@ -52,6 +64,18 @@ class Pace:
             ledger.put_back(lot[fitting:])
             del lot[fitting:]
         return lot
+
+    def permits(self, step: int, now: float) -> bool:
+        """Whether this step can end before the run has to."""
+        return self.deadline is None or self.deadline.permits(self._function[step], now)
+
+    def _put_off(self, ledger: Ledger, now: float, deadline: Deadline) -> None:
+        """Put off what comes first and cannot end in time."""
+        while (first := ledger.first(now)) is not None:
+            if deadline.permits(self._function[ledger.index(first)], now):
+                return
+            (step,) = ledger.take(1, now)
+            ledger.put_off(step)
 
     def _fitting(self, lot: Sequence[int], function: int) -> int:
         """How many of these travel together: what fills a lot's time, and nothing unknown beside another function."""

@@ -30,13 +30,29 @@ class Stop:
     SIGUSR1 is the warning before a time limit: what runs has until then. After other signals it has a grace time.
     """
 
-    def __init__(self, grace: float = GRACE, limit: float = math.inf) -> None:
-        """`limit` is when the run has to end, on the monotonic clock, less what its end takes."""
-        self.grace, self.limit = grace, limit
+    def __init__(self, grace: float = GRACE, limit: float = math.inf, warning: float = math.inf) -> None:
+        """On the monotonic clock, `limit` is when the run has to end, less what its end takes, and `warning` when
+        nothing new is to start at the latest.
+        """
+        self.grace, self.limit, self.warning = grace, limit, warning
         self.signal = 0
         self.again = False
         self.since = 0.0
         self._came_here = False
+
+    @classmethod
+    def within(cls, grace: float, left: float) -> Stop:
+        """For a run that has to have ended in `left` seconds: with time for its end, and for steps to save."""
+        if left == math.inf:
+            return cls(grace)
+        now, margin = time.monotonic(), min(30.0, max(1.0, 0.02 * left))
+        limit = now + left - margin
+        return cls(grace, limit, warning=limit - min(60.0, 0.1 * left))
+
+    def look(self, now: float) -> None:
+        """Nobody need warn a run that knows its limit."""
+        if now > self.warning and not self.signal:
+            self.hear(signal.SIGUSR1, again=False)
 
     def ask(self, number: int) -> None:
         """A signal came here. A second one is meant to end the run at once."""

@@ -1,0 +1,97 @@
+"""The time that this run was given: by the user, or by Slurm to the job that it is part of."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+
+from ezpyp.errors import InitializationError
+
+#: Seconds that rank 0 waits for Slurm's answer. Without one there is no limit; the warning comes all the same.
+_ANSWER = 20.0
+_UNITS = (("d", 86400), ("h", 3600), ("m(?:in)?", 60), ("s", 1))
+
+
+def seconds_left(environ: Mapping[str, str], now: float) -> float:
+    """The seconds until this run has to have ended; infinite where nobody says. May ask Slurm, once.
+
+    Args:
+        now: the time as seconds since 1970.
+
+    Raises:
+        InitializationError: EZPYP_TIME_LIMIT makes no sense.
+    """
+    if text := environ.get("EZPYP_TIME_LIMIT", "").strip():
+        if re.fullmatch(r"@\d+(\.\d*)?", text):
+            return float(text[1:]) - now
+        limit = seconds_of(text)
+        if limit is None:
+            raise InitializationError(
+                f"EZPYP_TIME_LIMIT={text!r}: give seconds from the start, as in 90s, 2h, 1d12h or 02:00:00, or "
+                "the end as @SECONDS since 1970."
+            )
+        return limit - _age()
+    return _left_of_job(environ["SLURM_JOB_ID"]) if environ.get("SLURM_JOB_ID") else math.inf
+
+
+def seconds_of(text: str) -> float | None:
+    """A duration: `90`, `90s`, `2h`, `1d12h`, or days, hours, minutes and seconds as Slurm writes them: `1-12:00:00`,
+    `2:30:00`, `30:00`. None where it is none.
+    """
+    text = text.strip()
+    with contextlib.suppress(ValueError):
+        seconds = float(text)
+        return seconds if 0 <= seconds < math.inf else None
+    found = re.fullmatch("".join(rf"(?:(\d+){unit})?" for unit, _ in _UNITS), text)
+    if found and text:
+        return float(sum(int(each or 0) * size for each, (_, size) in zip(found.groups(), _UNITS, strict=True)))
+    found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
+    if found:
+        return float(sum(int(each or 0) * size for each, (_, size) in zip(found.groups(), _UNITS, strict=True)))
+    return None
+
+
+def spoken(seconds: float) -> str:
+    """A duration as people say it: `5 h 10 min`, `2 min 5 s`, `5.2 s`."""
+    if seconds < 9.95:
+        return f"{max(0.0, seconds):.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s" if whole % 60 else f"{whole // 60} min"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60} min" if minutes % 60 else f"{minutes // 60} h"
+
+
+def _left_of_job(job: str) -> float:
+    """What Slurm says, which has no variable for it before version 23."""
+    import subprocess
+
+    try:
+        told = subprocess.run(
+            ["squeue", "-h", "-j", job, "-o", "%L"],
+            capture_output=True,
+            text=True,
+            timeout=_ANSWER,
+            env={**os.environ, "LC_ALL": "C"},
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return math.inf
+    left = None if told.returncode else seconds_of(told.stdout)  # UNLIMITED, INVALID
+    return math.inf if left is None else left
+
+
+def _age() -> float:
+    """The seconds since this process started."""
+    try:
+        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return 0.0
