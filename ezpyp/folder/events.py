@@ -13,11 +13,12 @@ import math
 import os
 import sys
 import time
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from ezpyp.classes import dataclass, field
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Status
 
@@ -361,14 +362,19 @@ class _Shape:
 _EVENTS: dict[str, type[Event]] = {
     kind.__name__: kind for kind in (RunStarted, StepCached, StepStarted, StepEnded, LotEnded, RunEnded)
 }
-_SHAPES: dict[type, _Shape] = {kind: _Shape(kind) for kind in (*_EVENTS.values(), Outcome)}
+_SHAPES: dict[type, _Shape] = {}
+
+
+def _shape(kind: type) -> _Shape:
+    """Made when a value of this class is first told of or read."""
+    return _SHAPES.get(kind) or _SHAPES.setdefault(kind, _Shape(kind))
 
 
 def encode(event: Event) -> dict[str, Any]:
     """An event as JSON holds it."""
-    content = {"event": type(event).__name__, **_SHAPES[type(event)].plain(event)}
+    content = {"event": type(event).__name__, **_shape(type(event)).plain(event)}
     if isinstance(event, StepEnded):
-        content["outcome"] = _SHAPES[Outcome].plain(event.outcome)
+        content["outcome"] = _shape(Outcome).plain(event.outcome)
     return content
 
 
@@ -378,9 +384,9 @@ def decode(content: dict[str, Any]) -> Event | None:
     if kind is None:
         return None
     try:
-        known = _SHAPES[kind].known(content)
+        known = _shape(kind).known(content)
         if kind is StepEnded:
-            outcome = _SHAPES[Outcome].known(known["outcome"])
+            outcome = _shape(Outcome).known(known["outcome"])
             known["outcome"] = Outcome(**{**outcome, "status": Status(outcome["status"])})
         return kind(**known)
     except (TypeError, KeyError, ValueError):

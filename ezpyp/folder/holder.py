@@ -10,10 +10,12 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from ezpyp.classes import dataclass
 
 FORMAT = 1
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
+from ezpyp.classes import dataclass
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.opening import write_whole
@@ -38,7 +38,7 @@ class Row:
     note: str
 
 
-COLUMNS = tuple(field.name for field in fields(Row))
+COLUMNS = tuple(Row.__annotations__)
 _WORDS = {Status.DONE: "done", Status.FAILED: "failed", Status.SKIPPED: "skipped", Status.NOT_RUN: "not run"}
 _NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
 

@@ -11,10 +11,10 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
+from ezpyp.classes import dataclass
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
