@@ -131,6 +131,8 @@ class Link:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self.host = os.uname().nodename
+        #: Messages that are on their way.
+        self._sending: list[Any] = []
         #: Set when a rank left or died: no further meeting can succeed.
         self.broken = False
         first = str(module.Get_library_version()).strip("\0").splitlines()[0]
@@ -156,6 +158,7 @@ class Link:
         integer = self._mpi.INT64_T
         request = self._comm.Iallreduce([ours, integer], [theirs, integer], self._mpi.MAX)
         self._await(request, _PLACES[mark])
+        self._forget_sent()
         if theirs[0] != -theirs[1]:
             self.broken = True
             _explain_absence(self._comm.allgather((int(mark), self.host, detail())), mark, self.rank)
@@ -207,7 +210,12 @@ class Link:
         return found
 
     def send(self, message: Any, to: int) -> None:
-        self._comm.send(message, to, _TAG)
+        """Does not wait until it is received: two ranks may send to each other at once, and one may have left."""
+        self._forget_sent()
+        self._sending.append(self._comm.isend(message, to, _TAG))
+
+    def _forget_sent(self) -> None:
+        self._sending = [each for each in self._sending if not each.Test()]
 
     def receive(self) -> tuple[int, Any] | None:
         """(rank, message) if one is here, else None at once."""

@@ -99,3 +99,23 @@ def test_daemons_that_steps_start_end_with_the_run(mpirun: Launcher, ranks: int)
     assert time.monotonic() - began < 15
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("END") == max(1, ranks)
+
+
+def test_nobody_waits_for_a_rank_that_sends_too(mpirun: Launcher) -> None:
+    done = mpirun.run(
+        2,
+        """
+from ezpyp.ranks import mpi
+
+link = mpi.connect()
+for size in (10, 10_000_000):
+    link.send(bytes(size), 1 - link.rank)
+for size in (10, 10_000_000):
+    while (message := link.receive()) is None:
+        pass
+    assert message == (1 - link.rank, bytes(size))
+link.meet(mpi.Mark.BARRIER, b"", lambda: "")
+""",
+        timeout=20,
+    )
+    assert done.returncode == 0, done.stderr
