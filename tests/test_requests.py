@@ -134,3 +134,55 @@ def test_a_journal_that_is_torn_or_tells_nothing_is_passed_over(tmp_path: Path) 
     (folder / "20260104T000000-1.jsonl").write_text("")
     assert remembered(tmp_path) == {"old": 3.0, "both": 5.0}
     assert remembered(tmp_path / "nowhere") == {}
+
+
+def process(k: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_a_gpu_step_runs_in_a_process_that_runs_nothing_else(pipeline: Pipeline, tmp_path: Path, store: str) -> None:
+    pipeline = Pipeline(tmp_path / store, "fresh", store=store, workers=2)
+    before = as_pickle_step(pipeline, name="plain")(process).map(range(6))
+    steps = as_pickle_step(pipeline, gpus=1, name="gpu")(process).map(range(6))
+    apart = as_pickle_step(pipeline, fresh=True, name="apart")(process).map(range(3))
+    after = as_pickle_step(pipeline, name="after", depends_on=[steps])(process).map(range(6))
+    assert pipeline.execute().ok
+    alone = [step.result() for step in (*steps, *apart)]
+    assert len(set(alone)) == 9
+    assert not set(alone) & {step.result() for step in (*before, *after)}
+
+
+def test_a_process_is_kept_for_the_gpu_that_it_knows(pipeline: Pipeline) -> None:
+    def work(k: int) -> tuple[int, str]:
+        time.sleep(0.01)
+        return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+
+    steps = as_pickle_step(pipeline, gpus=1, fresh=False)(work).map(range(8))
+    assert pipeline.execute(workers=3).ok
+    found = {step.result() for step in steps}
+    assert {gpu for _, gpu in found} == {"4", "7"}
+    assert len({pid for pid, _ in found}) == len(found) == 2
+
+
+def test_the_gpu_of_a_step_is_free_only_when_its_process_has_ended(pipeline: Pipeline) -> None:
+    def work(k: int, before: int) -> int:
+        assert not before or not os.path.exists(f"/proc/{before}")
+        return os.getpid()
+
+    step = as_pickle_step(pipeline, gpus=2)(work)
+    last = step(3, step(2, step(1, 0)))
+    assert pipeline.execute(workers=2).ok
+    assert last.result()
+
+
+def test_a_crash_in_one_of_ten_gpu_steps_fails_one(pipeline: Pipeline) -> None:
+    def work(k: int) -> int:
+        if k == 3:
+            os.kill(os.getpid(), 11)
+        return k
+
+    as_pickle_step(pipeline, gpus=1)(work).map(range(10))
+    summary = pipeline.execute(workers=2, raise_on_failure=False)
+    assert (summary.done, summary.failed) == (9, 1)
+    assert [*summary.failures] == ["work[3]"]

@@ -70,8 +70,9 @@ class Wishes:
                 wishes = replace(wishes, identity=_identities(value))
             elif key == "allow_failure":
                 wishes = replace(wishes, allowance=Allowance.of(value))
-            elif key in ("cpus", "gpus", "memory"):
-                request = replace(request, **{key: bytes_of(value) if key == "memory" else value})
+            elif key in ("cpus", "gpus", "memory", "fresh"):
+                asked: dict[str, Any] = {key: bytes_of(value) if key == "memory" else value}
+                request = replace(request, **asked)
             elif key == "max_age":
                 options = replace(options, max_age=seconds_of(value))
             elif key in _OPTIONS:
@@ -116,6 +117,7 @@ OPTIONS = (
         "copy",
         "cpus",
         "depends_on",
+        "fresh",
         "gpus",
         "identity",
         "inputs",

@@ -6,7 +6,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress, count
 
-from ezpyp.classes import dataclass
+from ezpyp.classes import dataclass, replace
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Request, callable_name
 
@@ -62,7 +62,10 @@ class Requests:
         known = {Request(): 0}
         numbers = array("i")
         for block in plan.blocks:
-            number = known.setdefault(block.family.definition.options.request, len(known))
+            request = block.family.definition.options.request
+            if request.fresh is False and not request.gpus:
+                request = replace(request, fresh=None)  # as it is without saying so
+            number = known.setdefault(request, len(known))
             numbers += array("i", [number]) * len(block.members)
         return cls(numbers, tuple(known)) if len(known) > 1 else None
 

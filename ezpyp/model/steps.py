@@ -61,6 +61,12 @@ class Request:
     cpus: int = 1
     gpus: float = 0
     memory: int = 0
+    #: Whether a process of its own runs it; None: if it asks for GPUs.
+    fresh: bool | None = None
+
+    @property
+    def apart(self) -> bool:
+        return self.gpus > 0 if self.fresh is None else self.fresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -230,7 +230,7 @@ class Placement:
         seat.lots += 1
         self._held[step] = _Held(seat, request, numbers, devices)
         gpus = tuple((token, parts / _WHOLE) for (_, token), parts in devices)
-        return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory)
+        return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory, apart=request.apart)
 
     def _release(self, held: _Held) -> None:
         seat, request, numbers, devices = held

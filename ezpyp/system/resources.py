@@ -30,6 +30,8 @@ class Grant:
     gpus: tuple[tuple[str, float], ...] = ()
     #: Bytes; 0 where it asked for none.
     memory: int = 0
+    #: The process that runs it has run nothing before, and runs nothing after.
+    apart: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import resources, stopping
 from ezpyp.system.capture import tail
 from ezpyp.system.offspring import kill_group
+from ezpyp.system.resources import Grant
 from ezpyp.work import helper
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
@@ -58,6 +59,11 @@ class _Slot:
     deaths: int = 0
     log: str | None = None
     ending: str = ""
+    #: The GPUs that its process has used.
+    gpus: tuple[str, ...] = ()
+    #: Whether its process ends with the step it has; what that reported is told then, when its GPUs are free.
+    apart: bool = False
+    parting: list[tuple[Report, bool]] = field(default_factory=list)
     #: How much of its log was shown.
     shown: int = 0
 
@@ -149,11 +155,41 @@ class Processes:
 
     def start(self, lot: Lot, rank: int | None = None) -> None:
         self._recalling = False
-        slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
+        if (grant := lot.grant) is not None and (grant.apart or grant.gpus):
+            slot = self._fitting(grant)
+        else:
+            slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
         if slot is not None:
             self._give(slot, lot)
         else:  # it was on its way when the fence was raised
             self._arrived.append(Report(returned=lot.steps))
+
+    def _fitting(self, grant: Grant) -> _Slot | None:
+        """An idle slot whose process may run a step with this grant: one that has used these very GPUs, where that is
+        wanted; else one that has run nothing. A process of CUDA never lets go of what it has seen.
+        """
+        idle = [
+            slot for slot in self._slots if slot.open and not slot.owed
+        ]  # the last word on a lot may still be on its way
+        gpus = tuple(token for token, _ in grant.gpus)
+        slot = None if grant.apart else next((slot for slot in idle if slot.gpus == gpus), None)
+        if slot is None:
+            slot = min(idle, key=lambda each: each.next > 0, default=None)
+            if slot is not None and slot.next:
+                self._renew(slot)
+        if slot is not None:
+            slot.gpus, slot.apart = gpus, grant.apart
+        return slot
+
+    def _renew(self, slot: _Slot) -> None:
+        """Have another process in the place of an idle one."""
+        assert slot.wire is not None
+        with contextlib.suppress(OSError):
+            slot.wire.send(None)
+        self._nest.reap(slot.pid, kill=False)
+        self._shut(slot)
+        slot.given.clear()
+        self._open(slot)
 
     def poll(self) -> list[Report]:
         if stopping.stopping() and not self._holds:
@@ -223,6 +259,7 @@ class Processes:
         if self._holds:
             self._position.raise_fence(slot.number, 0)
         slot.told = slot.next = 0
+        slot.gpus, slot.apart = (), False
         slot.fence, slot.cleared = NO_FENCE, False
         slot.pid, own = self._nest.spawn(slot.number, order)
         slot.wire = Wire(own)
@@ -256,7 +293,10 @@ class Processes:
             self._died(slot)
             return
         slot.deaths = 0
-        self._take(slot, report, finished)
+        if slot.apart:
+            slot.parting.append((report, finished))
+        else:
+            self._take(slot, report, finished)
 
     def _take(self, slot: _Slot, report: Report, finished: bool) -> None:
         slot.told += report.ended
@@ -337,6 +377,9 @@ class Processes:
 
     def _collect(self, slot: _Slot) -> None:
         """Take what it reported before it died."""
+        parting, slot.parting = slot.parting, []
+        for report, finished in parting:
+            self._take(slot, report, finished)
         with contextlib.suppress(EOFError, OSError):
             while slot.wire is not None and slot.owed and slot.wire.has_come():
                 self._take(slot, *slot.wire.receive())

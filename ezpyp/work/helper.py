@@ -97,6 +97,8 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             worker.places.clear()
             worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
             _run(lot, number, worker, position, slot, telling)
+            if lot.grant is not None and lot.grant.apart:
+                break
             number += len(lot)
     worker.store.sync()
 

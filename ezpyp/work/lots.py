@@ -53,6 +53,11 @@ class Lot(Sequence[Task]):
         k = self.steps[place]
         return self.special.get(k) or Task(k)
 
+    @property
+    def grant(self) -> Grant | None:
+        """What its only task is granted; None where it is of other tasks."""
+        return next(iter(self.special.values())).grant if len(self.special) == 1 == len(self.steps) else None
+
     def __reduce__(self) -> tuple[Any, ...]:
         return Lot, (self.steps, self.special, self.places)
 
