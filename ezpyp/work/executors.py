@@ -165,12 +165,9 @@ class Processes:
             self._arrived.append(Report(returned=lot.steps))
 
     def _fitting(self, grant: Grant) -> _Slot | None:
-        """An idle slot whose process may run a step with this grant: one that has used these very GPUs, where that is
-        wanted; else one that has run nothing. A process of CUDA never lets go of what it has seen.
-        """
-        idle = [
-            slot for slot in self._slots if slot.open and not slot.owed
-        ]  # the last word on a lot may still be on its way
+        """An idle slot whose process has run nothing, or, where it may, has used these very GPUs."""
+        # The last word on a lot may still be on its way.
+        idle = [slot for slot in self._slots if slot.open and not slot.owed]
         gpus = tuple(token for token, _ in grant.gpus)
         slot = None if grant.apart else next((slot for slot in idle if slot.gpus == gpus), None)
         if slot is None:
@@ -259,8 +256,7 @@ class Processes:
         if self._holds:
             self._position.raise_fence(slot.number, 0)
         slot.told = slot.next = 0
-        slot.gpus, slot.apart = (), False
-        slot.fence, slot.cleared = NO_FENCE, False
+        slot.fence, slot.cleared, slot.gpus, slot.apart = NO_FENCE, False, (), False
         slot.pid, own = self._nest.spawn(slot.number, order)
         slot.wire = Wire(own)
         self._by_descriptor[slot.wire.fileno()] = slot
