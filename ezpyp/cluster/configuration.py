@@ -18,9 +18,9 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import ConfigurationError
 
 NAME = "ezpyp.toml"

@@ -9,9 +9,9 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import EzpypError, LauncherError
 from ezpyp.schedule import placement
 from ezpyp.schedule.placement import Place

@@ -9,8 +9,8 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import ConfigurationError, SubmissionError
 
 #: Seconds for an answer: a busy controller may take long.

@@ -15,11 +15,10 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.cluster import slurm
 from ezpyp.cluster.configuration import Value
 from ezpyp.cluster.slurm import Batch, State

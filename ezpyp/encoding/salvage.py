@@ -5,9 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
+from dataclasses import dataclass
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.system.files import Buffer
 
 # ----- whom to blame

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 
-from ezpyp.classes import replace
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import schema as schemas
 from ezpyp.model.naming import SCHEMA_FILE

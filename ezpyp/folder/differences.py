@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any
 
-from ezpyp.classes import dataclass, field
 from ezpyp.folder import folding
 from ezpyp.folder.schema import entries
 from ezpyp.identity import fingerprint

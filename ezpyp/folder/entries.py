@@ -5,10 +5,10 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, repeat
 from typing import Any, overload
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import UnknownStep
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import Folded, named

@@ -13,12 +13,11 @@ import math
 import os
 import sys
 import time
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, field, fields
 from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Status
 

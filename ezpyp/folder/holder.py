@@ -10,12 +10,10 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-from ezpyp.classes import dataclass
 
 FORMAT = 1
 

@@ -14,10 +14,10 @@ import errno
 import os
 import sys
 import time
+from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import CacheInUse, CacheTakenOver, StoreError
 from ezpyp.folder.holder import Holder, from_json, is_gone, present, to_json, user_name
 from ezpyp.system.files import write_whole

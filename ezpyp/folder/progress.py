@@ -12,10 +12,10 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.model.scratch import Place
 
 SUFFIX = ".progress"

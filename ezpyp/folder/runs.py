@@ -6,12 +6,11 @@ import os
 import sys
 import time
 from array import array
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeGuard
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder import schema as schemas

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
-from ezpyp.classes import dataclass
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.opening import write_whole

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import compress
 from typing import Any, overload
 
-from ezpyp.classes import dataclass
 from ezpyp.folder import differences, folding
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Differences

@@ -7,10 +7,10 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
-from ezpyp.classes import replace
 from ezpyp.front.functions import OPTIONS, Collector, StepFunction, Wishes, timeout_of
 from ezpyp.identity.inputs import inputs_of
 from ezpyp.identity.outline import shorten

@@ -9,9 +9,9 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ezpyp.classes import dataclass, field, replace
 from ezpyp.encoding import codecs
 from ezpyp.errors import InitializationError
 from ezpyp.identity.inputs import Input, inputs_of

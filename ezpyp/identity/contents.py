@@ -14,9 +14,9 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Literal
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.system.files import write_whole
 

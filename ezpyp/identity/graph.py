@@ -6,9 +6,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TypedDict
 
-from ezpyp.classes import dataclass, field
 from ezpyp.identity.atoms import combine, digest, group, octets, text
 from ezpyp.identity.modules import top
 

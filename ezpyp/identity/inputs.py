@@ -7,11 +7,11 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, overload
 from zlib import crc32
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import InitializationError
 from ezpyp.identity import fingerprint
 from ezpyp.identity.contents import MAKE, Contents, Verify, printable, unreadable

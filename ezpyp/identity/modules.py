@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import sys
 import types
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.identity.atoms import ATOMS
 
 #: Where Python's own modules are.

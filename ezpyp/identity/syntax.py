@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
-from ezpyp.classes import dataclass, field
 from ezpyp.identity.atoms import ATOMS, group, text
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

@@ -321,7 +321,7 @@ def _state(value: Any, besides: str = "") -> object:
     Slots of classes of the package `besides` are left out.
     """
     cls: Any = type(value)
-    if cls.__getstate__ is not object.__getstate__ and cls.__getstate__.__module__ not in _DATACLASSES:
+    if cls.__getstate__ is not object.__getstate__ and cls.__getstate__.__module__ != "dataclasses":
         state = value.__getstate__()
         # scikit-learn notes its version in every estimator; packages are recorded elsewhere, not part of
         # identity.
@@ -331,9 +331,6 @@ def _state(value: Any, besides: str = "") -> object:
     state.update((k, v) for k, v in getattr(value, "__dict__", {}).items() if k not in derived)
     return state
 
-
-#: Where dataclasses have their states from, which are values without names.
-_DATACLASSES = frozenset({"dataclasses", "ezpyp.classes"})
 
 #: What `functools.wraps` leaves on an object that stands for a function.
 _COPIED = frozenset({"__doc__", "__name__", "__qualname__", "__module__", "__annotations__", "__type_params__"})

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ezpyp.classes import dataclass
 from ezpyp.model.steps import Status
 
 if TYPE_CHECKING:

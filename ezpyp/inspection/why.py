@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.folder import differences
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Pair

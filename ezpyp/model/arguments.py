@@ -15,10 +15,10 @@ import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import ArgumentChanged, IdentityError
 from ezpyp.identity import fingerprint
 from ezpyp.identity.atoms import ATOMS, BRIEF, brief, group, text

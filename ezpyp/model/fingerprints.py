@@ -6,11 +6,11 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice, repeat
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import InitializationError
 from ezpyp.identity import fingerprint
 from ezpyp.identity.inputs import Memory, Seen

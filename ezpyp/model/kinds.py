@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import compress, count
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Request, callable_name
 

@@ -11,9 +11,9 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.identity.contents import content_of, printable
 from ezpyp.identity.inputs import File, Files, Input, Memory, Tree

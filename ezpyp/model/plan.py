@@ -5,12 +5,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
 from typing import NamedTuple, Union
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency
 from ezpyp.identity import fingerprint
 from ezpyp.model.arguments import Arguments

@@ -4,9 +4,8 @@ argument.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from math import floor
-
-from ezpyp.classes import dataclass
 
 #: How long a lot should last.
 LOT_SECONDS = 0.05

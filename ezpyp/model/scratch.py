@@ -7,12 +7,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
 from ezpyp.model.outputs import Outputs

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TypeVar
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import UnknownStep
 from ezpyp.model.naming import compact
 from ezpyp.model.plan import Graph, Plan

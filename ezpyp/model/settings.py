@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import InitializationError
 from ezpyp.system.stopping import GRACE
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
-from ezpyp.classes import dataclass
 from ezpyp.identity.outline import describe, shorten
 from ezpyp.model.arguments import Arguments, Deferred, plain_value
 from ezpyp.model.outputs import Kept, Left, Outputs

@@ -9,10 +9,10 @@ import os
 import re
 import signal
 from collections.abc import Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field
 from inspect import Parameter, Signature
 from typing import Any, ClassVar
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import CommandFailed, Interrupted
 from ezpyp.folder.progress import Meter
 from ezpyp.identity.contents import printable

@@ -13,8 +13,8 @@ import select
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from ezpyp.classes import dataclass
 from ezpyp.system import offspring
 
 #: Python ignores these, and a program must not.

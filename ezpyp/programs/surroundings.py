@@ -9,10 +9,9 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import InitializationError
 from ezpyp.identity.contents import printable
 from ezpyp.model.scratch import node_local

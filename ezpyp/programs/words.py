@@ -7,11 +7,11 @@ import re
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 from zlib import crc32
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import CommandFailed, InitializationError, LauncherError
 from ezpyp.identity.contents import Contents, Verify, printable
 from ezpyp.identity.inputs import File, Files, Input, Tree

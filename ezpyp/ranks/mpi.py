@@ -17,10 +17,10 @@ import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 from ezpyp.schedule.seats import Seats
 from ezpyp.system.pauses import pause

@@ -6,8 +6,8 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
-from ezpyp.classes import replace
 from ezpyp.errors import StoreError
 from ezpyp.folder import lock
 from ezpyp.folder.events import Bus

@@ -11,9 +11,9 @@ import math
 import sys
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted

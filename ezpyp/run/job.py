@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
 
-from ezpyp.classes import dataclass
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import with_needs

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
-from ezpyp.classes import dataclass
 from ezpyp.folder import admission, surveys
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import named

@@ -8,9 +8,9 @@ import shlex
 import sys
 import time
 from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from ezpyp.classes import dataclass
 from ezpyp.folder.events import LotEnded, RunEnded, RunStarted, StepCached, StepEnded
 from ezpyp.folder.summary import duration, tally
 from ezpyp.model.steps import Status

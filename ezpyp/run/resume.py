@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass, field, replace
 from ezpyp.errors import IdentityError
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.admission import admit

@@ -7,11 +7,11 @@ their place in one table, which is why a million steps fit. An Outcome is made o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.classes import replace
 from ezpyp.model.steps import Brief, Outcome, Place, Status
 
 if TYPE_CHECKING:

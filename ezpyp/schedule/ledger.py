@@ -18,12 +18,12 @@ import re
 from array import array
 from bisect import bisect_right
 from collections import Counter
+from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import compress
 from operator import add, not_, or_, sub
 from typing import TYPE_CHECKING
 
-from ezpyp.classes import dataclass
 from ezpyp.model.steps import Status
 from ezpyp.schedule.ready import Ready
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from ezpyp.classes import dataclass
 from ezpyp.model.steps import Request
 from ezpyp.system import gpus
 from ezpyp.system.resources import Grant, Stock

@@ -11,12 +11,12 @@ import linecache
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import decode_source, spec_from_file_location
 from types import CodeType
 from typing import Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import StoreError
 
 FORMAT = 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import InitializationError
 from ezpyp.scripts import frozen
 

@@ -11,10 +11,10 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import chain, compress
 from operator import add, le, methodcaller
 
-from ezpyp.classes import dataclass
 from ezpyp.model import outputs
 from ezpyp.model.steps import Status
 from ezpyp.storage.protocol import Problem, Records

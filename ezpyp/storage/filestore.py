@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from ezpyp.classes import replace
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs

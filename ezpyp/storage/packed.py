@@ -11,8 +11,8 @@ import contextlib
 import os
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
-from ezpyp.classes import replace
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
 from ezpyp.model.steps import Outcome, Place

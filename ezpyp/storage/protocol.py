@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.record import Record

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import NoneType
 from typing import Any
 
-from ezpyp.classes import dataclass, field
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.system.files import Buffer
 

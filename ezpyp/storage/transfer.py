@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
-from ezpyp.classes import replace
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.identity.contents import content_of

@@ -9,10 +9,10 @@ import shutil
 import signal
 import sys
 import tempfile
+from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import LauncherError
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.classes import dataclass
 from ezpyp.system import gpus, pools
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import admission, differences, runs
 from ezpyp.folder import schema as schemas

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import StoreError
 from ezpyp.folder import events, lock, runs
 from ezpyp.folder import schema as schemas

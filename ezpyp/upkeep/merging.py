@@ -10,10 +10,10 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ezpyp.classes import dataclass, field
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import admission, lock, runs
 from ezpyp.folder import schema as schemas

@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-from ezpyp.classes import dataclass, replace
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.folder import lock, runs

@@ -11,9 +11,9 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 
-from ezpyp.classes import dataclass, field, replace
 from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
 from ezpyp.model.plan import Plan

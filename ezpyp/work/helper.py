@@ -11,10 +11,10 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from time import monotonic
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
@@ -85,7 +85,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
         ),
     )
     wire = Wire(own)
-    telling, number = Telling(worker, wire.send, _most_files()), 0
+    reporting, number = Reporting(worker, wire.send, _most_files()), 0
     with contextlib.suppress(EOFError, ConnectionError):
         for lot in iter(wire.receive, None):
             if not lot:
@@ -96,14 +96,14 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
                     worker.store.begin(order.turn)
             worker.places.clear()
             worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
-            _run(lot, number, worker, position, slot, telling)
+            _run(lot, number, worker, position, slot, reporting)
             if lot.grant is not None and lot.grant.apart:
                 break
             number += len(lot)
     worker.store.sync()
 
 
-class Telling:
+class Reporting:
     """What came of the tasks of a lot, told in reports. Short steps are told together, and flushed together."""
 
     def __init__(
@@ -151,20 +151,20 @@ class Telling:
             raise EOFError
 
 
-def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int, telling: Telling) -> None:
+def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int, reporting: Reporting) -> None:
     """Run tasks, the first of which has this number, up to the fence."""
     number = first
     for number, task in enumerate(lot, first):
         position.begin(slot, number)
         if number >= position.fence(slot):
             break
-        came = worker.run(task, telling.tell)
+        came = worker.run(task, reporting.tell)
         position.end(slot)
-        telling.add(came)
+        reporting.add(came)
     else:
         number += 1
     position.end(slot)
-    telling.finish(lot.steps[number - first :])
+    reporting.finish(lot.steps[number - first :])
 
 
 def _most_files() -> int:

@@ -21,10 +21,10 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NoReturn
 
-from ezpyp.classes import dataclass
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring

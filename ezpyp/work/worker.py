@@ -11,11 +11,11 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pickle import dumps
 from time import monotonic, time
 from typing import Any, NoReturn
 
-from ezpyp.classes import dataclass, field, replace
 from ezpyp.encoding import codecs, salvage
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
 from ezpyp.identity.outline import describe

@@ -159,7 +159,7 @@ def test_watch_follows_a_job_from_the_queue_to_its_end(slurm: Slurm, mpirun: Lau
 
 def test_with_live_it_does(slurm: Slurm, mpirun: Launcher, study: Path) -> None:
     job = submitted(slurm, mpirun, "study.py", "--live", "--", "--hold")
-    (study / "factor.py").write_text("FACTOR = 20\n")
+    (study / "factor.py").write_text("FACTOR = 2 * 10\n")
     (study / "go").touch()
     slurm.run("scontrol", "release", job, env=mpirun.environment(), cwd=study)
     assert slurm.ended(job) == "COMPLETED"
