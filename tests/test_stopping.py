@@ -185,7 +185,7 @@ def step(k):
         while not ezpyp.stopping():
             assert time.monotonic() < until
             time.sleep(0.001)
-        time.sleep(0.05)  # for the agent to see it
+        time.sleep(1)  # the agent, which looks a hundred times a second, sees it meanwhile
 
 step.map(range(100))
 pipeline.execute()

@@ -315,7 +315,7 @@ def connect() -> Link | None:
             raise LauncherError("The script ended MPI (MPI.Finalize) before execute(). Leave that to mpi4py.")
         if not MPI.Is_initialized():
             version = MPI.Get_library_version()
-            if told.protocol == "pmix" and "MPICH" in version and not _speaks_pmix():
+            if _cannot_meet(told, version):
                 raise LauncherError(_wrong_launcher(told, version))
             if os.environ.get("SLURM_MPI_TYPE") == "pmi2" and re.search(r"Device: *ch4:.*\bofi\b", version):
                 # By UCX, MPICH (5.0.2) tells Slurm texts without an end: ranks that imported much before abort or hang.
@@ -389,6 +389,14 @@ def _watched(told: Launch) -> Iterator[None]:
     finally:
         os.kill(watcher, signal.SIGKILL)
         os.waitpid(watcher, 0)
+
+
+def _cannot_meet(told: Launch, version: str) -> bool:
+    """Whether the library does not speak what the launcher offers: it would abort in MPI_Init, or see only itself."""
+    if "MPICH" in version:
+        return told.protocol == "pmix" and not _speaks_pmix()
+    made = re.search(r"Open MPI v(\d+)", version)
+    return made is not None and int(made[1]) >= 5 and "PMIX_RANK" not in os.environ
 
 
 def _wrong_launcher(told: Launch, version: str) -> str:

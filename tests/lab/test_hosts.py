@@ -185,7 +185,8 @@ def test_a_host_that_is_lost_ends_the_run_and_the_next_goes_on(hosts: Hosts, mpi
         hosts.strike("crash", hosts.names[2])
         text, _ = run.communicate(timeout=30)
     if mpirun.name == "openmpi":
-        assert f"on node {hosts.names[2]}" in text
+        # It notices that the connection is gone, and names the host; or that nobody answers on it, and does not.
+        assert f"on node {hosts.names[2]}" in text or "failed to report back" in text or "iptables" in text
     else:  # its launcher does not say who
         assert run.returncode not in (0, 1), text
         assert "ezpyp: the run was lost" in text
