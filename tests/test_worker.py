@@ -71,7 +71,7 @@ def test_whatever_is_raised_is_a_failure_with_its_name(tmp_path: Path, act: Call
     status = json.loads(Path(pipeline.cache_location, f"{act.__name__}.status").read_text())
     assert status["cause"] == "exception"
     assert f"in {act.__name__}" in status["traceback"]
-    assert "ezpyp/work/worker.py" not in status["traceback"]
+    assert "/worker.py" not in status["traceback"]
 
 
 def test_in_line_what_is_raised_is_a_failure_too(tmp_path: Path) -> None:
