@@ -430,6 +430,25 @@ def test_a_wrong_launcher_is_refused(python: Launcher) -> None:
     assert "Refused, or 4 copies would write one cache." in done.stderr
 
 
+def test_an_open_mpi_that_nobody_speaks_pmix_to_is_refused_before_it_starts(mpirun: Launcher) -> None:
+    """What `srun --mpi=pmi2` gives it: it may end the process as it starts, and with it the reason."""
+    if mpirun.name != "openmpi":
+        pytest.skip("speaks PMI")
+    script = """
+        from ezpyp import LauncherError
+        from ezpyp.ranks import mpi
+
+        try:
+            mpi.connect()
+        except LauncherError as error:
+            print(mpi.started(), error)
+        """
+    done = mpirun.run(0, textwrap.dedent(script), env={"PMI_SIZE": "4", "PMI_RANK": "0"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("False The launcher started 4 tasks"), done.stdout
+    assert "Use: srun --mpi=pmix" in done.stdout
+
+
 def test_slurm_ntasks_alone_is_no_launcher(python: Launcher) -> None:
     done = python.run(0, QUICK_START, env={"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "7"})
     assert done.returncode == 0, done.stderr
