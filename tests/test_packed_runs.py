@@ -214,11 +214,18 @@ print(summary.done, summary.cached)
 
 
 def kill_session(session_id: int) -> None:
-    """Every process of a session at once, as a node that loses power, or a job that is cancelled for good."""
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError, IndexError):
-            if int((path / "stat").read_text().rpartition(")")[2].split()[3]) == session_id:
-                os.kill(int(path.name), signal.SIGKILL)
+    """Every process of a session, as a job that is cancelled for good. Returns when none of them runs any more: one
+    that was forked while the others were killed would go on writing.
+    """
+    alive = True
+    while alive:
+        alive = False
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, IndexError):
+                state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
+                if int(session) == session_id and state not in "ZX":
+                    alive = True
+                    os.kill(int(path.name), signal.SIGKILL)
 
 
 def test_after_any_kill_the_next_run_does_exactly_the_rest(python: Launcher) -> None:

@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import NoReturn
 
 from ezpyp.errors import EzpypError, RankMismatch
 from ezpyp.ranks import mpi
@@ -119,17 +118,21 @@ class _LastWord:
 
     Later than every atexit callback and the flush of the streams: a callback of ours that ended the process would
     skip those registered before it, and Python offers no other way to change the exit code of a script that ran to
-    its end.
+    its end. By exit(3) of the C library, not os._exit(): MPICH 5 tells its launcher only there that this rank has
+    finished, and hydra kills the others of a rank that ends without that.
     """
 
     def __init__(self) -> None:
+        import ctypes
+
         self.code = 0
         self._pid = os.getpid()
+        self._end: Callable[[int], object] = ctypes.PyDLL(None).exit
 
-    def __del__(self, end: Callable[[int], NoReturn] = os._exit, here: Callable[[], int] = os.getpid) -> None:
-        # Defaults, because the names of this module are gone by then.
+    def __del__(self, here: Callable[[], int] = os.getpid) -> None:
+        # A default, because the names of this module are gone by then.
         if here() == self._pid:
-            end(self.code)
+            self._end(self.code)
 
 
 def _remember(error: BaseException) -> None:

@@ -56,7 +56,7 @@ def test_script(slurm: Slurm, mpirun: Launcher, name: str) -> None:
     env = mpirun.environment({"STUDY_ENV": str(mpirun.bin.parent), "STUDY_PMI": FITTING[mpirun.name]})
     env["PATH"] = f"{tools}{os.pathsep}{env['PATH']}"
     script = CHECKOUT / "slurm" / f"{name}.sbatch"
-    job = slurm.sbatch(script, "--time=5", *flags, args=("study.py",), env=env, cwd=mpirun.folder)
+    job = slurm.sbatch(script, "--time=20", *flags, args=("study.py",), env=env, cwd=mpirun.folder)
     state, log = slurm.ended(job), (mpirun.folder / f"{job}.log").read_text()
     assert state == "COMPLETED", log
     assert log.count(says) == ranks, log

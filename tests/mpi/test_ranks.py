@@ -430,6 +430,27 @@ def test_a_wrong_launcher_is_refused(python: Launcher) -> None:
     assert "Refused, or 4 copies would write one cache." in done.stderr
 
 
+def test_a_rank_that_was_refused_does_not_take_the_others_with_it(mpirun: Launcher) -> None:
+    """Neither in the middle of what they do last, nor in the exit code: each rank takes leave of its launcher."""
+    script = """
+        import atexit, time
+        from mpi4py import MPI
+        last = MPI.COMM_WORLD.Get_rank() == 0
+        atexit.register(lambda: last and (time.sleep(0.3), print("last words", flush=True)))
+        from ezpyp import Pipeline, as_pickle_step
+        pipeline = Pipeline("cache", "study")
+        @as_pickle_step(pipeline, cpus=1000)
+        def wide():
+            return 1
+        wide()
+        pipeline.execute()
+    """
+    done = mpirun.run(2, textwrap.dedent(script))
+    if mpirun.name != "openmpi":  # whose launcher ends the others of a rank that ends with a code
+        assert "last words" in done.stdout
+    assert done.returncode == 3, done.stderr
+
+
 def test_an_open_mpi_that_nobody_speaks_pmix_to_is_refused_before_it_starts(mpirun: Launcher) -> None:
     """What `srun --mpi=pmi2` gives it: it may end the process as it starts, and with it the reason."""
     if mpirun.name != "openmpi":
