@@ -25,7 +25,7 @@ from ezpyp.model.register import Register
 from ezpyp.model.selection import Selection, unknown
 from ezpyp.model.settings import Choices
 from ezpyp.model.steps import Family, Status, Step
-from ezpyp.ranks import exits, mpi
+from ezpyp.ranks import exits, launched, mpi
 from ezpyp.scripts import loading
 from ezpyp.system import files
 
@@ -126,7 +126,7 @@ class Pipeline:
     @property
     def is_root(self) -> bool:
         """True on one rank, and without MPI. Does not start MPI."""
-        told = mpi.launch()
+        told = launched.launch()
         return told is None or told.rank == 0
 
     @property

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 
 from ezpyp.errors import EzpypError, RankMismatch
-from ezpyp.ranks import mpi
+from ezpyp.ranks import launched, mpi
 
 _installed = False
 _owner = 0
@@ -169,7 +169,7 @@ def _abort(error: RankMismatch) -> None:
 
 def _leave() -> None:
     """Join the others once more, as one that leaves: so that none waits for this rank in vain."""
-    if os.getpid() != _owner or mpi.launch() is None:
+    if os.getpid() != _owner or launched.launch() is None:
         return
     with contextlib.suppress(EzpypError):
         link = mpi.connect()

@@ -1,8 +1,8 @@
 """Agents on ranks: the only module that knows mpi4py.
 
-What a launcher says is read from the environment and costs nothing; MPI itself starts at `connect()`, after the
-nursery has been forked. Ranks meet in one fixed-size collective whatever they came for, so that it cannot itself
-diverge: a rank that leaves joins with the mark "leaving", and the others then know its name.
+MPI starts at `connect()`, after the nursery has been forked. Ranks meet in one fixed-size collective whatever they came
+for, so that it cannot itself diverge: a rank that leaves joins with the mark "leaving", and the others then know its
+name.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ import warnings
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
+from ezpyp.ranks.launched import Launch, cannot_meet, launch, wrong_launcher
 from ezpyp.schedule.seats import Seats
 from ezpyp.system.pauses import pause
 
@@ -34,65 +34,6 @@ T = TypeVar("T")
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
 _TAG = 7
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
-    """What the launcher told this process."""
-
-    rank: int
-    size: int
-    #: Place among the ranks of this node, and their number; -1 where the launcher does not say.
-    local_rank: int = -1
-    local_size: int = -1
-    #: How MPI is meant to be reached: "pmix", "pmi", "" unknown.
-    protocol: str = ""
-
-
-def launch(environ: Mapping[str, str] | None = None) -> Launch | None:
-    """The launch this process is part of; None without a launcher or with a single task.
-
-    SLURM_NTASKS is not asked: it is set in every batch shell. Under a foreign mpirun SLURM_PROCID describes the
-    daemon, so the launchers' own variables come first.
-    """
-    env = os.environ if environ is None else environ
-    for size, rank, local_rank, local_size, protocol in (
-        (
-            "OMPI_COMM_WORLD_SIZE",
-            "OMPI_COMM_WORLD_RANK",
-            "OMPI_COMM_WORLD_LOCAL_RANK",
-            "OMPI_COMM_WORLD_LOCAL_SIZE",
-            "pmix",
-        ),
-        ("PMI_SIZE", "PMI_RANK", "MPI_LOCALRANKID", "MPI_LOCALNRANKS", "pmi"),
-        ("PALS_SIZE", "PALS_RANKID", "PALS_LOCAL_RANKID", "PALS_LOCAL_SIZE", "pmi"),
-        ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "", "pmix" if "PMIX_RANK" in env else ""),
-    ):
-        if size.startswith("SLURM") and "SLURM_STEP_ID" not in env:
-            continue
-        if env.get(size, "").isdigit() and env.get(rank, "").isdigit():
-            if int(env[size]) < 2:
-                return None
-            return Launch(
-                rank=int(env[rank]),
-                size=int(env[size]),
-                local_rank=_number(env.get(local_rank)),
-                local_size=_number(env.get(local_size)),
-                protocol=protocol,
-            )
-    return None
-
-
-def _number(text: str | None) -> int:
-    return int(text) if text and text.isdigit() else -1
-
-
-def speaks_for_node() -> bool:
-    """Whether this rank is the first of its node, so that it may look at what all ranks there have in common. Where the
-    launcher does not say, each may be it.
-    """
-    told = launch()
-    return told is None or told.local_rank <= 0
 
 
 def started() -> bool:
@@ -315,28 +256,18 @@ def connect() -> Link | None:
             raise LauncherError("The script ended MPI (MPI.Finalize) before execute(). Leave that to mpi4py.")
         if not MPI.Is_initialized():
             version = MPI.Get_library_version()
-            if _cannot_meet(told, version):
-                raise LauncherError(_wrong_launcher(told, version))
+            if cannot_meet(told, version):
+                raise LauncherError(wrong_launcher(told, version))
             if os.environ.get("SLURM_MPI_TYPE") == "pmi2" and re.search(r"Device: *ch4:.*\bofi\b", version):
                 # By UCX, MPICH (5.0.2) tells Slurm texts without an end: ranks that imported much before abort or hang.
                 os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if MPI.COMM_WORLD.Get_size() == 1:
-        raise LauncherError(_wrong_launcher(told, MPI.Get_library_version()))
+        raise LauncherError(wrong_launcher(told, MPI.Get_library_version()))
     comm, request = MPI.COMM_WORLD.Idup()
     _sleep_until(request, told.rank, _waits_for_all(told))
     _link = Link(comm, MPI)
     return _link
-
-
-def _speaks_pmix() -> bool:
-    """Whether an MPICH that is loaded was built to be started by PMIx. One that was not would end this process, with
-    words that help nobody."""
-    import ctypes
-
-    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
-        paths = {line.split(maxsplit=5)[-1].strip() for line in maps if re.search(r"/libmpi\w*\.so", line)}
-    return not paths or any(hasattr(ctypes.CDLL(path), "PMIx_Init") for path in paths)
 
 
 def connected() -> Link | None:
@@ -389,27 +320,6 @@ def _watched(told: Launch) -> Iterator[None]:
     finally:
         os.kill(watcher, signal.SIGKILL)
         os.waitpid(watcher, 0)
-
-
-def _cannot_meet(told: Launch, version: str) -> bool:
-    """Whether the library does not speak what the launcher offers: it would abort in MPI_Init, or see only itself."""
-    if "MPICH" in version:
-        return told.protocol == "pmix" and not _speaks_pmix()
-    made = re.search(r"Open MPI v(\d+)", version)
-    return made is not None and int(made[1]) >= 5 and "PMIX_RANK" not in os.environ
-
-
-def _wrong_launcher(told: Launch, version: str) -> str:
-    found = re.search(r"(Open MPI|MPICH|Intel|MVAPICH)\D*([\d.]+)?", version)
-    library = " ".join(part for part in (found.groups() if found else ("an MPI",)) if part)
-    pmix = library.startswith("Open MPI")
-    offered = {"pmi": "pmi2", "pmix": "pmix"}.get(told.protocol, "none that it knows")
-    by = "srun" if "SLURM_STEP_ID" in os.environ else "the launcher"
-    return (
-        f"The launcher started {told.size} tasks, but each MPI sees only itself: mpi4py uses {library}, {by} offered "
-        f"{offered}. Use: srun --mpi={'pmix' if pmix else 'pmi2'} … or mpirun -n {told.size} …. "
-        f"Refused, or {told.size} copies would write one cache."
-    )
 
 
 class Ranks:

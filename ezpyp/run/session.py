@@ -22,7 +22,7 @@ from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection
 from ezpyp.model.settings import Choices, Settings
-from ezpyp.ranks import exits, mpi
+from ezpyp.ranks import exits, launched, mpi
 from ezpyp.run import engine, resume
 from ezpyp.run.engine import Finished
 from ezpyp.run.job import Job
@@ -64,7 +64,7 @@ class Session:
                 f"Another pipeline of this process uses {folder}. Give each its own cache folder. Nothing was run."
             )
         self._nest: tuple[Nursery, Position] | None = None
-        if mpi.launch() is not None and not mpi.started():
+        if launched.launch() is not None and not mpi.started():
             position = Position()
             self._nest = executors.nursery(organised, position), position
         self._link = mpi.connect()
@@ -120,7 +120,7 @@ class Session:
         Raises:
             StoreError: some host does not.
         """
-        sees = link.rank == 0 or not mpi.speaks_for_node() or sharing.sees(self._folder, self._token)
+        sees = link.rank == 0 or not launched.speaks_for_node() or sharing.sees(self._folder, self._token)
         if link.meet(mpi.Mark.EXECUTE, bytes([sees]), self._whereabouts):
             return
         if link.once(lambda: self._lock is not None and not self._lock.stands()):
