@@ -17,7 +17,8 @@ from ezpyp.model.edges import Edges
 from ezpyp.model.kinds import Functions
 from ezpyp.model.plan import Graph
 from ezpyp.model.policy import Retry
-from ezpyp.model.steps import Request, Status
+from ezpyp.model.request import Request
+from ezpyp.model.steps import Status
 from ezpyp.schedule import dispatch
 from ezpyp.schedule.dispatch import Dispatch, Start
 from ezpyp.schedule.ledger import Ledger
@@ -68,7 +69,7 @@ def test_fractions_share_a_device_and_whole_ones_do_not() -> None:
 
 def test_a_step_with_a_fraction_more_than_whole_devices_gets_both() -> None:
     placement = Placement([place(gpus=("0", "1"))], [ORDINARY, Request(gpus=1.25)])
-    assert placement.give(1, 0) == (0, Grant(gpus=(("0", 1.0), ("1", 0.25)), apart=True))
+    assert placement.give(1, 0) == (0, Grant(gpus=(("0", 1.0), ("1", 0.25)), process="own"))
 
 
 def test_ranks_that_were_given_devices_of_their_own_keep_to_those() -> None:

@@ -165,6 +165,18 @@ def test_a_process_is_kept_for_the_gpu_that_it_knows(pipeline: Pipeline) -> None
     assert len({pid for pid, _ in found}) == len(found) == 2
 
 
+def test_a_program_is_a_process_of_its_own_and_needs_no_other(pipeline: Pipeline) -> None:
+    line = "echo $PPID $CUDA_VISIBLE_DEVICES > out.txt"
+    steps = [
+        pipeline.command("program", ["sh", "-c", line, str(k)], outputs="out.txt", gpus=1, track=False)
+        for k in range(6)
+    ]
+    plain = as_pickle_step(pipeline, depends_on=steps)(process)(0)
+    assert pipeline.execute(workers=1).ok
+    said = [Path(step.result()["out.txt"]).read_text().split() for step in steps]
+    assert said == [[str(plain.result()), "4"]] * 6
+
+
 def test_the_gpu_of_a_step_is_free_only_when_its_process_has_ended(pipeline: Pipeline) -> None:
     def work(k: int, before: int) -> int:
         assert not before or not os.path.exists(f"/proc/{before}")

@@ -15,8 +15,9 @@ from ezpyp.front.functions import OPTIONS, Collector, StepFunction, Wishes, time
 from ezpyp.identity.inputs import inputs_of
 from ezpyp.identity.outline import shorten
 from ezpyp.model.outputs import Outputs
+from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
-from ezpyp.model.steps import Step, Steps, callable_name
+from ezpyp.model.steps import Options, Step, Steps, callable_name
 from ezpyp.programs import words
 from ezpyp.programs.command import Program, pattern_of
 from ezpyp.programs.words import Executable, RankLauncher
@@ -28,7 +29,8 @@ _OF_COMMANDS = (
     *("scratch", "setup", "shell", "stdout", "timeout", "track", "workdir"),
 )
 #: Options of steps that say how Python code runs and what it is.
-_NOT_OF_COMMANDS = ("codec", "copy", "identity", "seed", "uses", "version")
+_NOT_OF_COMMANDS = ("codec", "copy", "fresh", "identity", "seed", "uses", "version")
+_PROGRAM = Options(request=Request(program=True))
 
 
 class Commands:
@@ -97,7 +99,7 @@ class CommandOptions:
         if mpi:
             launcher = RankLauncher(ranks=mpi, nodes=nodes, search=self._search, setup=self.program.setup)
             counted = (*counted, launcher)
-        wishes = Wishes().with_(**options, inputs=counted, seed=None)
+        wishes = Wishes(options=_PROGRAM).with_(**options, inputs=counted, seed=None)
         if room.cwd:
             placed = replace(wishes.options, workdir=room, outputs=Outputs(outputs, room.cwd))
         else:

@@ -20,8 +20,9 @@ from ezpyp.model.arguments import Arguments, Deferred, freeze
 from ezpyp.model.columns import Column, Columns, column_of
 from ezpyp.model.outputs import Outputs
 from ezpyp.model.policy import Allowance, Retry
+from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
-from ezpyp.model.steps import Definition, Family, Group, Home, Options, Request, Step, Steps, callable_name
+from ezpyp.model.steps import Definition, Family, Group, Home, Options, Step, Steps, callable_name
 from ezpyp.system.resources import bytes_of
 from ezpyp.system.running import inside_step
 

@@ -380,7 +380,7 @@ def as_pickle_step(
             by themselves.
         **options: name (what its steps are called; part of their identity), allow_failure (True, a share or a count),
             retry (further attempts, or a Retry), timeout (seconds), cpus, gpus, memory (bytes),
-            fresh (True: in a process that has run nothing else, as steps with gpus= are; False: such a step may follow
+            fresh (True: in a process that runs nothing else, as steps with gpus= are; False: such a step may follow
             another one on its GPU, with what that has loaded), copy (private copies of large arrays), inputs (files
             that it reads without being given them: paths, patterns, File, Files, Tree), outputs (paths and patterns
             that it has to leave where they are), identity (functions by parameter: such an argument is handed over as

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from itertools import compress, count
 
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Request, callable_name
+from ezpyp.model.request import Request
+from ezpyp.model.steps import callable_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +64,8 @@ class Requests:
         numbers = array("i")
         for block in plan.blocks:
             request = block.family.definition.options.request
-            if request.fresh is False and not request.gpus:
-                request = replace(request, fresh=None)  # as it is without saying so
+            if request.process == "any" and not request.gpus:
+                request = replace(request, fresh=None, program=False)  # as it is without saying so
             number = known.setdefault(request, len(known))
             numbers += array("i", [number]) * len(block.members)
         return cls(numbers, tuple(known)) if len(known) > 1 else None

@@ -14,6 +14,7 @@ from ezpyp.identity.outline import describe, shorten
 from ezpyp.model.arguments import Arguments, Deferred, plain_value
 from ezpyp.model.outputs import Kept, Left, Outputs
 from ezpyp.model.policy import Allowance, Retry
+from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
 
 __all__ = [
@@ -27,7 +28,6 @@ __all__ = [
     "Outcome",
     "Place",
     "PlaceHolder",
-    "Request",
     "Status",
     "Step",
     "Steps",
@@ -52,21 +52,6 @@ class Home(Protocol):
     def get_status(self, step: Step, /) -> Status: ...
     def get_result(self, name: str, /) -> Any: ...
     def result(self, name: str, /) -> Any: ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a step needs while it runs. `gpus` may be a fraction; `memory` is in bytes, 0 for unsaid."""
-
-    cpus: int = 1
-    gpus: float = 0
-    memory: int = 0
-    #: Whether a process of its own runs it; None: if it asks for GPUs.
-    fresh: bool | None = None
-
-    @property
-    def apart(self) -> bool:
-        return self.gpus > 0 if self.fresh is None else self.fresh
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

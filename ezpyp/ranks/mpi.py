@@ -308,10 +308,10 @@ def _watched(told: Launch) -> Iterator[None]:
         watcher = os.fork()
     if watcher == 0:
         with contextlib.suppress(BaseException):
-            from ezpyp.work.nursery import die_with_parent
+            from ezpyp.system import offspring
 
             time.sleep(min(1.0, PATIENCE))  # most are not needed for longer, and the next line takes milliseconds
-            die_with_parent(parent)
+            offspring.end_with(parent)
             time.sleep(max(0.0, PATIENCE - 1.0))
             os.write(2, f"{_waits_for_all(told)}\n".encode(errors="backslashreplace"))
         os._exit(0)

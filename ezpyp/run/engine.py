@@ -18,7 +18,8 @@ from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
-from ezpyp.model.steps import Outcome, Request, Status
+from ezpyp.model.request import Request
+from ezpyp.model.steps import Outcome, Status
 from ezpyp.programs import surroundings
 from ezpyp.ranks import mpi
 from ezpyp.run import provenance

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
-from ezpyp.model.steps import Request
+from ezpyp.model.request import Request
 from ezpyp.system import gpus
 from ezpyp.system.resources import Grant, Stock
 
@@ -230,7 +230,7 @@ class Placement:
         seat.lots += 1
         self._held[step] = _Held(seat, request, numbers, devices)
         gpus = tuple((token, parts / _WHOLE) for (_, token), parts in devices)
-        return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory, apart=request.apart)
+        return seat.rank, Grant(cores=numbers, gpus=gpus, memory=request.memory, process=request.process)
 
     def _release(self, held: _Held) -> None:
         seat, request, numbers, devices = held

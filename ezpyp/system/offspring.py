@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 
-PR_SET_CHILD_SUBREAPER = 36
+PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
 #: Seconds after which processes that do not go away, for instance in a system call that hangs, are left.
 _PATIENCE = 2.0
 
@@ -20,6 +20,13 @@ def adopt(*, really: bool = True) -> None:
     `really=False` leaves that to the next adopter above again. Not inherited by a fork.
     """
     _prctl()(PR_SET_CHILD_SUBREAPER, int(really), 0, 0, 0)
+
+
+def end_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent, which has this number, ends (prctl(2))."""
+    _prctl()(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os._exit(0)
 
 
 def has_children() -> bool:

@@ -7,13 +7,15 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ezpyp.system import gpus, pools
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 
+#: Which process runs a step: any; one that runs nothing else; one that ran nothing else, or steps on the same GPUs.
+Process = Literal["any", "own", "same"]
 #: Variables that make an MPI program believe it is a rank of this job.
 _LAUNCHER = ("PMI", "PRTE", "HYD", "MPI_LOCAL", "OMPI_COMM_WORLD_")
 #: One of these is there when a launcher started this process as one of several, perhaps bound to its own cores.
@@ -30,8 +32,7 @@ class Grant:
     gpus: tuple[tuple[str, float], ...] = ()
     #: Bytes; 0 where it asked for none.
     memory: int = 0
-    #: The process that runs it has run nothing before, and runs nothing after.
-    apart: bool = False
+    process: Process = "any"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

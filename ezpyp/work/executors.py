@@ -106,7 +106,7 @@ class Setup:
 
 def nursery(plan: Plan, position: Position) -> Nursery:
     """Fork the process that forks helpers for this plan. Before MPI starts, if that can be chosen."""
-    return Nursery(partial(_serve, plan=plan, position=position))
+    return Nursery(partial(_serve, plan=plan, position=position), helper.prepare)
 
 
 def _serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
@@ -155,7 +155,7 @@ class Processes:
 
     def start(self, lot: Lot, rank: int | None = None) -> None:
         self._recalling = False
-        if (grant := lot.grant) is not None and (grant.apart or grant.gpus):
+        if (grant := lot.grant) is not None and grant.process != "any":
             slot = self._fitting(grant)
         else:
             slot = min((slot for slot in self._slots if slot.open), key=lambda each: len(each.given), default=None)
@@ -169,13 +169,13 @@ class Processes:
         # The last word on a lot may still be on its way.
         idle = [slot for slot in self._slots if slot.open and not slot.owed]
         gpus = tuple(token for token, _ in grant.gpus)
-        slot = None if grant.apart else next((slot for slot in idle if slot.gpus == gpus), None)
+        slot = None if grant.process == "own" else next((slot for slot in idle if slot.gpus == gpus), None)
         if slot is None:
             slot = min(idle, key=lambda each: each.next > 0, default=None)
             if slot is not None and slot.next:
                 self._renew(slot)
         if slot is not None:
-            slot.gpus, slot.apart = gpus, grant.apart
+            slot.gpus, slot.apart = gpus, grant.process == "own"
         return slot
 
     def _renew(self, slot: _Slot) -> None:

@@ -18,13 +18,13 @@ class Guards:
 
         Args:
             publish: is told where in its log the output of the next step begins.
-            environment: what binds this process.
+            environment: what binds this process, whose pools of threads have one each (`helper.prepare`).
         """
         self._capture, self._publish = capture, publish
         self._home = os.open(".", os.O_PATH)
         self._variables = pools.among(environment)
-        self._threads = 0
-        self._limit_threads(1)
+        self._threads = 1
+        self._set_variables()
 
     @property
     def log(self) -> str | None:
@@ -47,5 +47,8 @@ class Guards:
 
     def _limit_threads(self, cpus: int) -> None:
         self._threads = cpus
+        self._set_variables()
+        pools.limit_threads(cpus)
+
+    def _set_variables(self) -> None:
         os.environ.update(dict.fromkeys(self._variables, str(self._threads)))
-        pools.limit_threads(self._threads)

@@ -22,7 +22,7 @@ from ezpyp.model.steps import Outcome
 from ezpyp.schedule.briefs import unpack
 from ezpyp.scripts import spawned
 from ezpyp.storage.opening import Writer, open_store
-from ezpyp.system import resources, running
+from ezpyp.system import pools, resources, running
 from ezpyp.system.capture import Capture
 from ezpyp.work import seeding
 from ezpyp.work.guards import Guards
@@ -57,6 +57,20 @@ class Order:
     log: str | None
     #: See `Store.begin`.
     turn: int
+
+
+def prepare() -> None:
+    """What helpers would each do alike, done once in the process that forks them: a fork takes it along.
+
+    Each limits the pools of threads that the script loaded: in a fork, OpenBLAS would start its threads to that end.
+    """
+    import ctypes
+    import json
+
+    import xxhash
+
+    assert ctypes and json and xxhash
+    pools.limit_threads(1)
 
 
 def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
@@ -97,7 +111,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             worker.places.clear()
             worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
             _run(lot, number, worker, position, slot, reporting)
-            if lot.grant is not None and lot.grant.apart:
+            if lot.grant is not None and lot.grant.process == "own":
                 break
             number += len(lot)
     worker.store.sync()

@@ -30,7 +30,6 @@ from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
 from ezpyp.work import preloading
 
-PR_SET_PDEATHSIG = 1
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
@@ -120,8 +119,11 @@ class Nursery:
         NurseryGone: from any method, when the process itself is gone.
     """
 
-    def __init__(self, body: Body) -> None:
-        """Fork the process. Call it before MPI starts; `body` and all it refers to are what helpers will know."""
+    def __init__(self, body: Body, prepare: Callable[[], None] = lambda: None) -> None:
+        """Fork the process. Call it before MPI starts; `body` and all it refers to are what helpers will know.
+
+        `prepare` is called there, before the first helper is forked.
+        """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         _flush()
         with warnings.catch_warnings():
@@ -129,7 +131,7 @@ class Nursery:
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            _live(theirs, self._socket, body)
+            _live(theirs, self._socket, body, prepare)
         theirs.close()
         _held.add(self._socket)
 
@@ -195,7 +197,7 @@ def _receive(source: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
-def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
+def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callable[[], None]) -> NoReturn:
     """The nursery's whole life. Ends when the agent does, taking every helper's process group with it."""
     children: set[int] = set()
     try:
@@ -212,6 +214,7 @@ def _live(own: socket.socket, agents: socket.socket, body: Body) -> NoReturn:
             if verb == "spawn":
                 if not is_ready:
                     preloading.load()
+                    prepare()
                     gc.freeze()  # helpers share these pages for as long as nobody counts references in them
                     is_ready = True
                 _fork_helper(own, children, body, *rest)
@@ -255,7 +258,7 @@ def _become_helper(
     try:
         own.close()
         ours.close()
-        die_with_parent(parent)
+        offspring.end_with(parent)
         os.setpgid(0, 0)
         # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
         # the fork, or one that comes before they are restored would be lost.
@@ -299,15 +302,6 @@ def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
             return None
         time.sleep(pause)
         pause = min(0.05, 2 * pause)
-
-
-def die_with_parent(parent: int) -> None:
-    """Have the kernel end this process when its parent ends (prctl(2), PR_SET_PDEATHSIG)."""
-    import ctypes
-
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before we asked
-        os._exit(0)
 
 
 def _hold_signals() -> None:

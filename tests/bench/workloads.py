@@ -107,7 +107,8 @@ def all_workloads(*, quick: bool) -> list[Workload]:
     made = [noop(20_000 // size, 5_000 // size)]
     made += [layers(), straggler(), chains(), resume(100_000 // size, 20_000 // size)]
     made += [calls(100_000 // size), family(1_000_000 // size), million(1_000_000 // size)]
-    return [*made, programs(1_000 // size), array(), digest(1_000_000_000 // size), one(), idle(), syscalls()]
+    made += [programs(1_000 // size), processes(200 // size)]
+    return [*made, array(), digest(1_000_000_000 // size), one(), idle(), syscalls()]
 
 
 def noop(n: int, fewer: int) -> Workload:
@@ -377,6 +378,22 @@ def programs(n: int) -> Workload:
             Goal(what="a program (ms)", value=of("ezpyp packed"), must=2.5),
             Goal(what="over the floor (ms)", value=_over("ezpyp packed", "floor: spawn"), must=2.0, strive=1.0),
         ],
+    )
+
+
+def processes(n: int) -> Workload:
+    total = work.expected("processes", n)
+    return Workload(
+        key="processes",
+        title=f"{n:,} steps with gpus=1, each in a process that runs nothing else, one at a time",
+        unit="ms",
+        value=lambda sample, n: sample.seconds / n * 1e3,
+        base="floor: fork",
+        contestants=[
+            ezpyp("processes", n, total, "python, one GPU", ranks=0, environment={"CUDA_VISIBLE_DEVICES": "0"}),
+            floor("fork", n, total, "fork and wait in a process that has loaded as much; no record"),
+        ],
+        goals=[Goal(what="a step (ms)", value=of("ezpyp packed"), must=12.0, strive=4.0)],
     )
 
 

@@ -133,6 +133,21 @@ def spawn() -> None:
     work.tell(beside(each), sum(range(N)))
 
 
+def fork() -> None:
+    """A process a step, forked by one that has loaded what a run loads."""
+    import ezpyp.run.session
+
+    assert ezpyp.run.session
+    began = time.perf_counter()
+    for k in range(N):
+        child = os.fork()
+        if child == 0:
+            work.noop(k)
+            os._exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+    work.tell(time.perf_counter() - began, sum(range(N)))
+
+
 def subprocess() -> None:
     """The same by the standard library's own module."""
     from subprocess import run

@@ -47,6 +47,13 @@ def programs() -> None:
     tell(seconds, lambda: sum(k for k, step in enumerate(steps) if step.result().exit_code == 0))
 
 
+def processes() -> None:
+    steps = as_pickle_step(pipeline, gpus=1)(work.noop).map(range(N))
+    pipeline.initialize_schema()
+    seconds, _ = execute()
+    tell(seconds, lambda: sum(step.result() for step in steps))
+
+
 def million() -> None:
     """As `noop`; of the results every thousandth is read, and the number of those that are done."""
     steps = as_pickle_step(pipeline)(work.noop).map(range(N))
