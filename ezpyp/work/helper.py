@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from time import monotonic
 
 from ezpyp.errors import StoreError
@@ -64,12 +65,8 @@ def prepare() -> None:
 
     Each limits the pools of threads that the script loaded: in a fork, OpenBLAS would start its threads to that end.
     """
-    import ctypes
-    import json
-
-    import xxhash
-
-    assert ctypes and json and xxhash
+    for name in ("ctypes", "json", "xxhash"):
+        import_module(name)
     pools.limit_threads(1)
 
 
