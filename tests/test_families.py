@@ -72,6 +72,24 @@ def test_a_member_is_the_step_that_the_single_call_would_be(data: st.DataObject,
     assert prints(mapped) == prints(single)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@given(
+    numbers=st.builds(range, st.integers(-9, 9), st.integers(10, 30), st.integers(1, 9)),
+    constants=st.dictionaries(
+        st.sampled_from(["a", "b", "%d"]), st.integers() | st.text() | st.just("%s %%"), max_size=2
+    ),
+)
+def test_a_member_over_a_range_is_the_step_that_the_single_call_would_be(
+    numbers: range, constants: dict[str, Any], made: Any
+) -> None:
+    mapped, f = made()
+    single, g = made()
+    f.map(numbers, **constants)
+    for k in numbers:
+        g(k, **constants)
+    assert [*identify(planned(mapped)).fingerprints] == [*identify(planned(single)).fingerprints]
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     st.lists(st.integers(), min_size=1, max_size=4, unique=True),

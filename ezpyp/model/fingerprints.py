@@ -7,8 +7,10 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
-from itertools import islice, repeat
+from itertools import islice
+from operator import add, methodcaller
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ezpyp.errors import InitializationError
@@ -123,8 +125,8 @@ class _Identifying:
         self._inputs: dict[int, tuple[Seen, ...]] = {}
         self._codes: Repeated[str] = Repeated()
         self._packed = bytearray()
-        #: What stands before and after the arguments, by code and definition.
-        self._frames: dict[tuple[str, int], tuple[Any, bytes]] = {}
+        #: By code and definition.
+        self._frames: dict[tuple[str, int], bytes] = {}
 
     def all(self) -> Identity:
         for block in self._plan.blocks:
@@ -149,36 +151,29 @@ class _Identifying:
 
     def _at_once(self, family: Family, calls: Columns) -> None:
         code = self._code(Step(family), calls.shared)
-        head, end = self._frame(code, family.definition)
         self._codes.add(code, len(calls))
-        shared = self._upstream(calls.shared.sources())
-        upstream = self._of_columns(calls) if calls.deferred else repeat(shared)
-        packed, copy, identities = self._packed, head.copy, iter(calls.identities())
-        upstream = iter(upstream)
-        while some := [*islice(identities, _PIECES)]:  # so many small objects at a time
-            tails = map(b"%d:%b%b%b".__mod__, zip(map(len, some), some, upstream, repeat(end), strict=False))
-            found = []
-            for tail in tails:
-                whole = copy()  # its begin is hashed once
-                whole.update(tail)
-                found.append(whole.digest())
-            packed += b"".join(found)
+        head = self._frame(code, family.definition)
+        if calls.deferred:
+            upstream = map(head.__add__, self._of_columns(calls))
+            wholes: Iterator[bytes] = map(add, upstream, calls.identities())
+        else:
+            wholes = calls.identities(head + self._upstream(calls.shared.sources()))
+        digests = map(_digest_of, map(_hashed, wholes))
+        while some := [*islice(digests, _PIECES)]:  # so many small objects at a time
+            self._packed += b"".join(some)
 
     def _one(self, k: int, step: Step, arguments: Arguments) -> None:
         definition = step.family.definition
         code = self._code(step, arguments)
-        head, end = self._frame(code, definition)
-        identity = arguments.identity
-        upstream = self._upstream(arguments.sources()) if arguments.deferred else b""
-        tail = b"%d:%b%b%b" % (len(identity), identity, upstream, end)
+        whole = self._frame(code, definition)
+        if arguments.deferred:
+            whole += self._upstream(arguments.sources())
         if arguments.inputs:
             seen = self._inputs[k] = _look(self._memory, step)
-            tail += _parts(b"inputs", *(each.digest for each in seen))
+            whole += _parts(b"inputs", *(each.digest for each in seen))
         if definition.named:
-            tail += _parts(b"name", step.name.encode("utf-8", "surrogatepass"))
-        whole = head.copy()
-        whole.update(tail)
-        self._packed += whole.digest()
+            whole += _parts(b"name", step.name.encode("utf-8", "surrogatepass"))
+        self._packed += _hashed(whole + arguments.identity).digest()
         self._codes.add(code)
 
     def _code(self, step: Step, arguments: Arguments) -> str:
@@ -195,8 +190,10 @@ class _Identifying:
             self._functions[code] = followed
         return code
 
-    def _frame(self, code: str, definition: Definition) -> tuple[Any, bytes]:
-        """The begun digest that all steps of a definition share, and what ends it."""
+    def _frame(self, code: str, definition: Definition) -> bytes:
+        """What the fingerprints of all steps of a definition begin with. The identity of the call, which begins with no
+        digit, comes last; what stands between are parts.
+        """
         key = code, id(definition)
         frame = self._frames.get(key)
         if frame is None:
@@ -205,12 +202,11 @@ class _Identifying:
             made_by = code if options.version is None else f"version {options.version} of {name}"
             places = (plan.index[each] if isinstance(each, str) else plan.places[each] for each in definition.after)
             versions = plan.following.counted(self._functions[code].packages)
-            end = _parts(b"after", *sorted(map(self._raw, places)))
-            end += _parts(b"packages", *(f"{name} {versions[name]}".encode() for name in sorted(versions)))
+            whole = _parts(made_by.encode(), options.codec.encode(), b"after", *sorted(map(self._raw, places)))
+            whole += _parts(b"packages", *(f"{name} {versions[name]}".encode() for name in sorted(versions)))
             if options.workdir and options.workdir.outputs:
-                end += _parts(b"outputs", *map(os.fsencode, options.workdir.outputs))
-            begun = blake2b(_parts(made_by.encode(), options.codec.encode()), digest_size=SIZE)
-            frame = self._frames[key] = begun, end
+                whole += _parts(b"outputs", *map(os.fsencode, options.workdir.outputs))
+            frame = self._frames[key] = _hashed(whole).digest()
         return frame
 
     def _upstream(self, sources: Iterable[Step]) -> bytes:
@@ -227,6 +223,10 @@ class _Identifying:
 
     def _raw(self, k: int) -> bytes:
         return bytes(self._packed[k * SIZE : (k + 1) * SIZE])
+
+
+_hashed = partial(blake2b, digest_size=SIZE)
+_digest_of = methodcaller("digest")
 
 
 def _parts(*parts: bytes) -> bytes:

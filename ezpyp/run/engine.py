@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 from typing import NamedTuple
 
 from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
@@ -236,8 +237,9 @@ def _lead(
         kinds=None if requests is None else requests.numbers,
         placement=placement,
     )
-    done = {k for k, status in enumerate(job.standing.statuses) if status == Status.DONE}
-    ledger.resume(job.standing.statuses, job.standing.missing)
+    statuses = job.standing.statuses
+    done = {*compress(range(len(statuses)), statuses.translate(_DONE))}
+    ledger.resume(statuses, job.standing.missing)
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)

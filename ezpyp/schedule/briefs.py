@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, compress
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +103,7 @@ class Outcomes(Mapping[int, Outcome]):
         """The durations of those of these steps that are done."""
         table = self._table[steps.start * SIZE : steps.stop * SIZE]
         there = memoryview(table).cast("i")[1::_WORDS].tolist()
-        plain = [seconds for seconds, attempt in zip(seconds_of(table), there, strict=True) if attempt]
+        plain = seconds_of(table) if all(there) else [*compress(seconds_of(table), there)]
         told = (self._told[k] for k in self._told.keys() & set(steps)) if self._told else ()
         return [*plain, *(each.seconds for each in told if not each.status)]
 
