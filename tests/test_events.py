@@ -114,6 +114,17 @@ def test_everyone_hears_everything_in_order() -> None:
     assert first.heard == second.heard == [STARTED, "idle", "close"]
 
 
+def test_what_is_told_before_the_beginning_is_heard_after_it() -> None:
+    told = Memory()
+    bus = Bus([told])
+    bus.hold()
+    bus.tell(FAILED)
+    assert not told.heard
+    bus.begin(STARTED)
+    bus.tell(ENDED)
+    assert told.heard == [STARTED, FAILED, ENDED]
+
+
 def test_a_listener_that_raises_is_closed_and_the_others_hear_on(capsys: pytest.CaptureFixture[str]) -> None:
     grumpy, other = Grumpy(), Memory()
     bus = Bus([grumpy, other])

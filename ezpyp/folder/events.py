@@ -153,10 +153,23 @@ class Bus:
 
     def __init__(self, listeners: Iterable[Listener] = ()) -> None:
         self._listeners = list(listeners)
+        self._held: list[Event] | None = None
+
+    def hold(self) -> None:
+        """Keep what is told from now on until `begin`."""
+        self._held = []
+
+    def begin(self, event: Event) -> None:
+        """Let every listener hear this event, then what was kept."""
+        held, self._held = self._held or (), None
+        for each in (event, *held):
+            self.tell(each)
 
     def tell(self, event: Event) -> None:
         """Let every listener hear an event. Costs one check when there is none."""
-        if self._listeners:
+        if self._held is not None:
+            self._held.append(event)
+        elif self._listeners:
             self._each(lambda listener: listener.hear(event))
 
     def idle(self) -> None:

@@ -18,6 +18,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
@@ -139,8 +140,11 @@ class Link:
         found: list[Any] = self._comm.allgather(value)
         return found
 
+    @cached_property
     def places(self) -> list[tuple[str, int, int]]:
-        """(host, place among the ranks of its node, number of ranks there) of every rank. Only after a meeting."""
+        """(host, place among the ranks of its node, number of ranks there) of every rank. Only after a meeting, the
+        first time.
+        """
         # Splitting the communicator would tell too, and takes 6 ms with two ranks.
         nodes = self.gather((self.host, _boot()))
         size, place = Counter(nodes), Counter[tuple[str, str]]()
@@ -267,6 +271,7 @@ def connect() -> Link | None:
     comm, request = MPI.COMM_WORLD.Idup()
     _sleep_until(request, told.rank, _waits_for_all(told))
     _link = Link(comm, MPI)
+    _ = _link.places  # now all are here
     return _link
 
 
@@ -393,9 +398,12 @@ class Ranks:
         for rank in self._ranks:
             self._link.send(("sync", None), rank)
 
-    def close(self) -> None:
+    def leave(self) -> None:
         for rank in self._ranks:
             self._link.send(("end", None), rank)
+
+    def close(self) -> None:
+        """They end by themselves; whoever wants to know that they have meets them."""
 
 
 _SHARED_BY_MPI = (

@@ -51,9 +51,11 @@ class Conductor:
             if status == Status.DONE:
                 self._keeping.finish(k)
         self._worker = job.worker()
-        self._sign = job.sign or (lambda: None)
+        self._sign, self._signed = job.sign or (lambda: None), -lock.EVERY
         self.outcomes = Outcomes(job.plan.stems, job.store, hosts)
         self.telling = Telling(job, bus, hosts, self.outcomes)
+        #: What came back before `conduct`.
+        self._early: list[Report] = []
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
         #: Alone, whatever comes ends a sleep; messages of other ranks do not.
@@ -62,17 +64,23 @@ class Conductor:
         self._left = Counter(map(job.plan.graph.phases.__getitem__, job.todo))
         self._at_border, self._synced = False, time.monotonic()
 
+    def begin(self, team: Sequence[Executor], pace: Pace) -> None:
+        """Hand out what is ready, and leave what comes back to `conduct`. Where executors run steps elsewhere."""
+        now = time.monotonic()
+        self._look_at_lock(now)
+        self._hand_out(team, pace, now)
+        self._early = [report for executor in team for report in executor.poll()]
+
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its time is over."""
-        ledger, ended, signed, moved_at = self._ledger, False, -lock.EVERY, time.monotonic()
+        ledger, ended, moved_at = self._ledger, False, time.monotonic()
         rest = REST if sum(executor.slots for executor in team) > MANY else 0.0
         while not ledger.finished:
             now = time.monotonic()
-            if now - signed >= lock.EVERY:
-                signed = now
-                self._sign()
+            self._look_at_lock(now)
             moved = self._hand_out(team, pace, now)
-            if reports := [r for executor in team for r in executor.poll()]:
+            if reports := [*self._early, *(r for executor in team for r in executor.poll())]:
+                self._early = []
                 self._settle(reports, pace)
                 moved = True
             self.telling.look(now)
@@ -95,6 +103,11 @@ class Conductor:
                 team[0].wait(_LONGEST if self._is_woken else pause(time.monotonic() - moved_at))
         self.telling.flush()
         self._sign()
+
+    def _look_at_lock(self, now: float) -> None:
+        if now - self._signed >= lock.EVERY:
+            self._signed = now
+            self._sign()
 
     def _let_share(self, team: Sequence[Executor]) -> None:
         """Where somebody has nothing to do, and all that is left waits behind other steps, have it given back."""

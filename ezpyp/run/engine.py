@@ -23,9 +23,9 @@ from ezpyp.model.request import Request
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.programs import surroundings
 from ezpyp.ranks import mpi
-from ezpyp.run import provenance
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
+from ezpyp.run.provenance import Origin
 from ezpyp.schedule.briefs import Outcomes
 from ezpyp.schedule.deadline import Deadline, by_function
 from ezpyp.schedule.dispatch import Dispatch
@@ -37,11 +37,9 @@ from ezpyp.scripts.loading import main_script
 from ezpyp.system import gpus, pools, resources
 from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop, listening
-from ezpyp.work import executors
 from ezpyp.work.executors import Processes, Setup
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import Executor, Serial
-from ezpyp.work.nursery import Nursery, Position
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,10 +88,9 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         ResourceError: a step asks for what no rank has; before anything ran, on every rank.
     """
     if not job.todo and not job.standing.missing:
-        _drop(job.nest)
         return _nothing_to_do(job, bus, mpi_library)
     requests = Requests.of(job.plan)
-    neighbours = _Neighbours(*(job.link.places()[job.rank][1:] if job.link is not None else (0, 1)))
+    neighbours = _Neighbours(*(job.link.places[job.rank][1:] if job.link is not None else (0, 1)))
     place = _place(job, neighbours, requests)
     places = [place] if job.link is None else job.link.gather(place)
     _check_resources(job, requests, places)
@@ -154,6 +151,7 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
     if job.link is not None:
         problems = job.link.gather(problem and f"Rank {job.rank} ({job.host}) cannot start its helpers: {problem}")
         if found := next((each for each in problems if each), ""):
+            own.leave()
             own.close()
             failure = EzpypError(found)
             failure.quiet = job.rank != 0
@@ -163,20 +161,8 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
 
 def _executor(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
     if job.settings.executor == "inline" or not places[job.rank].slots:
-        _drop(job.nest)
         return Serial(job.worker())
-    nest = job.nest
-    if nest is None:
-        if mpi.started():
-            mpi.shield_forks()
-        position = Position()
-        nest = executors.nursery(job.plan, position), position
-    return Processes(job.worker(), *nest, _setup(job, places, neighbours, requests))
-
-
-def _drop(nest: tuple[Nursery, Position] | None) -> None:
-    if nest is not None:
-        nest[0].close()
+    return Processes(job.worker(), *job.nest(), _setup(job, places, neighbours, requests))
 
 
 def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Setup:
@@ -227,6 +213,7 @@ def _lead(
     requests: Requests | None,
 ) -> Finished:
     hosts = [place.host for place in places]
+    origin = Origin(main_script(), job.standing.packages)
     functions = Functions.of(job.plan)
     seconds = remembered(job.folder)
     placement = None if requests is None else Placement(places, requests.listed)
@@ -243,26 +230,19 @@ def _lead(
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
-    origin = provenance.gather(main_script(), job.standing.packages)
-    started = replace(_started(job, slots, len(done), library, hosts), **origin)
-    bus.tell(started)
-    if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
-        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
-        for text in underused(places, ledger.ready, remedy):
-            print(f"ezpyp: {text}", file=sys.stderr)
-    if (
-        any(place.stock.gpus for place in places)
-        and not _wants_gpus(requests)
-        and not gpus.left_alone()
-        and gpus.uses_gpus()
-    ):
-        for text in crowded(places):
-            print(f"ezpyp: {text}", file=sys.stderr)
+    started = _started(job, slots, len(done), library, hosts)
+    remarks = _remarks(job, ledger, places, requests)
     pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
+    bus.hold()
     conductor.telling.cached(done)
     try:
+        if job.settings.executor != "inline":
+            conductor.begin(team, pace)
+        bus.begin(replace(started, **origin.tell()))
+        for text in remarks:
+            print(f"ezpyp: {text}", file=sys.stderr)
         conductor.conduct(team, pace, stop)
     except CacheTakenOver:
         for executor in team:
@@ -270,6 +250,8 @@ def _lead(
         raise
     finally:
         for executor in reversed(team):  # the other ranks first: they end their helpers meanwhile
+            executor.leave()
+        for executor in team:
             executor.close()
     job.store.sync()
     ended = replace(_ended(job, ledger, stop, pace.deadline, started), durations=conductor.durations())
@@ -282,6 +264,22 @@ def _lead(
         blame=dict(ledger.blame),
         cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
     )
+
+
+def _remarks(job: Job, ledger: Ledger, places: Sequence[Place], requests: Requests | None) -> list[str]:
+    """What of the nodes this run leaves unused, or shares badly."""
+    found: list[str] = []
+    if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
+        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
+        found += underused(places, ledger.ready, remedy)
+    if (
+        any(place.stock.gpus for place in places)
+        and not _wants_gpus(requests)
+        and not gpus.left_alone()
+        and gpus.uses_gpus()
+    ):
+        found += crowded(places)
+    return found
 
 
 def _cached(done: Iterable[int], anew: Container[int], total: int) -> bytes:
@@ -358,6 +356,7 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
         link.send(("failed", f"{type(error).__name__}: {error}"), 0)
         raise
     finally:
+        own.leave()
         own.close()
 
 

@@ -33,8 +33,8 @@ class Job:
     standing: Standing
     settings: Settings
     link: mpi.Link | None
-    #: Forked earlier, before MPI started; None to fork it now.
-    nest: tuple[Nursery, Position] | None
+    #: The process that forks helpers: forked earlier, before MPI started, or now.
+    nest: Callable[[], tuple[Nursery, Position]]
     #: The steps that this run is asked for; None for all.
     wanted: frozenset[int] | None = None
     #: Seconds that the run has.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import select
+import signal
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,48 +18,90 @@ _ANSWER = 2.0
 _RELEVANT = re.compile(r"EZPYP_(?!OUTCOME$).*|CUDA_VISIBLE_DEVICES|OMP_NUM_THREADS|SLURM_JOB_.*")
 
 
-def gather(script: str, packages: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """Fields of a RunStarted. Asks git once where the script is in a repository, and blocks for 2 s at most."""
-    try:
-        directory = os.getcwd()
-    except OSError:  # removed since
-        directory = ""
-    commit, dirty = _state_of_repository(os.path.dirname(script) or directory)
-    return {
-        "script": script,
-        "directory": directory,
-        "commit": commit,
-        "dirty": dirty,
-        "packages": dict(packages),
-        "job": environ.get("SLURM_JOB_ID", ""),
-        "environment": {k: environ[k] for k in sorted(environ) if _RELEVANT.fullmatch(k)},
-    }
+class Origin:
+    """Asked for when it is made, told when it is needed: git takes milliseconds, in which steps can start."""
+
+    def __init__(self, script: str, packages: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
+        try:
+            directory = os.getcwd()
+        except OSError:  # removed since
+            directory = ""
+        self._known = {
+            "script": script,
+            "directory": directory,
+            "packages": dict(packages),
+            "job": environ.get("SLURM_JOB_ID", ""),
+            "environment": {k: environ[k] for k in sorted(environ) if _RELEVANT.fullmatch(k)},
+        }
+        self._asked = _ask(os.path.dirname(script) or directory)
+
+    def tell(self) -> dict[str, Any]:
+        """Fields of a RunStarted. Called once; waits for git, until 2 s after it was asked."""
+        commit, dirty = _understood(self._asked.answer()) if self._asked is not None else ("", None)
+        return {**self._known, "commit": commit, "dirty": dirty}
 
 
-def _state_of_repository(folder: str) -> tuple[str, bool | None]:
-    """The commit, and whether tracked files differ from it; ("", None) where git does not say."""
+class _Question:
+    """A program that was asked something."""
+
+    def __init__(self, command: list[str], environ: Mapping[str, str]) -> None:
+        """
+        Raises:
+            OSError: there is no such program, or no room for it.
+        """
+        self._until = time.monotonic() + _ANSWER
+        self._output, theirs = os.pipe()
+        try:
+            # Not by subprocess: to import that takes as long as git does.
+            actions: list[tuple[int, int, str, int, int] | tuple[int, int, int]] = [
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+                (os.POSIX_SPAWN_DUP2, theirs, 1),
+                (os.POSIX_SPAWN_DUP2, 0, 2),
+            ]
+            self._pid = os.posix_spawnp(command[0], command, environ, file_actions=actions)
+        except BaseException:
+            os.close(self._output)
+            raise
+        finally:
+            os.close(theirs)
+
+    def answer(self) -> str | None:
+        """What it wrote; None where it failed or took too long, and was ended."""
+        poll, pieces, failed = select.poll(), [b""], 0
+        poll.register(self._output)
+        try:
+            while poll.poll(max(0.0, 1000 * (self._until - time.monotonic()))):
+                piece = os.read(self._output, 1 << 16)
+                if not piece:
+                    break
+                pieces.append(piece)
+            else:
+                os.kill(self._pid, signal.SIGKILL)
+        finally:
+            os.close(self._output)
+            with contextlib.suppress(ChildProcessError):  # where the script ignores SIGCHLD
+                failed = os.waitpid(self._pid, 0)[1]
+        return None if failed else b"".join(pieces).decode(errors="replace")
+
+
+def _ask(folder: str) -> _Question | None:
+    """Ask git about the repository of a folder, if there is one."""
     if not folder or not any(os.path.lexists(each / ".git") for each in (Path(folder), *Path(folder).parents)):
-        return "", None
-    import subprocess
-
+        return None
+    command = [
+        *("git", "-c", "core.fsmonitor=false", "-C", folder),
+        *("status", "--porcelain=v2", "--branch", "--untracked-files=no"),
+    ]
     try:
-        told = subprocess.run(
-            [
-                *("git", "-c", "core.fsmonitor=false", "-C", folder),
-                *("status", "--porcelain=v2", "--branch", "--untracked-files=no"),
-            ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_ANSWER,
-            env={**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"},
-            check=False,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "", None
-    lines = told.stdout.splitlines()
+        return _Question(command, {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"})
+    except OSError:
+        return None
+
+
+def _understood(answer: str | None) -> tuple[str, bool | None]:
+    """The commit, and whether tracked files differ from it; ("", None) where git did not say."""
+    lines = (answer or "").splitlines()
     commit = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "")
-    if told.returncode or not re.fullmatch("[0-9a-f]{40,64}", commit):
+    if not re.fullmatch("[0-9a-f]{40,64}", commit):
         return "", None
     return commit, any(not line.startswith("#") for line in lines)

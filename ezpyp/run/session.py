@@ -65,8 +65,7 @@ class Session:
             )
         self._nest: tuple[Nursery, Position] | None = None
         if launched.launch() is not None and not mpi.started():
-            position = Position()
-            self._nest = executors.nursery(organised, position), position
+            self._hatch()
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
@@ -75,8 +74,7 @@ class Session:
         try:
             self._standing = self._stand(choices)
         except BaseException:
-            if self._nest is not None:
-                self._nest[0].close()
+            self._abandon()
             raise
         _folders[folder] = organised.digest
 
@@ -105,6 +103,7 @@ class Session:
                 launch.tell_outcome(0, self._folder)  # what the script makes of it counts
             raise
         finally:
+            self._abandon()
             self._let_go()
         self._judge(summary, finished, raise_on_failure)
         return summary
@@ -176,7 +175,6 @@ class Session:
     def _carry_out(self, settings: Settings, wanted: frozenset[int] | None) -> Finished:
         _warn_of_threads()
         link = self._link
-        nest, self._nest = self._nest, None
         began: tuple[str, float, str] = _begin() if link is None else link.share(_begin() if self._is_root else None)
         run, left, problem = began
         if problem:
@@ -192,7 +190,7 @@ class Session:
             standing=self._standing,
             settings=settings,
             link=link,
-            nest=nest,
+            nest=self._hatch,
             wanted=wanted,
             time=left,
             sign=self._lock.sign if self._lock is not None else None,
@@ -205,6 +203,21 @@ class Session:
             return engine.carry_out(job, bus, mpi_library=link.library if link is not None else "")
         finally:
             bus.close()
+
+    def _hatch(self) -> tuple[Nursery, Position]:
+        """The process that forks helpers, and what it shares with them; forked now if it is not there."""
+        if self._nest is None:
+            if mpi.started():
+                mpi.shield_forks()
+            position = Position()
+            self._nest = executors.nursery(self.plan, position), position
+        return self._nest
+
+    def _abandon(self) -> None:
+        """Wait until no process of a run is left."""
+        nest, self._nest = self._nest, None
+        if nest is not None:
+            nest[0].close()
 
     def _conclude(self, finished: Finished) -> Summary:
         """The summary; rank 0 also writes it if anything is new."""

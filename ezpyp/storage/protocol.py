@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
+import xxhash
+
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.record import Record
@@ -236,8 +238,6 @@ class Store(Protocol):
 
 def checksum(chunks: Sequence[Buffer]) -> str:
     """xxh3 of the chunks as one: https://xxhash.com, XXH3_64bits."""
-    import xxhash
-
     if len(chunks) == 1:
         return f"xxh3:{xxhash.xxh3_64_hexdigest(chunks[0])}"
     whole = xxhash.xxh3_64()

@@ -20,13 +20,12 @@ from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import resources, stopping
 from ezpyp.system.capture import tail
-from ezpyp.system.offspring import kill_group
 from ezpyp.system.resources import Grant
 from ezpyp.work import helper
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
 from ezpyp.work.lots import Lot, Report, Task
-from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, NurseryGone, Position
+from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, Position
 from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker
 
@@ -34,6 +33,8 @@ from ezpyp.work.worker import Worker
 _HELD_UP = 0.005
 #: select(2) takes descriptors below this.
 _SELECTABLE = 1024
+#: Seconds that helpers have to get what they did on disk, when a run is over.
+_PATIENCE = 60.0
 #: Seconds after which each process has surely seen what another wrote into shared memory.
 _SETTLED = 0.001
 
@@ -43,7 +44,6 @@ class _Slot:
     """The agent's view of one helper."""
 
     number: int
-    pid: int = 0
     wire: Wire | None = None
     #: Lots that are not finished, in order, each with the running number of its first task.
     given: deque[tuple[int, Lot]] = field(default_factory=deque)
@@ -130,12 +130,8 @@ class Processes:
         #: Whether helpers begin nothing more.
         self._holds = False
         self._oom_kills = resources.oom_kills()
-        try:
-            for slot in self._slots:
-                self._open(slot)
-        except BaseException:
-            nest.close()
-            raise
+        for slot in self._slots:
+            self._open(slot)
 
     @property
     def slots(self) -> int:
@@ -183,7 +179,7 @@ class Processes:
         assert slot.wire is not None
         with contextlib.suppress(OSError):
             slot.wire.send(None)
-        self._nest.reap(slot.pid, kill=False)
+        self._nest.reap(slot.number, kill=False)
         self._shut(slot)
         slot.given.clear()
         self._open(slot)
@@ -232,22 +228,29 @@ class Processes:
         for slot in self._slots:
             self._send(slot, Lot(()))
 
-    def close(self) -> None:
+    def leave(self) -> None:
         for slot in self._slots:
             if slot.wire is not None:
                 with contextlib.suppress(OSError):
                     slot.wire.send(None)
+
+    def close(self) -> None:
+        until = time.monotonic() + _PATIENCE
         for slot in self._slots:
-            try:
-                self._nest.reap(slot.pid, kill=False)
-            except NurseryGone:
-                kill_group(slot.pid)  # the kernel ended the helper, but not what its step had started
+            self._see_off(slot, until)
             self._shut(slot)
             if self._setup.tee:
                 self._copy_output(slot)
             self._drop_empty(slot.log)
         self._poll.close()
-        self._nest.close()
+        self._nest.release()
+
+    def _see_off(self, slot: _Slot, until: float) -> None:
+        """Wait until a helper that was told to end has said that all it did is on disk, or is gone."""
+        with contextlib.suppress(EOFError, OSError):
+            while slot.wire is not None and slot.wire.has_come(max(0.0, until - time.monotonic())):
+                if slot.wire.receive() is None:
+                    break
 
     def _open(self, slot: _Slot) -> None:
         slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
@@ -257,8 +260,7 @@ class Processes:
             self._position.raise_fence(slot.number, 0)
         slot.told = slot.next = 0
         slot.fence, slot.cleared, slot.gpus, slot.apart = NO_FENCE, False, (), False
-        slot.pid, own = self._nest.spawn(slot.number, order)
-        slot.wire = Wire(own)
+        slot.wire = Wire(self._nest.spawn(slot.number, order))
         self._by_descriptor[slot.wire.fileno()] = slot
         self._poll.register(slot.wire.fileno(), select.EPOLLIN)
 
@@ -383,7 +385,7 @@ class Processes:
     def _buried(self, slot: _Slot) -> None:
         """End what is left of a helper, settle the step it was at, and start another that takes the rest."""
         asked, slot.ending = slot.ending, ""
-        ending = self._nest.reap(slot.pid, kill=True)
+        ending = self._nest.reap(slot.number, kill=True)
         if asked:
             self._collect(slot)
         self._shut(slot)
@@ -421,7 +423,12 @@ class Processes:
             return ""
         stem = worker.plan.stems[task.step]
         return scratch.left_behind(
-            room, cache=worker.folder, stem=stem, host=worker.host, attempt=task.attempt, pid=slot.pid
+            room,
+            cache=worker.folder,
+            stem=stem,
+            host=worker.host,
+            attempt=task.attempt,
+            pid=self._nest.helper(slot.number),
         )
 
     def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:

@@ -1,6 +1,7 @@
 """A forked child that runs steps behind a socket: isolation, its own GPUs and cores, its output in a file of its own.
 
-It is told lots, an empty one to sync its store, and answers with reports: (report, whether the lot is finished).
+It is told lots, an empty one to sync its store, and answers with reports: (report, whether the lot is finished). Told
+None, it ends: it syncs its store, and answers None.
 """
 
 from __future__ import annotations
@@ -111,6 +112,10 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             if lot.grant is not None and lot.grant.process == "own":
                 break
             number += len(lot)
+        else:
+            worker.store.sync()
+            wire.send(None)  # all that it did is on disk
+            return
     worker.store.sync()
 
 

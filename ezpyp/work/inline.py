@@ -57,8 +57,11 @@ class Executor(Protocol):
     def sync(self) -> None:
         """Have what was reported survive a power failure, soon: asked for at the border of a phase. Does not block."""
 
+    def leave(self) -> None:
+        """No lot will come any more, and nothing is running: begin to let go of everything. Does not block."""
+
     def close(self) -> None:
-        """Let go of everything; results are on disk, synced, when it returns. Nothing is running when it is called."""
+        """Let go of everything, after `leave`; results are on disk, synced, when it returns."""
 
 
 class Serial:
@@ -121,6 +124,9 @@ class Serial:
 
     def sync(self) -> None:
         self._worker.store.sync()
+
+    def leave(self) -> None:
+        """Nothing is held open."""
 
     def close(self) -> None:
         self._worker.store.sync()

@@ -20,6 +20,7 @@ import sys
 import time
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,8 @@ from ezpyp.work import preloading
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
 _QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+#: Seconds after which helpers that were killed and do not go away are left.
+_PATIENCE = 2.0
 #: Words of eight bytes for each helper, a cache line of its own: number, fence, offset, since when.
 _WORDS = 8
 #: No task has such a number.
@@ -113,10 +116,10 @@ Body = Callable[[socket.socket, int, Any], None]
 
 
 class Nursery:
-    """The agent's end. Every call blocks for the few milliseconds that the process needs to answer.
+    """The agent's end.
 
     Raises:
-        NurseryGone: from any method, when the process itself is gone.
+        NurseryGone: from any method but `release` and `close`, when the process itself is gone.
     """
 
     def __init__(self, body: Body, prepare: Callable[[], None] = lambda: None) -> None:
@@ -134,38 +137,77 @@ class Nursery:
             _live(theirs, self._socket, body, prepare)
         theirs.close()
         _held.add(self._socket)
+        #: The helpers that were forked last, by slot; and those slots of which it has not said yet that they were.
+        self._pids: dict[int, int] = {}
+        self._unborn: deque[int] = deque()
 
-    def spawn(self, slot: int, order: Any) -> tuple[int, socket.socket]:
-        """Fork a helper: its process id and the socket to it. `order` is pickled."""
-        answer, descriptors = self._ask(("spawn", slot, order))
-        ours = socket.socket(fileno=descriptors[0])
+    def spawn(self, slot: int, order: Any) -> socket.socket:
+        """Have a helper forked; the socket to it. `order` is pickled.
+
+        Does not wait for the fork: what is sent meanwhile it finds when it is there.
+        """
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._tell(("spawn", slot, order), theirs)
+            except BaseException:
+                ours.close()
+                raise
+        self._unborn.append(slot)
         _held.add(ours)
-        return answer, ours
+        return ours
 
-    def reap(self, pid: int, *, kill: bool) -> Ending:
-        """End a helper's whole process group, if it has not ended, and say how it ended.
+    def helper(self, slot: int) -> int:
+        """The process id of a slot's helper. Blocks for the few milliseconds until it is forked."""
+        while slot in self._unborn:
+            self._pids[self._unborn.popleft()] = self._hear()
+        return self._pids[slot]
+
+    def reap(self, slot: int, *, kill: bool) -> Ending:
+        """End the whole process group of a slot's helper, if it has not ended, and say how it ended. Blocks.
 
         With `kill` the helper itself is ended too; without, it is given a moment to end by itself.
         """
-        answer, _ = self._ask(("reap", pid, kill))
-        return Ending(code=answer[0], peak=answer[1])
+        if self._unborn:  # answers come in the order of questions
+            self.helper(self._unborn[-1])
+        self._tell(("reap", self.helper(slot), kill))
+        code, peak = self._hear()
+        return Ending(code=code, peak=peak)
+
+    def release(self) -> None:
+        """Have the process end, and with it every helper that is left. Does not wait for it."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        """End the process and, with it, every helper that is left."""
+        """Wait until the process has ended, and with it every helper that is left. A second call does nothing."""
+        if self._socket not in _held:
+            return
+        self.release()
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, 0)[1]:  # killed: the kernel ended its helpers, but not what steps had started
+                with contextlib.suppress(NurseryGone):
+                    while self._unborn:
+                        self.helper(self._unborn[0])
+                for pid in self._pids.values():
+                    offspring.kill_group(pid)
         _held.discard(self._socket)
         self._socket.close()
-        with contextlib.suppress(ChildProcessError):
-            os.waitpid(self.pid, 0)
 
-    def _ask(self, question: tuple[Any, ...]) -> tuple[Any, list[int]]:
+    def _tell(self, question: tuple[Any, ...], descriptor: socket.socket | None = None) -> None:
         try:
-            _send(self._socket, pickle.dumps(question))
-            message, descriptors, _, _ = socket.recv_fds(self._socket, 4096, 1)
+            _send(self._socket, pickle.dumps(question), descriptor)
         except OSError as error:
             raise self._gone(str(error)) from None
-        if not message:
+
+    def _hear(self) -> Any:
+        try:
+            answer = self._socket.recv(4096)
+        except OSError as error:
+            raise self._gone(str(error)) from None
+        if not answer:
             raise self._gone("it closed its socket")
-        return pickle.loads(message), descriptors
+        return pickle.loads(answer)
 
     def _gone(self, why: str) -> NurseryGone:
         return NurseryGone(
@@ -177,24 +219,25 @@ class Nursery:
 _PACKET = 60_000
 
 
-def _send(to: socket.socket, payload: bytes) -> None:
-    """A message of any size over packets: its length, then its pieces."""
-    to.send(struct.pack("Q", len(payload)))
+def _send(to: socket.socket, payload: bytes, descriptor: socket.socket | None) -> None:
+    """A message of any size over packets: its length, with a descriptor if there is one, then its pieces."""
+    head = struct.pack("Q", len(payload))
+    socket.send_fds(to, [head], [descriptor.fileno()] if descriptor is not None else [])
     for start in range(0, len(payload), _PACKET):
         to.send(payload[start : start + _PACKET])
 
 
-def _receive(source: socket.socket) -> bytes:
-    head = source.recv(8)
+def _receive(source: socket.socket) -> tuple[bytes, list[int]]:
+    head, descriptors, _, _ = socket.recv_fds(source, 8, 1)
     if not head:
-        return b""
+        return b"", []
     left = struct.unpack("Q", head)[0]
     pieces = []
     while left > 0:
         piece = source.recv(_PACKET)
         pieces.append(piece)
         left -= len(piece)
-    return b"".join(pieces)
+    return b"".join(pieces), descriptors
 
 
 def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callable[[], None]) -> NoReturn:
@@ -209,7 +252,8 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
         for number in _QUIET_SIGNALS:
             signal.signal(number, _ignore)
         is_ready = False
-        while question := _next_question(own, children):
+        while (came := _next_question(own, children))[0]:
+            question, descriptors = came
             verb, *rest = pickle.loads(question)
             if verb == "spawn":
                 if not is_ready:
@@ -217,7 +261,8 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
                     prepare()
                     gc.freeze()  # helpers share these pages for as long as nobody counts references in them
                     is_ready = True
-                _fork_helper(own, children, body, *rest)
+                slot, order = rest
+                _fork_helper(own, children, body, slot, order, socket.socket(fileno=descriptors[0]))
             else:
                 own.send(pickle.dumps(_end(children, *rest)))
     except BaseException as error:
@@ -226,38 +271,39 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
     finally:
         for pid in children:
             offspring.kill_group(pid)
+        for pid in children:  # one by one: to look for all that is left takes milliseconds
+            _wait(pid, _PATIENCE)
         offspring.end_children()
         os._exit(0)
 
 
-def _next_question(own: socket.socket, helpers: Collection[int]) -> bytes:
+def _next_question(own: socket.socket, helpers: Collection[int]) -> tuple[bytes, list[int]]:
     """Wait for the agent, and meanwhile bury orphans that have ended."""
     while not select.select([own], [], [], _BURY_EVERY)[0]:
         offspring.bury(helpers)
     return _receive(own)
 
 
-def _fork_helper(own: socket.socket, children: set[int], body: Body, slot: int, order: Any) -> None:
-    ours, theirs = socket.socketpair()
+def _fork_helper(
+    own: socket.socket, children: set[int], body: Body, slot: int, order: Any, theirs: socket.socket
+) -> None:
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_helper(own, ours, theirs, body, slot, order, parent)
+        _become_helper(own, theirs, body, slot, order, parent)
     children.add(pid)
     theirs.close()
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)  # both sides, so that neither can be too late
-    socket.send_fds(own, [pickle.dumps(pid)], [ours.fileno()])
-    ours.close()
+    own.send(pickle.dumps(pid))
 
 
 def _become_helper(
-    own: socket.socket, ours: socket.socket, theirs: socket.socket, body: Body, slot: int, order: Any, parent: int
+    own: socket.socket, theirs: socket.socket, body: Body, slot: int, order: Any, parent: int
 ) -> NoReturn:
     code = 70  # EX_SOFTWARE, if the body could not even say what went wrong
     try:
         own.close()
-        ours.close()
         offspring.end_with(parent)
         os.setpgid(0, 0)
         # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
@@ -290,7 +336,7 @@ def _end(children: set[int], pid: int, kill: bool) -> tuple[int, int]:
 
 def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
     until = time.monotonic() + seconds
-    pause = 0.0005
+    pause = 0.0001
     while True:
         try:
             gone, status, usage = os.wait4(pid, os.WNOHANG)

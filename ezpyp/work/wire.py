@@ -46,11 +46,11 @@ class Wire:
         (length,) = _HEAD.unpack(self._read(_HEAD.size))
         return pickle.loads(self._read(length))
 
-    def has_come(self) -> bool:
-        """Whether `receive` finds the beginning of an object, or the end."""
+    def has_come(self, seconds: float = 0.0) -> bool:
+        """Whether `receive` finds the beginning of an object, or the end; waits so long for it."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return bool(poll.poll(1000 * seconds))
 
     def close(self) -> None:
         self._socket.close()

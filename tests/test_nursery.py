@@ -1,0 +1,133 @@
+"""The process that forks helpers: nobody waits for a fork, and nothing is left of it, however it ends."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ezpyp.system.offspring import is_alive
+from ezpyp.work import preloading
+from ezpyp.work.nursery import Nursery, NurseryGone
+
+Forked = Callable[[Callable[[socket.socket, int, Any], None]], Nursery]
+
+
+def echo(own: socket.socket, slot: int, order: Any) -> None:
+    """Say what it is, then wait to be told to end."""
+    own.sendall(f"{os.getpid()} {slot} {order}\n".encode())
+    own.recv(1)
+
+
+def with_a_child(own: socket.socket, slot: int, order: Any) -> None:
+    """Start a process that does not end with this one."""
+    child = os.fork()
+    if child == 0:
+        signal.pause()
+    own.sendall(f"{child}\n".encode())
+    own.recv(1)
+
+
+class Kept(Nursery):
+    """One that closes the sockets that it gave away."""
+
+    def __init__(self, body: Callable[[socket.socket, int, Any], None]) -> None:
+        super().__init__(body)
+        self.given: list[socket.socket] = []
+
+    def spawn(self, slot: int, order: Any) -> socket.socket:
+        self.given.append(super().spawn(slot, order))
+        return self.given[-1]
+
+    def close(self) -> None:
+        super().close()
+        for each in self.given:
+            each.close()
+
+
+@pytest.fixture
+def forked() -> Iterator[Forked]:
+    found: list[Kept] = []
+
+    def fork(body: Callable[[socket.socket, int, Any], None]) -> Nursery:
+        found.append(Kept(body))
+        return found[-1]
+
+    yield fork
+    for each in found:
+        each.close()
+
+
+def line(own: socket.socket) -> str:
+    own.settimeout(10)
+    with own.makefile() as file:
+        return file.readline().strip()
+
+
+def ends(pid: int) -> bool:
+    until = time.monotonic() + 10
+    while (alive := is_alive(pid)) and time.monotonic() < until:
+        time.sleep(0.005)
+    return not alive
+
+
+def test_nobody_waits_for_a_helper_to_be_forked(forked: Forked, monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting, gate = os.pipe()
+    load = preloading.Preloaded(lambda: select.select([waiting], [], [], 30), (), {})
+    monkeypatch.setattr(preloading, "_asked", [load])
+    nursery = forked(echo)
+    began = time.monotonic()
+    first, second = nursery.spawn(0, "a"), nursery.spawn(1, "b")
+    assert time.monotonic() - began < 15
+    os.write(gate, b"x")
+    assert line(second) == f"{nursery.helper(1)} 1 b"
+    assert line(first) == f"{nursery.helper(0)} 0 a"
+    for each in (waiting, gate):
+        os.close(each)
+
+
+def test_the_answers_to_questions_are_not_mixed_up(forked: Forked) -> None:
+    nursery = forked(echo)
+    owns = [nursery.spawn(slot, "x") for slot in range(3)]
+    owns[1].send(b"x")  # it ends by itself
+    assert nursery.reap(1, kill=False).code == 0
+    assert nursery.reap(0, kill=True).code == -signal.SIGKILL
+    assert line(owns[2]) == f"{nursery.helper(2)} 2 x"
+    again = nursery.spawn(1, "y")
+    assert line(again) == f"{nursery.helper(1)} 1 y"
+
+
+def test_it_ends_with_all_that_helpers_started(forked: Forked) -> None:
+    nursery = forked(with_a_child)
+    child = int(line(nursery.spawn(0, None)))
+    helper = nursery.helper(0)
+    nursery.close()
+    assert not is_alive(nursery.pid)
+    assert not is_alive(helper)
+    assert not is_alive(child)
+
+
+def test_of_one_that_is_killed_nothing_is_left_either(forked: Forked) -> None:
+    nursery = forked(with_a_child)
+    child = int(line(nursery.spawn(0, None)))
+    os.kill(nursery.pid, signal.SIGKILL)
+    with pytest.raises(NurseryGone, match="which forks those that run steps, is gone"):
+        nursery.reap(0, kill=False)
+    nursery.close()
+    assert ends(child)
+
+
+def test_a_helper_that_cannot_be_forked_is_seen_at_its_socket(forked: Forked) -> None:
+    nursery = forked(echo)
+    os.kill(nursery.pid, signal.SIGKILL)
+    with contextlib.suppress(NurseryGone):
+        assert line(nursery.spawn(0, None)) == ""
+    with pytest.raises(NurseryGone):
+        nursery.helper(0)
