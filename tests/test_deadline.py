@@ -34,7 +34,7 @@ HOUR = 3600.0
             ("-1", None),
             ("nan", None),
             ("inf", None),
-            ("UNLIMITED", None),
+            ("UNLIMITED", math.inf),
             ("2h soon", None),
         ),
     ],
@@ -69,13 +69,21 @@ def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> Non
 
 def test_an_end_is_an_end_whenever_one_starts() -> None:
     assert seconds_left({"EZPYP_TIME_LIMIT": "@1700"}, 1000.0) == 700
+    written = time.strftime("@%Y-%m-%dT%H:%M:%S", time.localtime(1700))
+    assert seconds_left({"EZPYP_TIME_LIMIT": written}, 1000.0) == 700, "as squeue -o %e writes it"
     assert seconds_left({}, 1000.0) == math.inf
     assert 0 < 3600 - seconds_left({"EZPYP_TIME_LIMIT": "1h"}, time.time()) < 1800, "it counts from the start"
 
 
-def test_a_limit_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(InitializationError, match="EZPYP_TIME_LIMIT='soon': give seconds"):
-        seconds_left({"EZPYP_TIME_LIMIT": "soon"}, 0.0)
+@pytest.mark.parametrize("text", ["@", "@NONE", "@N/A", "@Unknown", "UNLIMITED"])
+def test_where_slurm_knows_no_end_it_is_not_asked_again(text: str) -> None:
+    assert seconds_left({"EZPYP_TIME_LIMIT": text, "SLURM_JOB_ID": "7", "PATH": ""}, 1000.0) == math.inf
+
+
+@pytest.mark.parametrize("text", ["soon", "@soon", "@2026-13-01T00:00:00"])
+def test_a_limit_that_makes_no_sense_is_refused(text: str) -> None:
+    with pytest.raises(InitializationError, match=f"EZPYP_TIME_LIMIT='{text}': give seconds"):
+        seconds_left({"EZPYP_TIME_LIMIT": text}, 0.0)
 
 
 def test_message_10() -> None:

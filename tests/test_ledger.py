@@ -61,6 +61,41 @@ def run(ledger: Ledger, fates: dict[int, Status]) -> list[int]:
     return order
 
 
+# ----- what failed before
+
+
+def test_what_failed_before_may_be_left_at_that() -> None:
+    ledger = Ledger(DIAMOND)
+    resume(ledger, {0: ()})
+    found = ledger.keep_failed([1])
+    assert found.changes == ((3, SKIPPED), (4, SKIPPED))
+    assert run(ledger, {}) == [2]
+    assert statuses(ledger) == [DONE, FAILED, DONE, SKIPPED, SKIPPED]
+    assert ledger.finished
+    assert ledger.blame == {3: 1, 4: 1}
+
+
+def test_it_counts_for_its_group() -> None:
+    ledger = Ledger(SWEEP)
+    resume(ledger, {})
+    ledger.keep_failed([1])
+    assert run(ledger, {}) == [0, 2, 3, 4]
+    assert ledger.missing(3) == (1,)
+    assert (ledger.failed, ledger.allowed) == (1, 1)
+    ledger = Ledger(SWEEP)
+    resume(ledger, {})
+    ledger.keep_failed([0, 1])
+    assert run(ledger, {}) == [2]
+    assert statuses(ledger) == [FAILED, FAILED, DONE, SKIPPED, SKIPPED]
+
+
+def test_what_waits_for_a_step_that_is_made_anew_is_tried_again() -> None:
+    ledger = Ledger(DIAMOND)
+    resume(ledger, {})
+    ledger.keep_failed([2])
+    assert run(ledger, {}) == [0, 1, 2, 3, 4]
+
+
 # ----- ready and done
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from itertools import pairwise
 from pathlib import Path
@@ -43,6 +44,42 @@ def test_times(text: str, says: str) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(ConfigurationError, match=r"--time: .* is no time. Write 2h, 90m"):
         slurm.duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        *(("90", 5400), ("5:30", 330), ("04:00:00", 14400), ("2-12", 216000), ("1-02:30", 95400)),
+        *(("0-00:00:45", 45), ("UNLIMITED", math.inf), ("INFINITE", math.inf)),
+    ],
+)
+def test_times_of_slurm_in_seconds(text: str, seconds: float) -> None:
+    assert slurm.seconds(text) == seconds
+
+
+@given(st.integers(1, 10**6))
+def test_what_people_write_lasts_as_long_for_slurm(whole: int) -> None:
+    assert slurm.seconds(slurm.duration(f"{whole}s")) == whole
+
+
+@pytest.mark.parametrize(
+    ("time", "durations", "says"),
+    [
+        (7200.0, {}, 300),
+        (7200.0, {"a": 3.0}, 60),
+        (7200.0, {"a": 3.0, "b": 400.4}, 400),
+        (1e6, {"b": 4000.0}, 600),
+        (300.0, {"b": 4000.0}, 75),
+        (120.0, {}, 30),
+        (60.0, {}, 0),
+        (math.inf, {}, 300),
+        (None, {"b": 4000.0}, 60),
+    ],
+)
+def test_steps_are_warned_in_time_and_no_job_at_its_start(
+    time: float | None, durations: dict[str, float], says: int
+) -> None:
+    assert submission.warning(time, durations) == says
 
 
 def batch(**changes: object) -> Batch:
@@ -140,7 +177,7 @@ def test_questions_become_rare(bin_folder: Path, tmp_path: Path) -> None:
     jobs.mkdir()
     (jobs / "5.json").write_text(
         '{"format": 1, "job": "5", "cluster": "", "when": 1.0, "user": "eve", "host": "login", "script": "x.py",'
-        ' "args": [], "code": "", "batch": "jobs/x.sbatch", "log": "jobs/5.log"}'
+        ' "args": [], "code": "", "batch": "jobs/x.sbatch"}'
     )
     following, asked, times = submission.Following(str(tmp_path)), 0, []
     for second in range(3600):

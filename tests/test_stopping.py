@@ -43,6 +43,19 @@ def test_after_other_signals_they_have_the_grace_time(number: int, code: int) ->
     assert (stop.reason, stop.exit_code) == (f"stopped by {signal.Signals(number).name}", code)
 
 
+def test_whoever_ends_a_run_that_was_warned_ends_it() -> None:
+    stop = Stop(grace=10.0, limit=time.monotonic() + 300)
+    with listening(stop):
+        stop.hear(signal.SIGUSR1, again=False)
+        assert stop.is_for_time
+        stop.ask(signal.SIGINT)
+        assert not stop.is_for_time
+        assert 9 < time_left() <= 10
+    assert (stop.reason, stop.exit_code, stop.again) == ("stopped by SIGINT", 130, False)
+    stop.hear(signal.SIGUSR1, again=False)
+    assert stop.signal == signal.SIGINT
+
+
 def test_no_grace_lasts_beyond_the_limit() -> None:
     stop = Stop(grace=10.0, limit=time.monotonic() + 3)
     with listening(stop):

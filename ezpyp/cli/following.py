@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ezpyp.cli.console import FOLDER, few, output_option, say, say_json, size_text
-from ezpyp.cluster import submission
+from ezpyp.cluster import restarts, submission
 from ezpyp.folder import lock, runs
 from ezpyp.folder.summary import duration
 from ezpyp.model.naming import SCHEMA_FILE
@@ -18,6 +18,7 @@ from ezpyp.model.naming import SCHEMA_FILE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ezpyp.cluster.restarts import Start
     from ezpyp.folder.runs import Progress, Run
 
 
@@ -76,7 +77,8 @@ def watch(folder: str, every: float) -> int:
     if run is None:
         print(f"ezpyp: the job ended before its run began. What it said: ezpyp logs {folder}", file=sys.stderr)
         return 1
-    say(_run_lines(run.status, time.time()))
+    now = run.status
+    say([*_run_lines(now, time.time()), *_next_lines(run, now)])
     return 0
 
 
@@ -96,6 +98,7 @@ def _status_values(run: Run, now: Progress) -> dict[str, Any]:
         "hosts": started.hosts if started else None,
         "ended": ended.when if ended else None,
         "exit_code": ended.exit_code if ended else None,
+        "next_job": start.next or None if (start := _last_start(run, now)) else None,
         "last_sign": now.run.last_sign or None,
         "running": {each.name: each.when for each in now.run.running},
         "progress": {name: {"done": each.done, "total": each.total} for name, each in now.positions.items()},
@@ -111,6 +114,7 @@ def _status_lines(run: Run, now: Progress, when: float) -> Iterator[str]:
     counts += [f"{count:,} {what}" for count, what in pairs if count]
     yield f"Pipeline '{run.pipeline_id}' @ {run.folder}: {', '.join(counts)}\n"
     yield from _run_lines(now, when)
+    yield from _next_lines(run, now)
     yield from few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
     yield from few("wrong", now.problems)
     largest = sorted(now.sizes.items(), key=lambda each: each[1][1], reverse=True)
@@ -131,6 +135,18 @@ def _run_lines(now: Progress, when: float) -> Iterator[str]:
     running = (each for each in now.run.running if each.name not in now.positions)
     since = (f"{each.name} for {duration(max(0.0, when - each.when))}" for each in running)
     yield from few("running", (*_positions(now), *since))
+
+
+def _last_start(run: Run, now: Progress) -> Start | None:
+    """The start of a job that the last run was, where it has ended."""
+    start = restarts.read(run.folder) if now.run.ended and now.run.started else None
+    return start if start is not None and now.run.started and start.job == now.run.started.job else None
+
+
+def _next_lines(run: Run, now: Progress) -> Iterator[str]:
+    start = _last_start(run, now)
+    if start is not None and (text := restarts.told(start)):
+        yield f"{text}\n"
 
 
 def _positions(now: Progress) -> Iterator[str]:

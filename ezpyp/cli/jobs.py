@@ -51,6 +51,9 @@ def _settings(verb: Any) -> Any:
 @click.option("--args", default="", metavar="TEXT", help="What the script is given, as one text.")
 @click.option("--profile", help="A profile of ezpyp.toml.")
 @click.option("--live", is_flag=True, help="Run the script as it is when the job starts, not as it is now.")
+@click.option(
+    "--no-requeue", is_flag=True, help="Do not start the job again, before its time limit or after a failure."
+)
 @click.option("--dry-run", is_flag=True, help="Only show the batch script, and ask Slurm what it thinks of it.")
 @click.option("--init", is_flag=True, help="Write an ezpyp.toml from what is loaded now, and submit nothing.")
 @click.argument("script", required=False, type=click.Path(exists=True, dir_okay=False))
@@ -61,6 +64,7 @@ def submit(
     args: str,
     profile: str | None,
     live: bool,
+    no_requeue: bool,
     dry_run: bool,
     init: bool,
     take_over: bool,
@@ -97,7 +101,12 @@ def submit(
     copied = {} if live else snapshot.gather(loaded, foreign)
     code = os.path.join(found.folder, snapshot.FOLDER, snapshot.digest(copied)) if copied else ""
     task = submission.Task(
-        folder=found.folder, script=loaded.path, args=tuple(shlex.split(args)), code=code, exports=wishes
+        folder=found.folder,
+        script=loaded.path,
+        args=tuple(shlex.split(args)),
+        code=code,
+        exports=wishes,
+        requeue=not no_requeue,
     )
     made_by = shlex.join(["ezpyp", *sys.argv[1:]])
     text = slurm.text_of(submission.batch_of(task, settings, extra=sbatch, made_by=made_by))

@@ -5,10 +5,11 @@ A launcher, not an executor: once a job runs, nothing here is used. Questions ar
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ezpyp.errors import ConfigurationError, SubmissionError
@@ -48,6 +49,11 @@ class State:
 
 # ----- the batch script
 
+#: What a person says comes first; `NONE` is said of a job without a limit.
+_TIME_LIMIT = (
+    'export EZPYP_TIME_LIMIT="${EZPYP_TIME_LIMIT:-@$(SLURM_TIME_FORMAT=standard squeue -h -j "$SLURM_JOB_ID" -o %e)}"'
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
@@ -81,6 +87,11 @@ def text_of(batch: Batch) -> str:
         f"# Written by: {batch.made_by}",
         "",
         *(f"#SBATCH {_directive(flag)}" for flag in flags),
+        "",
+        "# The warning before the time limit would end this shell, and a Python that does not listen to it yet.",
+        "trap '' USR1",
+        "# When the job has to end, asked once for all ranks.",
+        _TIME_LIMIT,
         "",
         *batch.setup,
         *(f"export {name}={value}" for name, value in batch.exports),
@@ -119,6 +130,20 @@ def duration(text: str, where: str = "--time") -> str:
     )
 
 
+def seconds(text: str) -> float:
+    """A time as sbatch reads it: minutes, MINUTES:SECONDS, HOURS:MINUTES:SECONDS, or DAYS-HOURS with what follows them.
+
+    Infinite for UNLIMITED, and for what is no time.
+    """
+    found = re.fullmatch(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?", text.strip())
+    if not found:
+        return math.inf
+    days, first, second, third = (int(each or 0) for each in found.groups())
+    if found[1] is not None or found[4] is not None:
+        return ((days * 24 + first) * 60 + second) * 60.0 + third
+    return first * 60.0 + second
+
+
 # ----- questions and orders
 
 
@@ -134,17 +159,26 @@ def check(text: str) -> str:
     return _said(err or out)
 
 
-def submit(path: str) -> tuple[str, str]:
+def submit(path: str, *flags: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
     """Submit a batch script: the job's number and its cluster, "" where Slurm does not say.
 
     Raises:
         SubmissionError: Slurm refused; the text is its own.
     """
-    code, out, err = _ask(["sbatch", "--parsable", path])
+    code, out, err = _ask(["sbatch", "--parsable", *flags, path], environ=environ)
     job, _, cluster = out.strip().partition(";")
     if code or not job.isdecimal():
         raise SubmissionError(f"Slurm refused the job: {_said(err or out)}.")
     return job, cluster
+
+
+def requeue(job: str) -> str:
+    """Have a job start again, which ends it now; why Slurm does not, "" where it does."""
+    try:
+        code, out, err = _ask(["scontrol", "requeue", job])
+    except SubmissionError as error:
+        return str(error).rstrip(".")
+    return _said(err or out) if code else ""
 
 
 def cancel(jobs: Sequence[str]) -> None:
@@ -211,7 +245,7 @@ def command(words: Iterable[str]) -> str:
     return " ".join(f'"{word}"' if re.fullmatch(r"(--?[\w-]+=)?\$\w+", word) else shlex.quote(word) for word in words)
 
 
-def _ask(argv: Sequence[str], told: str = "") -> tuple[int, str, str]:
+def _ask(argv: Sequence[str], told: str = "", environ: Mapping[str, str] = os.environ) -> tuple[int, str, str]:
     import subprocess
 
     try:
@@ -222,7 +256,7 @@ def _ask(argv: Sequence[str], told: str = "") -> tuple[int, str, str]:
             text=True,
             errors="replace",
             timeout=_ANSWER,
-            env={**os.environ, "LC_ALL": "C"},
+            env={**environ, "LC_ALL": "C"},
             check=False,
         )
     except FileNotFoundError:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -21,16 +22,21 @@ from typing import Any
 
 from ezpyp.cluster import slurm
 from ezpyp.cluster.configuration import Value
+from ezpyp.cluster.restarts import REQUEUE
 from ezpyp.cluster.slurm import Batch, State
 from ezpyp.errors import ConfigurationError, LauncherError, SubmissionError
+from ezpyp.folder.durations import remembered
 from ezpyp.scripts import frozen, snapshot
 from ezpyp.system.files import write_whole
 from ezpyp.system.launch import PROTOCOLS, TITLES
 
 FOLDER = "jobs"
 FORMAT = 1
-#: Seconds before the time limit at which a run is told to stop.
-WARNING = 300
+#: Seconds before the time limit at which a run is told to stop: where nothing is known, and at least and at most.
+_WARNING, _SHORTEST, _LONGEST = 300, 60, 600
+#: The share of the time of a job that may come after the warning. Slurm sends it up to a minute early: a job of so few
+#: seconds would be warned before it has begun, and knows its limit without.
+_SHARE, _BRIEF = 0.25, 120
 
 
 #: Run where the job will run, after its set-up: what a rank would find there.
@@ -76,6 +82,8 @@ class Task:
     code: str
     #: Variables for the run.
     exports: Mapping[str, str]
+    #: Whether the job is started again where it needs more time, and where its node failed.
+    requeue: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +99,13 @@ class Job:
     args: tuple[str, ...]
     #: The digest of the copy that it runs; "" where it runs the script as it is then.
     code: str
-    #: Paths within the folder.
+    #: A path within the folder.
     batch: str
-    log: str
+
+    @property
+    def log(self) -> str:
+        """A path within the folder."""
+        return os.path.join(FOLDER, f"{self.job}.log")
 
 
 def surroundings(setup: Sequence[str], where: Mapping[str, Value]) -> Surroundings:
@@ -139,12 +151,18 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
     flags += [f"--time={slurm.duration(of('time'), settings['time'].where)}"] if of("time") else []
     for key in ("gpus_per_node", "account", "partition", "qos", "constraint"):
         flags += [f"--{key.replace('_', '-')}={of(key)}"] if of(key) else []
-    flags += ["--requeue", f"--signal=B:USR1@{WARNING}", *of("sbatch", ()), *_grouped(extra)]
+    flags += ["--requeue" if task.requeue else "--no-requeue"]
+    theirs = [*of("sbatch", ()), *_grouped(extra)]
+    if early := warning(_time_of([*flags, *theirs]), remembered(task.folder, "p95")):
+        flags.append(f"--signal=B:USR1@{early}")
+    flags += theirs
     helpers = of("helpers", "auto")
     if helpers != "auto" and not helpers.isdecimal():
         raise ConfigurationError(f"{settings['helpers'].where}: helpers = {helpers!r} is no number, nor 'auto'.")
     many = nodes * per_node > 1
     variables = [("EZPYP_HELPERS", helpers)]
+    # What a person says in the environment comes first.
+    variables += [(REQUEUE, f'"${{{REQUEUE}:-1}}"')] if task.requeue else []
     # Not quoted away: `$TMPDIR` is to be that of the job.
     variables += [("EZPYP_SCRATCH", f'"{of("scratch")}"')] if of("scratch") else []
     variables += [(name, shlex.quote(text)) for name, text in sorted(task.exports.items())]
@@ -153,7 +171,11 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
     program = ["-P", "-m", "ezpyp.cluster.submitted", task.code] if task.code else [task.script]
     launcher: list[str] = []
     if many:
-        names = {name for name, _ in variables} | {name for name in os.environ if name.startswith("EZPYP_")}
+        names = (
+            {name for name, _ in variables}
+            | {"EZPYP_TIME_LIMIT"}
+            | {name for name in os.environ if name.startswith("EZPYP_")}
+        )
         launcher = _launcher(settings, found, per_node, sorted(names))
         # Only rank 0 shows what the script prints.
         python += ["-I", "-S", found.rank]
@@ -167,6 +189,27 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
         exports=variables,
         command=slurm.command([*launcher, *python, *program, *task.args]),
     )
+
+
+def warning(time: float | None, durations: Mapping[str, float]) -> int:
+    """Seconds before its time limit at which a job is warned: enough for nearly all steps to end. 0 for no warning.
+
+    Args:
+        time: seconds that the job has, None where the partition says.
+        durations: seconds that nearly all steps of each function take, as far as is known.
+    """
+    if time is None:
+        return _SHORTEST
+    if time < _BRIEF:
+        return 0
+    wanted = max(_SHORTEST, min(_LONGEST, max(durations.values(), default=_WARNING)))
+    return int(min(wanted, _SHARE * time))
+
+
+def _time_of(flags: Sequence[str]) -> float | None:
+    """The time that flags of sbatch ask for, in seconds; of several the last counts."""
+    found = [match[1] for flag in flags if (match := re.match(r"(?:--time=|-t[ =]?)(.+)", flag))]
+    return slurm.seconds(found[-1]) if found else None
 
 
 def _grouped(extra: Sequence[str]) -> list[str]:
@@ -247,11 +290,19 @@ def submit(text: str, task: Task) -> Job:
         args=task.args,
         code=os.path.basename(task.code),
         batch=os.path.relpath(batch, task.folder),
-        log=os.path.join(FOLDER, f"{number}.log"),
     )
-    content = json.dumps({"format": FORMAT, **asdict(job)}, ensure_ascii=False, indent=1)
-    write_whole(os.path.join(where, f"{number}.json"), [content.encode()], sync=True)
+    note(task.folder, job)
     return job
+
+
+def note(folder: str, job: Job) -> None:
+    """Keep what is known of a job with its folder.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    content = json.dumps({"format": FORMAT, **asdict(job)}, ensure_ascii=False, indent=1)
+    write_whole(os.path.join(folder, FOLDER, f"{job.job}.json"), [content.encode()], sync=True)
 
 
 def jobs(folder: str) -> list[Job]:

@@ -118,6 +118,8 @@ class RunEnded:
     exit_code: int
     #: "" or why it ended early.
     reason: str = ""
+    #: The Slurm job that goes on with it by itself, "" where none does.
+    next_job: str = ""
     #: By the name of their function, of the steps that were done: count; mean, p95 and longest, in seconds.
     durations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 

@@ -23,6 +23,7 @@ _installed = False
 _owner = 0
 _reason = ""
 _PLACE = "_ezpyp_last_word"
+_acts: list[Callable[[], None]] = []
 
 #: Programs that run other people's code as `__main__` and answer for the exit code themselves.
 _HOSTS = frozenset(
@@ -72,6 +73,11 @@ def earn(code: int) -> None:
         setattr(sys, _PLACE, _LastWord())
     last: _LastWord = getattr(sys, _PLACE)
     last.code = max(last.code, code)
+
+
+def at_last(act: Callable[[], None]) -> None:
+    """Do something when the script has ended, before this rank leaves: what ends the whole job."""
+    _acts.append(act)
 
 
 def earned() -> int:
@@ -168,8 +174,13 @@ def _abort(error: RankMismatch) -> None:
 
 
 def _leave() -> None:
-    """Join the others once more, as one that leaves: so that none waits for this rank in vain."""
-    if os.getpid() != _owner or launched.launch() is None:
+    """Do what comes last; then join the others once more, as one that leaves, so that none waits for this rank."""
+    if os.getpid() != _owner:
+        return
+    for act in _acts:
+        with contextlib.suppress(EzpypError):
+            act()
+    if launched.launch() is None:
         return
     with contextlib.suppress(EzpypError):
         link = mpi.connect()

@@ -58,6 +58,8 @@ class Conductor:
         self._early: list[Report] = []
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
+        #: Whether anything was handed out.
+        self.began = False
         #: Alone, whatever comes ends a sleep; messages of other ranks do not.
         self._is_woken = job.link is None
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
@@ -109,6 +111,14 @@ class Conductor:
             self._signed = now
             self._sign()
 
+    def keep_failed(self, steps: Sequence[int]) -> None:
+        """Steps that failed in an earlier start of this job are not tried again. Before anything is handed out."""
+        settled = self._ledger.keep_failed(steps)
+        for k in steps:
+            if self._ledger.status(k) is Status.FAILED:
+                self._count_down((k,))
+        self._follow(settled)
+
     def _let_share(self, team: Sequence[Executor]) -> None:
         """Where somebody has nothing to do, and all that is left waits behind other steps, have it given back."""
         if not self._ledger.ready and any(executor.idle for executor in team):
@@ -148,7 +158,7 @@ class Conductor:
         return moved
 
     def _lot(self, steps: Sequence[int], grant: Grant | None) -> Lot:
-        ledger = self._ledger
+        ledger, self.began = self._ledger, True
         if grant is not None:
             (k,) = steps
             task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)

@@ -19,6 +19,7 @@ from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
 from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
+from ezpyp.model.naming import some
 from ezpyp.model.request import Request
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.programs import surroundings
@@ -237,6 +238,13 @@ def _lead(
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
     bus.hold()
     conductor.telling.cached(done)
+    if job.standing.failed:
+        named = some(job.plan.steps[k].name for k in job.standing.failed)
+        print(f"ezpyp: not tried again by the job in which they failed: {named}", file=sys.stderr)
+        conductor.keep_failed(job.standing.failed)
+    left_out = 0 if job.wanted is None else len(job.plan.steps) - len(done | job.todo)
+    if job.next_start is not None:
+        job.next_start.begin(ledger.not_run - left_out)
     try:
         if job.settings.executor != "inline":
             conductor.begin(team, pace)
@@ -255,6 +263,11 @@ def _lead(
             executor.close()
     job.store.sync()
     ended = replace(_ended(job, ledger, stop, pace.deadline, started), durations=conductor.durations())
+    if job.next_start is not None:
+        for_time = ended.exit_code == 85 and (stop.is_for_time or not stop.signal)
+        left = ledger.not_run - left_out
+        next_job = job.next_start.end(left, for_time=for_time, nothing_began=not conductor.began)
+        ended = replace(ended, next_job=next_job)
     bus.tell(ended)
     return Finished(
         started=started,

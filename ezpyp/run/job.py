@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
+from typing import TYPE_CHECKING
 
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
@@ -19,6 +20,9 @@ from ezpyp.run.resume import Standing
 from ezpyp.storage.opening import Store
 from ezpyp.work.nursery import Nursery, Position
 from ezpyp.work.worker import Worker
+
+if TYPE_CHECKING:
+    from ezpyp.cluster.requeue import NextStart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,8 @@ class Job:
     time: float = math.inf
     #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
     sign: Callable[[], None] | None = None
+    #: On rank 0, where the Slurm job is to be started again when it needs more time.
+    next_start: NextStart | None = None
 
     @property
     def rank(self) -> int:

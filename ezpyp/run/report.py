@@ -216,7 +216,9 @@ def closing(event: RunEnded, folder: str, kinds: Mapping[str, Kind]) -> str:
     if len(ordered) > 10:
         lines.append(f"  and {len(ordered) - 10} other kinds of failure")
     where = shlex.quote(folder)
-    if event.exit_code in (85, 130):
+    if event.next_job:
+        lines.append(f"Job {event.next_job} is requeued, and goes on from here.")
+    elif event.exit_code in (85, 130):
         lines.append("To go on: the same command again; what is done is not run again.")
     elif ordered:
         lines.append(f"Its output: ezpyp log {where} {shlex.quote(ordered[0].example.name)}")

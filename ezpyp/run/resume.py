@@ -48,6 +48,8 @@ class Standing:
     logged: frozenset[str] = frozenset()
     #: The schema was written anew.
     rewritten: bool = False
+    #: Steps that failed in earlier starts of the same job, which this one is not to try again.
+    failed: tuple[int, ...] = ()
     #: See `Store.begin`.
     turn: int = 0
 
@@ -63,8 +65,11 @@ def settle_in(
     keep_old: int = 1,
     strict: bool = False,
     reuse_from: Sequence[str] = (),
+    keeps: Callable[[float], bool] | None = None,
 ) -> Standing:
     """Compare the plan with the folder; refuse, or put results where their steps are now and write the schema.
+
+    `keeps` says of a step that failed at some time whether this run is to leave it at that.
 
     Raises:
         SchemaConflictError: the folder holds another plan, and `on_change` does not allow that. Nothing was changed.
@@ -86,7 +91,7 @@ def settle_in(
     rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / SCHEMA_FILE, schemas.encoded(found.wanted), sync=True)
-    return replace(_standing(found), rewritten=rewritten, turn=turn)
+    return replace(_standing(found, keeps), rewritten=rewritten, turn=turn)
 
 
 def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
@@ -155,11 +160,12 @@ def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
 _STATUSES = bytes([Status.DONE, Status.NOT_RUN & 0xFF]).ljust(256, b"\0")
 
 
-def _standing(found: Survey) -> Standing:
+def _standing(found: Survey, keeps: Callable[[float], bool] | None) -> Standing:
     plan = found.plan
     records = found.scan.records
     statuses = bytearray(found.decisions.runs.translate(_STATUSES))
     missing: dict[int, tuple[int, ...]] = {}
+    failed = []
     for k, decision in found.decisions.told.items():
         record = decision.record or records.get(plan.stems[k])
         fits = record is not None and record.fingerprint == found.identity.fingerprints[k]
@@ -169,6 +175,8 @@ def _standing(found: Survey) -> Standing:
         statuses[k] = status & 0xFF
         if status is Status.DONE and record is not None and record.outcome.missing:
             missing[k] = tuple(plan.index[name] for name in record.outcome.missing if name in plan.index)
+        if keeps is not None and status is Status.FAILED and record is not None and keeps(record.outcome.when):
+            failed.append(k)
     logs = (records[stem].outcome.log for stem in records.notable())
     return Standing(
         fingerprints=found.identity.fingerprints.packed,
@@ -179,6 +187,7 @@ def _standing(found: Survey) -> Standing:
         remarks=tuple(_remarks(plan, found.identity)),
         packages={k: v for code in found.identity.functions.values() for k, v in code.packages.items()},
         logged=frozenset(run_of_log(log[0]) for log in logs if log),
+        failed=tuple(failed),
     )
 
 

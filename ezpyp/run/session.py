@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
 from ezpyp.folder import admission, archive, lock, runs, sharing
@@ -33,6 +33,9 @@ from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, launch
 from ezpyp.work import executors
 from ezpyp.work.nursery import Nursery, Position
+
+if TYPE_CHECKING:
+    from ezpyp.cluster.requeue import NextStart
 
 #: Folders that pipelines of this process were initialized in, with the digests of their plans.
 _folders: dict[str, bytes] = {}
@@ -58,6 +61,8 @@ class Session:
         self._release: weakref.finalize[..., Any] | None = None
         #: The standing is that of the folder now: nobody else has held it since.
         self._fresh = False
+        #: On rank 0, the next start of the Slurm job, where that is to be started again.
+        self._next_start: NextStart | None = None
         known = _folders.get(folder)
         if known is not None and known != organised.digest:
             raise SchemaConflictError(
@@ -138,6 +143,7 @@ class Session:
                 self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
             self._release = weakref.finalize(self, self._lock.release)
+            self._next_start = _next_start(self._folder)
             standing = resume.settle_in(
                 self.plan,
                 self._folder,
@@ -148,6 +154,7 @@ class Session:
                 keep_old=choices.of("keep_old"),
                 strict=choices.of("strict"),
                 reuse_from=choices.of("reuse_from"),
+                keeps=self._next_start.start.keeps if self._next_start is not None else None,
             )
             return self._kind, standing, self._lock.token
 
@@ -194,6 +201,7 @@ class Session:
             wanted=wanted,
             time=left,
             sign=self._lock.sign if self._lock is not None else None,
+            next_start=self._next_start,
         )
         listeners: list[Listener] = []
         if self._is_root:
@@ -245,6 +253,8 @@ class Session:
             launch.tell_outcome(earned, self._folder)
         if code in (85, 130):
             if exits.from_script():
+                if finished.ended.next_job and self._next_start is not None:
+                    exits.at_last(self._next_start.order)
                 raise SystemExit(code)
             if code == 130:
                 raise KeyboardInterrupt
@@ -307,6 +317,15 @@ def _warn_of_threads() -> None:
             "Start them inside steps, or after execute().",
             file=sys.stderr,
         )
+
+
+def _next_start(folder: str) -> NextStart | None:
+    """The next start of the Slurm job; None where the job is not to be started again."""
+    if os.environ.get("EZPYP_REQUEUE", "") != "1":
+        return None
+    from ezpyp.cluster.requeue import NextStart  # most runs need nothing of it, and only rank 0 does
+
+    return NextStart.of(folder, os.environ)
 
 
 def _begin() -> tuple[str, float, str]:

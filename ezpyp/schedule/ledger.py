@@ -219,6 +219,21 @@ class Ledger:
             self._interrupted = True
         self._ready.fill(self._state.translate(_ARE_READY))
 
+    def keep_failed(self, indices: Iterable[int]) -> Settled:
+        """Steps that failed in an earlier run stay so, and what depends on them is skipped. Before anything is taken.
+
+        One that cannot start now is left as it is: what it failed on is made anew.
+        """
+        kept = [index for index in indices if self._state[index] == _READY]
+        for index in kept:
+            self._state[index] = _FAILED
+            self.failures[index] = 1
+        self._ready.fill(self._state.translate(_ARE_READY))
+        for index in kept:
+            self._land(index, _FAILED)
+        self._spread()
+        return self._report()
+
     def stop(self) -> None:
         """Hand out nothing more and try nothing again. Outcomes of what is running are still taken."""
         self._stopped = True

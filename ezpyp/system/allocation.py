@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
+from datetime import datetime
 
 from ezpyp.errors import InitializationError
 
@@ -26,13 +27,13 @@ def seconds_left(environ: Mapping[str, str], now: float) -> float:
         InitializationError: EZPYP_TIME_LIMIT makes no sense.
     """
     if text := environ.get("EZPYP_TIME_LIMIT", "").strip():
-        if re.fullmatch(r"@\d+(\.\d*)?", text):
-            return float(text[1:]) - now
-        limit = seconds_of(text)
+        end, limit = _end_of(text[1:]) if text.startswith("@") else None, seconds_of(text)
+        if end is not None:
+            return end - now
         if limit is None:
             raise InitializationError(
                 f"EZPYP_TIME_LIMIT={text!r}: give seconds from the start, as in 90s, 2h, 1d12h or 02:00:00, or "
-                "the end as @SECONDS since 1970."
+                "the end as @SECONDS since 1970 or @2026-11-21T18:00:00."
             )
         return limit - _age()
     return _left_of_job(environ["SLURM_JOB_ID"]) if environ.get("SLURM_JOB_ID") else math.inf
@@ -40,9 +41,11 @@ def seconds_left(environ: Mapping[str, str], now: float) -> float:
 
 def seconds_of(text: str) -> float | None:
     """A duration: `90`, `90s`, `2h`, `1d12h`, or days, hours, minutes and seconds as Slurm writes them: `1-12:00:00`,
-    `2:30:00`, `30:00`. None where it is none.
+    `2:30:00`, `30:00`, `UNLIMITED`. None where it is none.
     """
     text = text.strip()
+    if text == "UNLIMITED":
+        return math.inf
     with contextlib.suppress(ValueError):
         seconds = float(text)
         return seconds if 0 <= seconds < math.inf else None
@@ -52,6 +55,19 @@ def seconds_of(text: str) -> float | None:
     found = re.fullmatch(r"(?:(?:(\d+)-)?(\d+):)?(\d+):(\d+)", text)
     if found:
         return float(sum(int(each or 0) * size for each, (_, size) in zip(found.groups(), _UNITS, strict=True)))
+    return None
+
+
+def _end_of(text: str) -> float | None:
+    """A time as seconds since 1970, or as `squeue -o %e` writes the end of a job: by the clock here, or a word where
+    there is no end, or nothing where Slurm did not answer. None where it is none of these.
+    """
+    if re.fullmatch(r"\d+(\.\d*)?", text):
+        return float(text)
+    if text in ("", "NONE", "N/A", "Unknown"):
+        return math.inf
+    with contextlib.suppress(ValueError, OverflowError):
+        return datetime.fromisoformat(text).timestamp()
     return None
 
 
@@ -83,7 +99,7 @@ def _left_of_job(job: str) -> float:
         )
     except (OSError, subprocess.TimeoutExpired):
         return math.inf
-    left = None if told.returncode else seconds_of(told.stdout)  # UNLIMITED, INVALID
+    left = None if told.returncode else seconds_of(told.stdout)  # INVALID
     return math.inf if left is None else left
 
 

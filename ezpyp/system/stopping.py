@@ -60,16 +60,24 @@ class Stop:
         self._came_here = True
 
     def hear(self, number: int, *, again: bool) -> None:
-        """A signal came to some rank. Launchers signal every rank: what two ranks tell is still one signal."""
+        """A signal came to some rank. Launchers signal every rank: what two ranks tell is still one signal.
+
+        Whoever ends a run that was warned wants more than the warning.
+        """
         self.again = self.again or again
-        self.signal = self.signal or number
-        self.since = self.since or time.monotonic()
+        if not self.signal or (self.signal == signal.SIGUSR1 and number != signal.SIGUSR1):
+            self.signal, self.since = number, time.monotonic()
         _heard[0], _end[1] = 1, self.end
 
     @property
     def is_warning(self) -> bool:
         """Whether it is the warning before a time limit that is known."""
         return self.signal == signal.SIGUSR1 and self.limit < math.inf
+
+    @property
+    def is_for_time(self) -> bool:
+        """Whether nothing but the warning asked for it: nobody wants this run to end."""
+        return self.signal == signal.SIGUSR1 and not self.again
 
     @property
     def end(self) -> float:

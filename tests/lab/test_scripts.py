@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import time
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 import pytest
@@ -29,6 +31,8 @@ def f(k):
 f.map(range(4))
 pipeline.execute()
 print("gpu", os.environ.get("CUDA_VISIBLE_DEVICES"), "helpers", os.environ.get("EZPYP_HELPERS"))
+if pipeline.is_root:
+    print("requeue", os.environ.get("EZPYP_REQUEUE"), "end", os.environ["EZPYP_TIME_LIMIT"])
 """
 
 #: Each script with the flags that make it small, the ranks it then has, and what every rank prints.
@@ -60,6 +64,9 @@ def test_script(slurm: Slurm, mpirun: Launcher, name: str) -> None:
     state, log = slurm.ended(job), (mpirun.folder / f"{job}.log").read_text()
     assert state == "COMPLETED", log
     assert log.count(says) == ranks, log
+    told = log.partition("requeue ")[2].split()
+    assert told[0] == ("1" if name != "apptainer" else "None")
+    assert 1100 < datetime.fromisoformat(told[2].removeprefix("@")).timestamp() - time.time() < 1200, log
     begun = ezpyp.open(mpirun.folder / "cache").status.run.started
     assert begun is not None
     assert begun.ranks == ranks
