@@ -85,13 +85,15 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
     when, fingerprint = 5.0, "00112233445566778899aabbccddeeff"
     for k, size in ((2, 3), (3, LARGE + 1)):
         place = store.add(
-            STEMS[k], STEMS[k], fingerprint, when=when, seconds=0.5, attempt=2, codec="pickle", chunks=[bytes(size)]
-        )
+            STEMS[k], STEMS[k], fingerprint, when=when, seconds=0.5, attempt=2, codec="pickle", chunks=[bytes(size)],
+            args="[1, 'ü']",
+        )  # fmt: skip
         outcomes.take(packed(Brief(k, 2, 1, when, 0.5, place)))
     store.flush()
     found, read = outcomes.outline(2), outcomes[2]
     assert found is not None
-    assert found == replace(read, codec="", checksum="")
+    assert found == replace(read, codec="", checksum="", args="")
+    assert outcomes.outline(2, call=True) == replace(read, codec="", checksum="")
     assert outcomes.outline(3) is None
     assert outcomes.outline(4) is None
     outcomes.put(failed := Outcome(step=2, status=Status.FAILED))

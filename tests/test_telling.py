@@ -10,6 +10,7 @@ import pytest
 
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder.events import Bus, Event, LotEnded, StepEnded, StepStarted
+from ezpyp.run.report import SHOWN
 from ezpyp.run.telling import LONG, TOGETHER, Telling
 from ezpyp.schedule import briefs
 from ezpyp.schedule.briefs import Outcomes
@@ -60,6 +61,25 @@ def test_of_few_steps_each_is_told_by_itself(tmp_path: Path) -> None:
     told.telling.begin([1], 0.0)
     told.done(1, 2)
     assert told.heard() == [("StepStarted", "abs[1]"), ("StepEnded", "abs[1]"), ("StepEnded", "abs[2]")]
+
+
+def test_what_nobody_is_shown_is_told_together(tmp_path: Path) -> None:
+    """Of a run of some hundred steps the first are shown; one that was said to start is also said to end."""
+    told = Told(tmp_path / "cache", 500)
+    told.done(*range(SHOWN - 1))
+    assert told.heard() == [("StepEnded", f"abs[{k}]") for k in range(SHOWN - 1)]
+    told.telling.begin([400], 0.0)
+    told.done(300, 301)
+    told.done(302)
+    told.telling.begin([401], 0.0)
+    told.done(400, 401)
+    told.telling.flush()
+    assert told.heard() == [
+        ("StepStarted", "abs[400]"),
+        ("StepEnded", "abs[302]"),
+        ("StepEnded", "abs[400]"),
+        ("LotEnded", 3),
+    ]
 
 
 def test_of_many_steps_the_short_ones_are_told_together(many: Told) -> None:

@@ -60,11 +60,11 @@ class Finished:
     idle: bool = False
 
     def outcome(self, k: int, *, alone: bool) -> Outcome | None:
-        """What came of a step, on the rank that knows. Of one that is `alone`, and was given no other's value, without
-        a look at its record where the planned arguments are all that this would add.
+        """What came of a step, on the rank that knows, as far as a row of the summary tells it. Of one that is `alone`,
+        and was given no other's value, the record would add no more than the arguments that were planned.
         """
         outcomes = self.outcomes
-        found = outcomes.outline(k) if alone and isinstance(outcomes, Outcomes) else None
+        found = outcomes.outline(k, call=not alone) if isinstance(outcomes, Outcomes) else None
         return found or outcomes.get(k)
 
     def spent(self, steps: range) -> float:

@@ -6,13 +6,14 @@ a line of each.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 
 from ezpyp.folder.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
 from ezpyp.model.steps import Brief, Outcome, Status
 from ezpyp.run.job import Job
-from ezpyp.run.report import SMALL_RUN, shows_all
+from ezpyp.run.report import SHOWN, SMALL_RUN, shows_all
 from ezpyp.schedule.briefs import Outcomes, unpack
 
 #: Seconds between two tellings of steps together; and after which a step that runs is told of by itself.
@@ -26,7 +27,8 @@ class Telling:
     def __init__(self, job: Job, bus: Bus, hosts: Sequence[str], outcomes: Outcomes) -> None:
         """`hosts` has one for each rank; `outcomes` those that are told of, kept before they are told."""
         self._plan, self._bus, self._hosts, self._outcomes = job.plan, bus, hosts, outcomes
-        self._all = len(job.plan.steps) <= SMALL_RUN or shows_all()
+        #: So many steps that are done are still told by themselves.
+        self._singly: float = math.inf if shows_all() else SHOWN if len(job.plan.steps) <= SMALL_RUN else 0
         #: Steps that were handed out alone and not told of, with the time of that, oldest first; those told of.
         self._begun: dict[int, float] = {}
         self._announced: set[int] = set()
@@ -48,7 +50,8 @@ class Telling:
         """A lot was handed out. One step alone may take long."""
         if len(steps) > 1:
             return
-        if self._all:
+        if self._singly > 0:
+            self._announced.add(steps[0])
             self._bus.tell(StepStarted(when=time.time(), name=self._plan.steps[steps[0]].name))
         else:
             self._begun[steps[0]] = now
@@ -59,7 +62,8 @@ class Telling:
 
     def done(self, packed: bytes, steps: Sequence[int], seconds: float) -> None:
         """Steps are done, of which there is nothing to say; `seconds` is what they took together."""
-        if self._all:
+        if self._singly >= len(steps):
+            self._singly -= len(steps)
             for brief in unpack(packed):
                 self.ended(self._outcome(brief))
             return

@@ -118,15 +118,16 @@ class Outcomes(Mapping[int, Outcome]):
             raise KeyError(k)
         return replace(record.outcome, step=k)
 
-    def outline(self, k: int) -> Outcome | None:
-        """What numbers alone tell of a step: all but its arguments, codec and checksum, and nothing is read. None where
-        that is not enough to say where its result lies.
+    def outline(self, k: int, *, call: bool = False) -> Outcome | None:
+        """What numbers alone tell of a step: all but its arguments, codec and checksum, and nothing is read; with
+        `call`, its arguments are. None where that is not enough to say where its result lies.
         """
         if k in self._told or not self._is_brief(k):
             return self._told.get(k)
         _, attempt, rank, when, seconds, place = self.brief(k)
         location = self._store.location(self._stems[k], place)
-        if location is None:
+        said = self._store.call(self._stems[k], place) if call and location is not None else ("", "")
+        if location is None or said is None:
             return None
         return Outcome(
             step=k,
@@ -136,8 +137,8 @@ class Outcomes(Mapping[int, Outcome]):
             rank=rank,
             host=self._hosts[rank],
             attempt=attempt,
-            args="",
-            kwargs="",
+            args=said[0],
+            kwargs=said[1],
             location=location,
             bytes=place.size,
         )

@@ -136,6 +136,9 @@ class FileStore:
     def location(self, stem: str, at: Place) -> None:
         """Its record knows: the codec is part of it."""
 
+    def call(self, stem: str, at: Place) -> None:
+        """Its record knows."""
+
     def records(self) -> Scan:
         found: dict[str, Record] = {}
         problems: list[Problem] = []

@@ -22,7 +22,7 @@ from ezpyp.storage.catalog import Catalog
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
 from ezpyp.storage.protocol import Scan, Writer, checksum, done, is_plain, verified
 from ezpyp.storage.reading import Reader
-from ezpyp.storage.record import Record, extras_of, extras_of_call
+from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call
 from ezpyp.storage.segment import (
     APART,
     DROPPED,
@@ -361,6 +361,15 @@ class PackedStore:
 
     def location(self, stem: str, at: Place) -> str | None:
         return location_of(at, stem, "", PLAIN) if at.size <= LARGE else None
+
+    def call(self, stem: str, at: Place) -> tuple[str, str] | None:
+        try:
+            header = self._segment(at.segment).header(at.offset)
+            if header is None or header.stem != stem or header.flags & ~MORE or header.status:
+                return None
+            return call_of(header.extras)
+        except (OSError, ValueError, StoreError):
+            return None
 
     def _at(self, stem: str, place: Place) -> Record | None:
         try:

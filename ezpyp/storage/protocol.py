@@ -194,6 +194,11 @@ class Store(Protocol):
     def location(self, stem: str, at: Place) -> str | None:
         """Where a result lies that was added to a place, as its record says. None where only that knows."""
 
+    def call(self, stem: str, at: Place) -> tuple[str, str] | None:
+        """The arguments that the step of a place was called with, as its record says them ("" for what it does not
+        say). None where it is not there, or says more.
+        """
+
     def records(self) -> Scan:
         """Every record, with the presence and length of results checked, and every file that is wrong.
 
@@ -333,6 +338,9 @@ class MemoryStore:
         """There are no places."""
 
     def location(self, stem: str, at: Place) -> None:
+        """Its record knows."""
+
+    def call(self, stem: str, at: Place) -> None:
         """Its record knows."""
 
     def records(self) -> Scan:

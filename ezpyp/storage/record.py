@@ -90,6 +90,17 @@ def extras_of_call(args: str, kwargs: str) -> bytes:
     return f"{{{', '.join(filter(None, said))}}}".encode("utf-8", "surrogatepass")
 
 
+def call_of(text: bytes) -> tuple[str, str] | None:
+    """What `extras_of_call` was given; None where there is more to say.
+
+    Raises:
+        ValueError: ezpyp did not write it.
+    """
+    content = json.loads(text) if text else {}
+    call = content.pop("args", ""), content.pop("kwargs", "")
+    return None if content else call
+
+
 def from_extras(text: Buffer, host: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """What an outcome is to be made with, and what else was said.
 

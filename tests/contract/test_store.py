@@ -140,6 +140,7 @@ def test_what_says_its_arguments_is_fetched_and_read_as_any_other(
     found = store.read("alpha", at=place)
     assert found is not None
     assert (found.outcome.args, found.outcome.kwargs) == (args, kwargs)
+    assert store.call("alpha", place) == ((args, kwargs) if kind.startswith("packed") else None)
     assert bytes(store.get(found)) == b"one"
     fetched = store.fetch("alpha", fingerprint, place)
     assert (fetched is not None) == kind.startswith("packed")
@@ -149,6 +150,7 @@ def test_a_place_that_is_not_that_of_the_step_leads_to_no_other(store: Store) ->
     add(store, "alpha", b"one")
     elsewhere = add(store, "beta", b"two")
     store.flush()
+    assert store.call("alpha", elsewhere) is None
     found = store.read("alpha", at=elsewhere)
     assert found is not None
     assert bytes(store.get(found)) == b"one"
