@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -30,12 +29,8 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lists(library: Path, monkeypatch: pytest.MonkeyPatch) -> List:
-    """Have NVML list these GPUs. `nvmlLib` is a private global of pynvml: if it is renamed, these tests say so."""
-    pynvml = pytest.importorskip("pynvml")
-    monkeypatch.setattr(pynvml, "nvmlLib", ctypes.CDLL(str(library)))
-    # It keeps the functions that it looked up, and counts who initialised it.
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    monkeypatch.setattr(pynvml, "_nvmlLib_refcount", 0)
+    """Have NVML list these GPUs."""
+    nvml.use(library, monkeypatch)
     monkeypatch.setattr(gpus, "_has_driver", lambda: True)
     return lambda text: monkeypatch.setenv("FAKE_NVML", text)
 

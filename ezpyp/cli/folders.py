@@ -221,6 +221,7 @@ def _named(started: RunStarted) -> dict[str, str]:
         "Python": started.python,
         "MPI": f"{started.mpi}, {started.ranks} ranks" if started.mpi else "",
         "hosts": ", ".join(started.hosts),
+        "GPUs": "; ".join(f"{host}: {', '.join(gpus)}" for host, gpus in started.gpus.items()),
         "Slurm job": started.job,
     }
 

@@ -22,16 +22,15 @@ from ezpyp.cli.console import (
 )
 from ezpyp.errors import InitializationError, ResultUnavailable
 from ezpyp.folder import runs
-from ezpyp.folder.summary import COLUMNS, values
 from ezpyp.inspection import drawing
 from ezpyp.model.steps import Status
 from ezpyp.system.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from ezpyp.folder.runs import Run
-    from ezpyp.folder.summary import Row, Summary
+    from ezpyp.folder.summary import Summary
     from ezpyp.inspection.drawing import Node
 
 
@@ -49,7 +48,7 @@ def summary(folder: str, output: str) -> None:
     """
     found = runs.open(folder).summary()
     if output == "csv":
-        say(_csv_lines(found.rows))
+        say(_csv_lines(found))
     elif output == "json":
         say_json(_summary_values(found))
     else:
@@ -69,7 +68,7 @@ def _summary_values(found: Summary) -> dict[str, Any]:
         "seconds",
         "exit_code",
     )
-    rows = [dict(zip(COLUMNS, _values(row), strict=True)) for row in found.rows]
+    rows = [dict(zip(found.columns, map(jsonable, found.values(row)), strict=True)) for row in found.rows]
     return {**{key: getattr(found, key) for key in totals}, "rows": rows}
 
 
@@ -220,18 +219,14 @@ def _wanted(where: tuple[str, ...]) -> dict[str, str]:
     return {key: value for key, _, value in pairs}
 
 
-def _csv_lines(rows: Iterable[Row]) -> Iterator[str]:
+def _csv_lines(found: Summary) -> Iterator[str]:
     import csv
     import io
 
-    for cells in itertools.chain([COLUMNS], map(_values, rows)):
+    for cells in itertools.chain([found.columns], map(found.values, found.rows)):
         line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(cells)
+        csv.writer(line, lineterminator="\n").writerow(map(jsonable, cells))
         yield line.getvalue()
-
-
-def _values(row: Row) -> list[Any]:
-    return [jsonable(value) for value in values(row)]
 
 
 VERBS = (summary, result, log, export, graph)

@@ -61,6 +61,8 @@ class RunStarted:
     packages: Mapping[str, str] = field(default_factory=dict)
     #: The Slurm job, "" without Slurm.
     job: str = ""
+    #: By host the GPUs that steps were granted from, where some asked for any.
+    gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     #: Variables that change what a run does.
     environment: Mapping[str, str] = field(default_factory=dict)
 

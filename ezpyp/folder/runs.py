@@ -376,6 +376,7 @@ class Run:
             seconds=ended.seconds,
             exit_code=ended.exit_code,
             reason=ended.reason,
+            on_gpus=finished.on_gpus,
         )
 
     def _wholes(self, spent: Callable[[range], float], cached: bytes = b"") -> list[Whole]:
@@ -394,11 +395,11 @@ class Run:
         ]
 
     def _summary_of_folder(self) -> Summary:
-        statuses, seconds = array("b"), array("d")
+        statuses, seconds, on_gpus = array("b"), array("d"), False
         for outcome in self._outcomes(self._store.records().records):
             statuses.append(outcome.status if outcome else Status.NOT_RUN)
             seconds.append(outcome.seconds if outcome else 0.0)
-
+            on_gpus = on_gpus or bool(outcome and outcome.gpu)
         failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
         run = last_run(self.folder)
         told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
@@ -416,6 +417,7 @@ class Run:
             seconds=run.seconds,
             exit_code=last.exit_code if last else 85 if not_run else 1 if failed else 0,
             reason=last.reason if last else "",
+            on_gpus=on_gpus,
         )
 
 

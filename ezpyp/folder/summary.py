@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.opening import write_whole
+from ezpyp.system.usage import Use
 
 if TYPE_CHECKING:
     import pandas
@@ -37,13 +38,21 @@ class Row:
     host: str
     attempts: int
     note: str
+    #: Where it was granted GPUs: their UUIDs; bytes at most; percent of the time in which it kept them busy, on the
+    #: whole and at most. None where NVML did not say.
+    gpus: tuple[str, ...] = ()
+    gpu_memory: int | None = None
+    gpu_mean: float | None = None
+    gpu_peak: float | None = None
 
 
-COLUMNS = tuple(Row.__annotations__)
+_ALL = tuple(Row.__annotations__)
+#: Without those on GPUs, which stand only where a step was granted some.
+COLUMNS = tuple(column for column in _ALL if not column.startswith("gpu"))
 _WORDS = {Status.DONE: "done", Status.FAILED: "failed", Status.SKIPPED: "skipped", Status.NOT_RUN: "not run"}
 #: By the byte of a status: 1 where a step of a large family has a row of its own.
 _ODD = bytes(each in (Status.FAILED, Status.SKIPPED) for each in range(256))
-_NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts"})
+_NUMBERS = frozenset({"phase", "status", "seconds", "rank", "attempts", "gpu_memory", "gpu_mean", "gpu_peak"})
 
 
 def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: str = "[]", kwargs: str = "{}") -> Row:
@@ -51,6 +60,7 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
     if outcome is None:
         outcome = Outcome(step=-1, status=Status.NOT_RUN, attempt=0, args=args, kwargs=kwargs)
     ran = outcome.attempt > 0
+    use = outcome.gpu or Use(())
     return Row(
         name=name,
         args=outcome.args or args,
@@ -63,6 +73,10 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
         host=outcome.host if ran else "",
         attempts=outcome.attempt,
         note="; ".join(filter(None, (outcome.note, "dropped" * outcome.dropped))),
+        gpus=use.gpus,
+        gpu_memory=use.memory,
+        gpu_mean=use.mean,
+        gpu_peak=use.peak,
     )
 
 
@@ -180,6 +194,13 @@ class Summary:
     exit_code: int
     #: "" or why the run ended early.
     reason: str = ""
+    #: Whether a step was granted GPUs.
+    on_gpus: bool = False
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """What stands in the table."""
+        return _ALL if self.on_gpus else COLUMNS
 
     @property
     def ok(self) -> bool:
@@ -211,7 +232,7 @@ class Summary:
         A family of very many steps is one row, with those of its steps that failed or were skipped.
         """
         yield f"{self.headline()}\n\n"
-        yield from table(self.rows.folded() if isinstance(self.rows, Rows) else self.rows)
+        yield from table(self.rows.folded() if isinstance(self.rows, Rows) else self.rows, self.columns)
 
     def write(self) -> str:
         """Write `pipeline.summary`, whole, and return its path."""
@@ -223,13 +244,12 @@ class Summary:
         """Every row, whatever their number."""
         import pandas
 
-        rows = [tuple(map(_plain, values(each))) for each in self.rows]
-        return pandas.DataFrame(rows, columns=list(COLUMNS))
+        rows = [[*self.values(each)] for each in self.rows]
+        return pandas.DataFrame(rows, columns=list(self.columns))
 
-
-def values(each: Row) -> Iterator[Any]:
-    """The cells of a row, as they are."""
-    return (getattr(each, column) for column in COLUMNS)
+    def values(self, each: Row) -> Iterator[Any]:
+        """The cells of a row, as they are."""
+        return (_plain(getattr(each, column)) for column in self.columns)
 
 
 def tally(counts: Counts) -> str:
@@ -255,22 +275,22 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def table(rows: Iterable[Row]) -> Iterator[str]:
+def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """All rows under one header. A column is as wide as the first rows need; a longer cell moves what follows."""
     stream = iter(rows)
-    first = [_cells(each) for each in islice(stream, LAID_OUT)]
-    widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(COLUMNS, *first, strict=True)]
+    first = [_cells(each, columns) for each in islice(stream, LAID_OUT)]
+    widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(columns, *first, strict=True)]
     line = "  ".join(
-        f"%{width if column in _NUMBERS else -width}s" for column, width in zip(COLUMNS, widths, strict=True)
+        f"%{width if column in _NUMBERS else -width}s" for column, width in zip(columns, widths, strict=True)
     )
-    cells = chain([COLUMNS], first, map(_cells, stream))
+    cells = chain([tuple(columns)], first, (_cells(each, columns) for each in stream))
     while piece := [(line % each).rstrip() for each in islice(cells, LAID_OUT)]:
         yield "\n".join((*piece, ""))
 
 
-def _cells(each: Row) -> tuple[str, ...]:
+def _cells(each: Row, columns: Sequence[str]) -> tuple[str, ...]:
     """The cells as text, each one line; what never ran has no duration and no rank."""
-    return (
+    usual = (
         *map(_one_line, (each.name, each.args, each.kwargs)),
         str(each.phase),
         str(int(each.status)),
@@ -281,6 +301,12 @@ def _cells(each: Row) -> tuple[str, ...]:
         str(each.attempts),
         _one_line(each.note),
     )
+    return usual if len(columns) == len(usual) else (*usual, *_gpu_cells(each))
+
+
+def _gpu_cells(each: Row) -> tuple[str, ...]:
+    memory = f"{each.gpu_memory / 2**30:.2f} GiB" if each.gpu_memory is not None else ""
+    return ",".join(each.gpus), memory, *(f"{x:.0f}%" if x is not None else "" for x in (each.gpu_mean, each.gpu_peak))
 
 
 def _one_line(text: str) -> str:
@@ -288,4 +314,4 @@ def _one_line(text: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    return int(value) if isinstance(value, Status) else value
+    return int(value) if isinstance(value, Status) else ",".join(value) if isinstance(value, tuple) else value

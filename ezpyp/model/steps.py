@@ -16,6 +16,7 @@ from ezpyp.model.outputs import Kept, Left, Outputs
 from ezpyp.model.policy import Allowance, Retry
 from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
+from ezpyp.system.usage import Use
 
 __all__ = [
     "Brief",
@@ -437,6 +438,8 @@ class Outcome:
     #: Returned files, in the order in which the result numbers them.
     files: tuple[Kept, ...] = ()
     outputs: tuple[Left, ...] = ()
+    #: What it used of GPUs, where it was granted some.
+    gpu: Use | None = None
     #: Its result was there and is gone, because nothing needs it any more.
     dropped: bool = False
 

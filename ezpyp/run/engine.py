@@ -58,6 +58,8 @@ class Finished:
     cached: bytes
     #: Nothing was left to do, and nothing was done.
     idle: bool = False
+    #: Whether a step asks for GPUs.
+    on_gpus: bool = False
 
     def outcome(self, k: int, *, alone: bool) -> Outcome | None:
         """What came of a step, on the rank that knows, as far as a row of the summary tells it. Of one that is `alone`,
@@ -197,6 +199,7 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
             cores=spread,
             log=None,
             turn=job.standing.turn,
+            gpus=have if _wants_gpus(requests) and gpus.can_tell() else (),
         ),
         environments=[{**each, surroundings.RUN: job.run} for each in environments],
         log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
@@ -231,7 +234,7 @@ def _lead(
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
-    started = _started(job, slots, len(done), library, hosts)
+    started = replace(_started(job, slots, len(done), library, hosts), gpus=_granted_from(places, requests))
     remarks = _remarks(job, ledger, places, requests)
     pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
@@ -276,6 +279,7 @@ def _lead(
         outcomes=conductor.outcomes,
         blame=dict(ledger.blame),
         cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
+        on_gpus=_wants_gpus(requests),
     )
 
 
@@ -328,7 +332,16 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
         exit_code=0,
     )
     cached = statuses.translate(_DONE)
-    return Finished(started=started, ended=ended, statuses=statuses, outcomes={}, blame={}, cached=cached, idle=True)
+    return Finished(
+        started=started,
+        ended=ended,
+        statuses=statuses,
+        outcomes={},
+        blame={},
+        cached=cached,
+        idle=True,
+        on_gpus=_wants_gpus(Requests.of(job.plan)),
+    )
 
 
 def _follow(job: Job, own: Executor, stop: Stop) -> None:
@@ -450,6 +463,15 @@ def _check_resources(job: Job, requests: Requests | None, places: Sequence[Place
 def _wants_gpus(requests: Requests | None) -> bool:
     """Whether a step asks for GPUs: then they are granted to such steps, and the others see none."""
     return requests is not None and any(request.gpus for request in requests.listed)
+
+
+def _granted_from(places: Sequence[Place], requests: Requests | None) -> dict[str, tuple[str, ...]]:
+    """By host the GPUs that there are for steps."""
+    found: dict[str, tuple[str, ...]] = {}
+    for place in places if _wants_gpus(requests) else ():
+        if place.stock.gpus:
+            found[place.host] = tuple(dict.fromkeys((*found.get(place.host, ()), *place.stock.gpus)))
+    return found
 
 
 def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.system.files import Buffer
+from ezpyp.system.usage import Use
 
 FORMAT = 1
 
@@ -42,11 +43,15 @@ _LASTING: dict[str, tuple[type, ...]] = {
 #: Files of the step: few steps have any.
 _FILES: dict[str, tuple[type, ...]] = {"files": (str, int, str), "outputs": (str, str, int, int, int, str)}
 
+#: What a step used of GPUs, by the fields of a `Use`.
+_USE: tuple[tuple[type, ...], ...] = ((list,), (int, NoneType), (int, float, NoneType), (int, float, NoneType))
+
 #: What of it few steps have to say, and what the others mean.
 _SELDOM: dict[str, Any] = {
     **dict.fromkeys(("host", "args", "kwargs", "note", "cause", "traceback"), ""),
     **dict.fromkeys(("missing", *_FILES), ()),
     "log": None,
+    "gpu": None,
     "dropped": False,
 }
 
@@ -66,7 +71,7 @@ def to_json(record: Record, outcome: Outcome) -> bytes:
         content[key] = getattr(outcome, key)
     if outcome.dropped:
         content["dropped"] = True
-    for key in _FILES:
+    for key in (*_FILES, "gpu"):
         if each := getattr(outcome, key):
             content[key] = each
     # File names that are no UTF-8 turn up in messages; json.loads takes them back.
@@ -116,6 +121,7 @@ def from_extras(text: Buffer, host: str) -> tuple[dict[str, Any], dict[str, Any]
         more = {key: value for key, value in content.items() if key not in _SELDOM}
         for key in _FILES:
             said[key] = _files(content, key)
+        said["gpu"] = _use(said["gpu"])
         said["log"] = tuple(said["log"]) if said["log"] else None
         said["missing"] = tuple(said["missing"])
     except Exception as error:
@@ -158,11 +164,21 @@ def _record(content: Mapping[str, Any]) -> Record:
         lasting[key] = _files(content, key)
     lasting["status"] = Status(lasting["status"])
     lasting["dropped"] = content.get("dropped") is True
+    lasting["gpu"] = _use(content.get("gpu"))
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
     lasting["missing"] = tuple(lasting["missing"])
     when = datetime.fromisoformat(content["when"]).timestamp()
     outcome = Outcome(step=-1, when=when, **lasting)
     return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
+
+
+def _use(said: Any) -> Use | None:
+    if said is None:
+        return None
+    if [type(each) in kinds for each, kinds in zip(said, _USE, strict=True)] != [True] * len(_USE):
+        raise TypeError(f"gpu is {said!r}")
+    gpus, *amounts = said
+    return Use(tuple(map(str, gpus)), *amounts)
 
 
 def _files(content: Mapping[str, Any], key: str) -> tuple[Any, ...]:

@@ -112,6 +112,11 @@ def bound_by_slurm(have: Sequence[str], environ: Mapping[str, str] = os.environ)
     return numbered and environ.get("SLURM_GPUS_PER_TASK", "").rpartition(":")[2] == str(len(have))
 
 
+def can_tell() -> bool:
+    """Whether NVML may know what processes use of the GPUs that this process is to divide."""
+    return _has_driver() and not left_alone()
+
+
 def _has_driver() -> bool:
     """Whether asking NVML is worth its import, which ten thousand ranks would pay. /dev/dxg is how WSL has it."""
     return any(os.path.exists(path) for path in ("/dev/nvidiactl", "/proc/driver/nvidia", "/dev/dxg"))

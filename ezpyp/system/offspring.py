@@ -52,6 +52,14 @@ def descendants(pid: int) -> list[int]:
     return _below(families.get(pid, []), families)
 
 
+def is_below(pid: int, root: int) -> bool:
+    """Whether a process is another one, or its child, or a child's."""
+    while pid > 1 and pid != root:
+        state = _state(pid)
+        pid = state[1] if state is not None else 0
+    return pid == root
+
+
 def bury(spare: Collection[int] = ()) -> list[int]:
     """Wait for children that have ended, except some that others wait for; the living descendants of this process."""
     if not has_children():

@@ -34,6 +34,11 @@ class Grant:
     memory: int = 0
     process: Process = "any"
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The devices; none where it is the user who binds them."""
+        return () if gpus.left_alone() else tuple(name for name, _ in self.gpus)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stock:

@@ -7,7 +7,6 @@ import os
 import select
 import signal
 import socket
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -21,9 +20,11 @@ from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import resources, stopping
 from ezpyp.system.capture import tail
 from ezpyp.system.resources import Grant
-from ezpyp.work import helper
+from ezpyp.work import gauges, helper
+from ezpyp.work.gauges import Watch
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
+from ezpyp.work.logs import Logs
 from ezpyp.work.lots import Lot, Report, Task
 from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, Position
 from ezpyp.work.wire import Wire
@@ -64,8 +65,6 @@ class _Slot:
     #: Whether its process ends with the step it has; what that reported is told then, when its GPUs are free.
     apart: bool = False
     parting: list[tuple[Report, bool]] = field(default_factory=list)
-    #: How much of its log was shown.
-    shown: int = 0
 
     @property
     def open(self) -> bool:
@@ -109,8 +108,11 @@ def nursery(plan: Plan, position: Position) -> Nursery:
     return Nursery(partial(_serve, plan=plan, position=position), helper.prepare)
 
 
-def _serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
-    helper.serve(own, slot, order, plan=plan, position=position)
+def _serve(own: socket.socket, slot: int, order: Order | Watch, *, plan: Plan, position: Position) -> None:
+    if isinstance(order, Watch):
+        gauges.serve(own, order, position.gauges)
+    else:
+        helper.serve(own, slot, order, plan=plan, position=position)
 
 
 class Processes:
@@ -124,14 +126,16 @@ class Processes:
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
         self._slots = [_Slot(number=k) for k in range(setup.count)]
+        self._logs = Logs(setup.order.folder)
         #: Whether somebody has nothing to do, and whether there may be something to give back soon.
         self._recalling = self._undecided = False
-        self._looked = 0.0
         #: Whether helpers begin nothing more.
         self._holds = False
         self._oom_kills = resources.oom_kills()
         for slot in self._slots:
             self._open(slot)
+        #: Whoever looks at what steps use of GPUs does so while it is open.
+        self._watched = nest.spawn(setup.count, Watch(gpus, setup.count)) if (gpus := setup.order.gpus) else None
 
     @property
     def slots(self) -> int:
@@ -164,7 +168,7 @@ class Processes:
         """An idle slot whose process has run nothing, or, where it may, has used these very GPUs."""
         # The last word on a lot may still be on its way.
         idle = [slot for slot in self._slots if slot.open and not slot.owed]
-        gpus = tuple(token for token, _ in grant.gpus)
+        gpus = grant.names
         slot = None if grant.process == "own" else next((slot for slot in idle if slot.gpus == gpus), None)
         if slot is None:
             slot = min(idle, key=lambda each: each.next > 0, default=None)
@@ -194,7 +198,7 @@ class Processes:
         if self._has_limits:
             self._enforce_limits()
         if self._setup.tee:
-            self._show_output()
+            self._logs.show(slot.log for slot in self._slots)
         arrived, self._arrived = self._arrived, []
         return arrived
 
@@ -240,8 +244,10 @@ class Processes:
             self._see_off(slot, until)
             self._shut(slot)
             if self._setup.tee:
-                self._copy_output(slot)
-            self._drop_empty(slot.log)
+                self._logs.show_rest(slot.log)
+            self._logs.drop_if_empty(slot.log)
+        if self._watched is not None:
+            self._watched.close()
         self._poll.close()
         self._nest.release()
 
@@ -412,7 +418,7 @@ class Processes:
         cause, note = self._cause(task.step, ending, asked)
         if folder := self._folder_of(slot, task):
             note = f"{note}  Folder kept: {folder}."
-        outcome = self._with_last_words(self._crash(task, since, cause, note), slot, offset)
+        outcome = self._with_last_words(self._crash(slot, task, since, cause, note), slot, offset)
         self._arrived.append(Report(outcomes=[outcome]))
 
     def _folder_of(self, slot: _Slot, task: Task) -> str:
@@ -443,8 +449,9 @@ class Processes:
             return "oom", f"out of memory: the kernel ended it at a peak of {ending.peak / 2**30:.1f} GiB"
         return "signal", f"ended with signal {-ending.code} ({_signal_name(-ending.code)})"
 
-    def _crash(self, task: Task, since: float, cause: str, note: str) -> Outcome:
+    def _crash(self, slot: _Slot, task: Task, since: float, cause: str, note: str) -> Outcome:
         args, kwargs = self._worker.plan.steps[task.step].texts()
+        gpus = task.grant.names if task.grant is not None else ()
         return Outcome(
             step=task.step,
             status=Status.FAILED,
@@ -457,6 +464,7 @@ class Processes:
             kwargs=kwargs,
             cause=cause,
             note=note,
+            gpu=self._position.gauges.read(slot.number, gpus) if gpus else None,
         )
 
     def _with_last_words(self, outcome: Outcome, slot: _Slot, start: int) -> Outcome:
@@ -471,31 +479,6 @@ class Processes:
             outcome = self._worker.keep(outcome)
             self._worker.store.flush()
         return outcome
-
-    def _show_output(self) -> None:
-        """Copy what was printed since the last look: at most ten looks a second."""
-        now = time.monotonic()
-        if now - self._looked < 0.1:
-            return
-        self._looked = now
-        for slot in self._slots:
-            self._copy_output(slot)
-
-    def _copy_output(self, slot: _Slot) -> None:
-        with contextlib.suppress(OSError), open(os.path.join(self._setup.order.folder, slot.log or ""), "rb") as file:
-            file.seek(slot.shown)
-            text = file.read()
-            slot.shown += len(text)
-            sys.stdout.write(text.decode(errors="replace"))
-            sys.stdout.flush()
-
-    def _drop_empty(self, log: str | None) -> None:
-        if log is None:
-            return
-        path = os.path.join(self._setup.order.folder, log)
-        with contextlib.suppress(OSError):
-            if os.path.getsize(path) == 0:
-                os.unlink(path)
 
 
 def _signal_name(number: int) -> str:

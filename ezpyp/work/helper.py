@@ -27,6 +27,7 @@ from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import pools, resources, running
 from ezpyp.system.capture import Capture
 from ezpyp.work import seeding
+from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Lot, Report
 from ezpyp.work.nursery import Position
@@ -59,6 +60,8 @@ class Order:
     log: str | None
     #: See `Store.begin`.
     turn: int
+    #: The GPUs of the rank, where what steps use of them is looked at.
+    gpus: Sequence[str]
 
 
 def prepare() -> None:
@@ -95,6 +98,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
             partial(position.publish_offset, slot),
             environment=order.environment,
         ),
+        gauge=Gauge(position.gauges, slot, order.gpus),
     )
     wire = Wire(own)
     reporting, number = Reporting(worker, wire.send, _most_files()), 0

@@ -30,6 +30,7 @@ from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
 from ezpyp.work import preloading
+from ezpyp.work.gauges import Gauges
 
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
@@ -72,9 +73,11 @@ class Position:
     was not seen; so it looks later, and will see the fence. Where it had got further, nothing follows from it.
     """
 
-    __slots__ = ("_numbers", "_times")
+    __slots__ = ("_numbers", "_times", "gauges")
 
     def __init__(self) -> None:
+        #: What steps use of their GPUs.
+        self.gauges = Gauges()
         shared = memoryview(mmap.mmap(-1, 8 * _WORDS * MOST_HELPERS))
         self._numbers, self._times = shared.cast("q"), shared.cast("d")
 

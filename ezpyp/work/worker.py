@@ -11,6 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pickle import dumps
 from time import monotonic, time
@@ -31,7 +32,9 @@ from ezpyp.system import resources
 from ezpyp.system.capture import tail
 from ezpyp.system.confined import PLAIN, is_confined
 from ezpyp.system.files import Buffer
+from ezpyp.system.usage import Use
 from ezpyp.work import checkpoints, seeding
+from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Task
 from ezpyp.work.upstream import Upstream
@@ -55,6 +58,8 @@ class Worker:
     host: str = ""
     #: Keeps steps from changing this process for each other; None in line.
     guards: Guards | None = None
+    #: Has somebody look at what steps use of GPUs; None in line.
+    gauge: Gauge | None = None
     #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
     inputs: Mapping[int, bytes] = field(default_factory=dict)
     #: A child that a step forked has another.
@@ -90,7 +95,7 @@ class Worker:
             return call.compute(free)
         if task.grant is None:
             return self._guarded(call)
-        with resources.granted(task.grant):
+        with resources.granted(task.grant), self.gauge.at(task.grant.gpus) if self.gauge else nullcontext():
             return self._guarded(call)
 
     def _guarded(self, call: _Call) -> bytes | Outcome:
@@ -179,8 +184,8 @@ class _Call:
     """One run of one step."""
 
     __slots__ = (
-        *("args", "attempt", "began", "given", "guards", "index", "kind", "kwargs", "missing", "place", "step"),
-        "worker",
+        *("args", "attempt", "began", "given", "gpus", "guards", "index", "kind", "kwargs", "missing", "place"),
+        *("step", "worker"),
     )
 
     def __init__(self, worker: Worker, step: Step, kind: _Kind, task: Task) -> None:
@@ -189,7 +194,8 @@ class _Call:
         self.guards: Guards | None = None
         #: Its arguments, where they were made already.
         self.given: Call | None = None
-        self.index, self.attempt, absent, _ = task
+        self.index, self.attempt, absent, grant = task
+        self.gpus = grant.names if grant is not None else ()
         self.missing = tuple(worker.plan.steps[k].name for k in absent) if absent else ()
         #: The arguments as texts, where they are not those that the plan shows.
         self.args = self.kwargs = ""
@@ -333,7 +339,7 @@ class _Call:
         worker, index = self.worker, self.index
         log = self.guards.leave() if self.guards is not None else None
         try:
-            if log or note or files or self.missing:
+            if log or note or files or self.missing or self.gpus:
                 outcome = self._outcome(Status.DONE, note=note, codec=codec, **files)
                 return self._replace(outcome, chunks)
             when, seconds = time(), monotonic() - self.began
@@ -394,9 +400,16 @@ class _Call:
             kwargs=kwargs,
             missing=self.missing,
             log=log,
+            gpu=self._use(),
             tail=last_words or (tail(self.worker.folder, log) if status is Status.FAILED else ""),
             **more,
         )
+
+    def _use(self) -> Use | None:
+        """What it used until now of the GPUs that it was granted."""
+        if not self.gpus:
+            return None
+        return self.worker.gauge.read(self.gpus) if self.worker.gauge is not None else Use(self.gpus)
 
     def _texts(self) -> tuple[str, str]:
         """The arguments as the plan shows them."""

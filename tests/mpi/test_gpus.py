@@ -175,3 +175,57 @@ def test_a_script_that_started_cuda_is_refused_where_steps_ask_for_gpus(mpirun: 
         "Move that line into the step." in done.stderr
     )
     assert mpirun.run(2, CUDA.replace("GPUS", "0"), env={"CUDA_VISIBLE_DEVICES": "0"}).returncode == 0
+
+
+USES = f"""
+import os, time
+{nvml.DRIVER}
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "uses")
+@as_pickle_step(pipeline, gpus=1)
+def work(gigabytes, percent):
+    with open(os.environ["FAKE_NVML_USE"] + f"/{{os.getpid()}}", "w") as file:
+        file.write(f"{{os.environ['CUDA_VISIBLE_DEVICES']}} {{gigabytes << 30}} 0 {{percent}}")
+    time.sleep(0.5)
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+steps = [work(3, 50), work(5, 80)]
+summary = pipeline.execute()
+if pipeline.is_root:
+    for row, step in zip(summary.rows, steps):
+        assert row.gpus == (step.result(),)
+        print("USED", row.gpu_memory >> 30, row.gpu_mean, row.gpu_peak)
+"""
+
+
+def test_the_summary_tells_what_steps_of_all_ranks_used(mpirun: Launcher, library: Path, tmp_path: Path) -> None:
+    environ = {"LD_LIBRARY_PATH": str(library.parent), "FAKE_NVML": "GPU-a GPU-b", "FAKE_NVML_USE": str(tmp_path)}
+    done = mpirun.run(2, USES, env=environ)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if line.startswith("USED")] == [
+        "USED 3 50.0 50.0",
+        "USED 5 80.0 80.0",
+    ]
+
+
+CRASH = """
+import ctypes, os, time
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "crash")
+@as_pickle_step(pipeline, gpus=1)
+def work(k):
+    if k == 3:
+        ctypes.string_at(0)
+    return os.getpid(), os.environ["CUDA_VISIBLE_DEVICES"]
+steps = work.map(range(10))
+summary = pipeline.execute()
+if pipeline.is_root:
+    good = [step.result() for k, step in enumerate(steps) if k != 3]
+    print("ENDED", summary.done, list(summary.failures), len({pid for pid, _ in good}), {gpu for _, gpu in good})
+"""
+
+
+def test_an_illegal_access_in_a_gpu_step_fails_that_step(mpirun: Launcher) -> None:
+    done = mpirun.run(2, CRASH, env={"CUDA_VISIBLE_DEVICES": "0,1"})
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "ENDED 9 ['work[3]'] 9 " in done.stdout
+    assert "ended with signal 11 (Segmentation fault)" in done.stdout
