@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Place, Status
-from ezpyp.storage import appender, packed, patience
+from ezpyp.storage import appender, index, packed, patience, segment
+from ezpyp.storage.index import STEP
 from ezpyp.storage.opening import Record
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import Writer
+from ezpyp.storage.protocol import Batch, Writer
 from ezpyp.system import files
 from tests.conftest import CHECKOUT
 from tests.faults import Calls, Died, watch
@@ -320,6 +322,93 @@ def test_a_tail_torn_at_any_byte_costs_only_what_it_holds(three: Path, tmp_path:
     ]
 
 
+def batch(first: int, *results: bytes) -> Batch:
+    numbers = array("d", range(len(results)))
+    return Batch("sim", first, bytes.fromhex(PRINT) * len(results), numbers, numbers, "pickle", results)
+
+
+def test_a_series_torn_at_any_byte_is_none(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    add(store, "a", b"one")
+    store.add_all(batch(0, b"two", b"three"))
+    store.add_all(batch(1, b"four"))
+    store.sync()
+    whole, seen = segment_of(tmp_path).read_bytes(), []
+    for size in range(len(whole) + 1):
+        segment_of(tmp_path).with_suffix(".idx").unlink(missing_ok=True)
+        segment_of(tmp_path).write_bytes(whole[:size])
+        seen.append(contents(tmp_path))
+    assert [found for k, found in enumerate(seen) if not k or found != seen[k - 1]] == [
+        {},
+        {"a": b"one"},
+        {"a": b"one", "sim[0]": b"two", "sim[1]": b"three"},
+        {"a": b"one", "sim[0]": b"two", "sim[1]": b"four"},
+    ]
+
+
+def test_a_spoilt_series_costs_itself(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    store.add_all(batch(0, b"one", b"two"))
+    store.add_all(batch(2, b"three", b"four"))
+    add(store, "a", b"five")
+    store.sync()
+    content = bytearray(segment_of(tmp_path).read_bytes())
+    content[content.index(b"one") - 30] ^= 1  # in the columns of the first
+    segment_of(tmp_path).write_bytes(content)
+    rest = {"sim[2]": b"three", "sim[3]": b"four", "a": b"five"}
+    assert contents(tmp_path) == rest
+    segment_of(tmp_path).with_suffix(".idx").unlink()
+    assert contents(tmp_path) == rest
+    content[content.index(b"four")] ^= 1
+    segment_of(tmp_path).write_bytes(content)
+    found = PackedStore(tmp_path).read("sim[3]")
+    assert found is not None
+    with pytest.raises(StoreError, match="checksum differs"):
+        PackedStore(tmp_path).get(found)
+
+
+def test_a_catalog_takes_in_what_comes_after_members_were_looked_at(tmp_path: Path) -> None:
+    far, near = PackedStore(tmp_path, Writer(rank=1)), PackedStore(tmp_path)
+    far.begin(1)
+    wanted: dict[str, bytes] = {}
+    for k, together in enumerate((False, True, False, True)):
+        if together:
+            far.add_all(batch(k, b"%d" % k, b"more"))
+            wanted |= {f"sim[{k}]": b"%d" % k, f"sim[{k + 1}]": b"more"}
+        else:
+            add(far, f"alone{k}", b"%d" % k)
+            wanted[f"alone{k}"] = b"%d" % k
+        far.flush()
+        for stem, data in wanted.items():
+            found = near.read(stem)
+            assert found is not None, (k, stem)
+            assert near.get(found) == data
+
+
+def test_results_that_are_large_together_are_kept_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "LARGE", 10)
+    store = PackedStore(tmp_path)
+    places = store.add_all(batch(0, b"one", b"two" * 9))
+    assert [*places.sizes] == [3, 27]
+    assert contents(tmp_path) == {}
+    store.flush()
+    assert contents(tmp_path) == {"sim[0]": b"one", "sim[1]": b"two" * 9}
+    assert len([*(tmp_path / "store").glob("*.step")]) == 1
+
+
+def test_an_index_lists_a_series_once_and_is_right(tmp_path: Path) -> None:
+    store = PackedStore(tmp_path)
+    store.add_all(batch(0, *[b"x"] * 1000))
+    store.sync()
+    path = segment_of(tmp_path).with_suffix(".idx")
+    assert path.stat().st_size == 16 + 2 * STEP
+    assert index.is_right(segment.Segment(str(segment_of(tmp_path))))
+    listed = bytearray(path.read_bytes())
+    listed[-1] ^= 1
+    path.write_bytes(listed)
+    assert not index.is_right(segment.Segment(str(segment_of(tmp_path))))
+
+
 @pytest.mark.parametrize(
     "spoil",
     [
@@ -327,7 +416,7 @@ def test_a_tail_torn_at_any_byte_costs_only_what_it_holds(three: Path, tmp_path:
         lambda path: path.write_bytes(b""),
         lambda path: path.write_bytes(path.read_bytes()[:-20]),
         lambda path: path.write_bytes(path.read_bytes()[:100]),
-        lambda path: path.write_bytes(path.read_bytes() + path.read_bytes()[-48:]),
+        lambda path: path.write_bytes(path.read_bytes() + path.read_bytes()[-STEP:]),
         lambda path: path.write_bytes(bytes(len(path.read_bytes()))),
         lambda path: path.write_bytes(path.read_bytes()[:8] + b"12345678" + path.read_bytes()[16:]),
         lambda path: path.write_bytes(path.read_bytes()[:64] + bytes(96)),
@@ -535,14 +624,14 @@ def test_an_index_that_cannot_be_written_is_in_nobodys_way(three: Path, monkeypa
     before = segment_of(three).with_suffix(".idx").stat().st_size
     add(store, "f", b"six")
     store.flush()
-    assert segment_of(three).with_suffix(".idx").stat().st_size == before + 2 * 48
+    assert segment_of(three).with_suffix(".idx").stat().st_size == before + 2 * STEP
     assert set(contents(three)) == {*"abcdef"}
 
 
 WRITER = """
     import os, random, sys
     from ezpyp.model.steps import Outcome, Status
-    from ezpyp.storage.protocol import Writer
+    from ezpyp.storage.protocol import Batch, Writer
     from ezpyp.storage.opening import PackedStore, Record
 
     folder, seed = sys.argv[1:]

@@ -29,6 +29,12 @@ class Column(NamedTuple):
     def at(self, i: int) -> Any:
         return self.values[i // self.stride % len(self.values)]
 
+    def between(self, members: range) -> Sequence[Any]:
+        """The values of calls that follow each other."""
+        if self.stride == 1 and members.stop <= len(self.values):
+            return self.values[members.start : members.stop]
+        return [self.at(i) for i in members]
+
     def pieces(self, size: int) -> Iterator[bytes]:
         """The bytes of the values of so many calls, or more."""
         values = self.values
@@ -140,6 +146,12 @@ class Columns(Sequence[Arguments]):
         for name, column in self.named.items():
             kwargs[name] = column.at(i)
         return tuple([column.at(i) for column in self.positional]), kwargs
+
+    def between(self, members: range) -> list[Sequence[Any]] | None:
+        """The columns of positional arguments of calls that follow each other; None where there are others than plain
+        values, or keyword arguments that are not the same for all.
+        """
+        return [column.between(members) for column in self.positional] if self._is_plain and not self.named else None
 
     def identities(self, before: bytes = b"") -> Iterator[bytes]:
         """The identity of each call in order, in bulk; each comes after these bytes."""

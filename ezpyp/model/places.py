@@ -87,6 +87,20 @@ class PlannedStems(Sequence[str]):
         others = self._others.get(family.number)
         return family.name(member) if others is None else others[member]
 
+    def numbered(self) -> Iterator[tuple[str, int, int, int]]:
+        """Steps that follow each other and whose stems are `label[number]`: label, first number, index of the first,
+        count.
+        """
+        start = 0
+        for family, members in self._steps.parts:
+            if family.first is not None and family.number not in self._others:
+                yield family.label, family.first + members.start, start, len(members)
+            start += len(members)
+
+    def are_others(self, family: Family) -> bool:
+        """Whether the stems of a family are not its names."""
+        return family.number in self._others
+
     def of(self, step: Step) -> str:
         """The stem of a step that is here."""
         others = self._others.get(step.family.number)

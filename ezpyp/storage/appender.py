@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from array import array
 
 from ezpyp.errors import StoreError
-from ezpyp.storage import catalog, segment
-from ezpyp.storage.segment import ATTEMPT, FIRST, GONE, HEAD, MAGIC, MARK, MOST_ATTEMPTS, OPENING, SEAL, TURN, Segment
+from ezpyp.storage import index, segment, series
+from ezpyp.storage.protocol import Batch
+from ezpyp.storage.segment import ATTEMPT, FIRST, GONE, HEAD, MAGIC, MARK, MOST_ATTEMPTS, OPENING, TURN, Segment
+from ezpyp.storage.series import SEAL, TEXT
 from ezpyp.system.files import refusal, sync_folder, write_all
 
 #: What is buffered at most, in bytes.
 _MOST = 1 << 22
-_pack_head, _pack_seal, _pack_entry = HEAD.pack, SEAL.pack, catalog.ENTRY.pack
+_pack_head, _pack_seal, _pack_entry = HEAD.pack, SEAL.pack, index.ENTRY.pack
 
 
 class Appender:
@@ -79,14 +82,14 @@ class Appender:
 
     def _open_index(self) -> None:
         """Cut off what a kill left torn, and let the index list what is there."""
-        found = catalog.tail(Segment(self._path))
+        found = index.tail(Segment(self._path))
         self.end = found.end
         os.ftruncate(self._descriptor, self.end)
         os.lseek(self._descriptor, self.end, os.SEEK_SET)
-        self._index = os.open(catalog.index_of(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._index = os.open(index.index_of(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._listed = found.indexed
         os.ftruncate(self._index, self._listed)
-        self._unlisted += found.missing if found.indexed else catalog.beginning(self.salt) + found.missing
+        self._unlisted += found.missing if found.indexed else index.beginning(self.salt) + found.missing
 
     def open_for(self, host: str) -> None:
         """Let what follows be known as that host's."""
@@ -94,7 +97,7 @@ class Appender:
 
     def _open_for(self, host: str, flags: int) -> None:
         self.opening = self.at
-        words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*segment.TEXT)
+        words = json.dumps({"format": 1, "host": host}, ensure_ascii=False).encode(*TEXT)
         self.write(flags=flags, order=self._order, extras=words)
 
     @property
@@ -145,14 +148,30 @@ class Appender:
         length = len(head) + SEAL.size + len(result)
         self._size += length
         of_stem = (digest(stem) or 1) if stem else 0
-        self._entries.append(_pack_entry(offset, length, flags, status, order, of_stem, fingerprint))
+        self._entries.append(_pack_entry(offset, length, flags, status, 0, order, of_stem, fingerprint, 0))
+        self._make_room()
+        return offset
+
+    def append_series(self, batch: Batch, checksums: array[int], rank: int) -> int:
+        """Add records of members of a family as one; where it begins. As `append`."""
+        offset, order, count = self.end + self._size, self.order(1), len(batch.results)
+        head, size = series.packed(batch, checksums, rank=rank, opening=self.opening, order=order)
+        self._parts += (head, _pack_seal(self._digest(head, self.salt ^ offset)), *batch.results)
+        length = len(head) + SEAL.size + size
+        self._size += length
+        of_label = index.digest_of(batch.label.encode(*TEXT))
+        of_all = series.digest_of(batch.first, batch.fingerprints)
+        self._entries.append(_pack_entry(offset, length, 0, 0, count, order, of_label, of_all, batch.first))
+        self._make_room()
+        return offset
+
+    def _make_room(self) -> None:
         if self._size > _MOST:
             try:
                 self._write()
             except StoreError as error:
                 self._lost = error
                 raise
-        return offset
 
     def order(self, attempt: int) -> int:
         """The order of a record of an attempt."""

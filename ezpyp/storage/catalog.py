@@ -1,8 +1,7 @@
-"""Which records of all segments count, without reading them: the index beside each segment, and what stands in them.
+"""Which records of all segments count, without reading them, from the indexes beside the segments.
 
-An index is a file of entries of fixed size, written after the segment's own bytes. It is a prefix of what the segment
-holds: what it lacks, or all of it where it is lost or foreign, is made up from the segment. A folder of a million
-records is looked through in less than a second, and kept in about 70 bytes each.
+A folder of a million records is looked through in less than a second, and kept in about 80 bytes each. Of a series only
+one entry is kept, until somebody asks for a single member.
 """
 
 from __future__ import annotations
@@ -10,13 +9,16 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, compress
-from operator import add, le, methodcaller
+from itertools import chain, compress, repeat
+from operator import add, methodcaller
 
 from ezpyp.model import outputs
+from ezpyp.model.places import PlannedStems
 from ezpyp.model.steps import Status
+from ezpyp.storage import series
+from ezpyp.storage.index import ENTRY, STEP, WORDS, digest_of, listing
 from ezpyp.storage.protocol import Problem, Records
 from ezpyp.storage.record import Record
 from ezpyp.storage.segment import (
@@ -27,9 +29,9 @@ from ezpyp.storage.segment import (
     FILES,
     FIRST,
     GONE,
+    MEMBER,
     ODD,
     OPENING,
-    TEXT,
     WHEREABOUTS,
     Header,
     Segment,
@@ -37,126 +39,24 @@ from ezpyp.storage.segment import (
     number_from,
     record_of,
 )
+from ezpyp.storage.series import TEXT
 
-#: Names this version of the format. The salt of the segment follows.
-MAGIC = b"ezpyp-i\x02"
-SUFFIX = ".idx"
-#: offset, length, flags, status, order, digest of the stem (0 for none), fingerprint
-ENTRY = struct.Struct("<QIBbxxQQ16s")
-_STEP = ENTRY.size
-#: The same in words of eight bytes.
-_WORDS, _ORDER_WORD, _STEM_WORD = _STEP // 8, 2, 3
+#: Where things stand in an entry: in words of eight bytes, or of two, or in bytes.
+_ORDER_WORD, _STEM_WORD, _PRINT_WORD, _COUNT_HALF = 2, 3, 4, 7
 _FLAGS, _STATUS, _STEM, _PRINT = 12, 13, 24, 32
 #: Marks an entry that counts and has a plain done step's result.
 _SETTLED = 2
-_CHAIN = struct.Struct("<QI36x")
-_RANKED = struct.Struct("<12xBb2xQQ16x")
+_LENGTH = struct.Struct("<8xI44x")
+_RANKED = struct.Struct("<12xBb2xQQ24x")
 _NUMBER = struct.Struct("<Q")
+#: Of a series: count, digest of the label, digest of the fingerprints, number of the first.
+_SERIES = struct.Struct("<14xH8xQ16sQ")
 #: What is known of a step under its stem: digest of the stem and fingerprint.
-_KNOWN = struct.Struct("<24x24s")
+_KNOWN = struct.Struct("<24x24s8x")
 _DIGEST, _FINGERPRINT = struct.Struct("8s"), struct.Struct("16s")
-_SALT = struct.Struct("<Q")
-#: Of an index, this much is read at once.
-_WINDOW = _STEP * (1 << 14)
-
-
-def digest_of(stem: bytes) -> int:
-    """What a stem is found by. 0 stands for none."""
-    import xxhash
-
-    return xxhash.xxh3_64_intdigest(stem) or 1
-
-
-def entry_of(offset: int, header: Header) -> bytes:
-    """The entry of a record."""
-    digest = 0 if header.flags & OPENING else digest_of(header.stem.encode(*TEXT))
-    return ENTRY.pack(offset, header.length, header.flags, header.status, header.order, digest, header.fingerprint)
-
-
-def beginning(salt: int) -> bytes:
-    """What an index begins with."""
-    return MAGIC + _SALT.pack(salt)
-
-
-def index_of(path: str) -> str:
-    """The index of a segment."""
-    return path.removesuffix(".seg") + SUFFIX
-
-
-@dataclass(slots=True)
-class Listing:
-    """What a segment holds from a place on."""
-
-    #: Entries that were read from the index, and those that it lacks, one after another.
-    listed: bytes
-    missing: bytearray
-    #: Where what is right in the index ends; 0 where it has to be made anew.
-    indexed: int
-    #: Where the whole records end.
-    end: int
-    #: What lies between whole records and is none: from, to.
-    gaps: list[tuple[int, int]]
-
-
-def listing(segment: Segment, *, indexed: int = FIRST, end: int = FIRST) -> Listing:
-    """The entries of a segment, from its index as far as that goes, then from its records.
-
-    Args:
-        indexed, end: where a former listing ended, to go on from there.
-    """
-    skipped, known = _indexed(segment, indexed, end)
-    missing = bytearray()
-    indexed += skipped
-    if known:
-        indexed += len(known)
-        offset, length = _CHAIN.unpack_from(known, len(known) - _STEP)
-        last = segment.header(offset)
-        if last is None or last.length != length or offset + length > segment.size:
-            indexed = 0 if end == FIRST else indexed - len(known)
-            known = b""
-        else:
-            end = offset + length
-    elif end == FIRST:
-        indexed = 0
-    gaps: list[tuple[int, int]] = []
-    for offset, header in segment.walk(end, gaps):
-        missing += entry_of(offset, header)
-        end = offset + header.length
-    return Listing(listed=known, missing=missing, indexed=indexed, end=end, gaps=gaps)
-
-
-def tail(segment: Segment) -> Listing:
-    """The entries that the index of a segment lacks. Quick: of what it has only the last entry is read."""
-    path = index_of(segment.path)
-    count = (os.stat(path).st_size - FIRST) // _STEP if os.path.exists(path) else 0
-    if count <= 0:
-        return listing(segment)
-    return listing(segment, indexed=FIRST + (count - 1) * _STEP)
-
-
-def _indexed(segment: Segment, start: int, end: int) -> tuple[int, bytes]:
-    """The entries of an index from `start` on, as far as each begins where the one before it ends, or later. Records
-    before `end` are known, and skipped: so many bytes come first in what is given back.
-    """
-    try:
-        with open(index_of(segment.path), "rb", buffering=0) as file:
-            if file.read(FIRST) != beginning(segment.salt):
-                return 0, b""
-            content = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, start)
-    except OSError:
-        return 0, b""
-    if not len(content) % _STEP and _is_chain(content, end):
-        return 0, content
-    first = good = 0
-    for offset, length in _CHAIN.iter_unpack(memoryview(content)[: len(content) // _STEP * _STEP]):
-        if offset < end and good == first:  # read from the segment before the index had it
-            first += 1
-        elif offset < end or not length:  # what was spoilt leaves gaps
-            break
-        else:
-            end = offset + length
-        good += 1
-    return first * _STEP, content[first * _STEP : good * _STEP]
+#: Flags with which there is something to say of a step.
+_SAYING = 0xFF & ~WHEREABOUTS & ~OPENING
+_TURNED = bytes([1, 0]).ljust(256, b"\0")
 
 
 @dataclass(slots=True)
@@ -169,36 +69,6 @@ class _Known:
     end: int = FIRST
     #: Of the file, with what is no whole record yet.
     size: int = 0
-
-
-def _is_chain(content: bytes, end: int) -> bool:
-    """Whether these entries are one after another, from this place on."""
-    if not content:
-        return True
-    offsets = memoryview(content).cast("Q")[::_WORDS]
-    lengths = memoryview(content).cast("I")[2 :: 2 * _WORDS]
-    ends = map(add, offsets, lengths)
-    return offsets[0] >= end and all(lengths) and all(map(le, ends, offsets[1:]))
-
-
-def is_right(segment: Segment) -> bool:
-    """Whether an index lists what its segment holds, as far as it goes. Reads all of both."""
-    _, known = _indexed(segment, FIRST, FIRST)
-    entries = bytearray()
-    for offset, header in segment.walk(FIRST, []):
-        entries += entry_of(offset, header)
-        if len(entries) >= len(known):
-            break
-    return entries[: len(known)] == known and _has_index(segment)
-
-
-def _has_index(segment: Segment) -> bool:
-    """Whether there is an index of this very segment, or none at all."""
-    try:
-        with open(index_of(segment.path), "rb") as file:
-            return file.read(FIRST) == beginning(segment.salt)
-    except FileNotFoundError:
-        return True
 
 
 class Catalog(Records):
@@ -216,15 +86,19 @@ class Catalog(Records):
         self._folder = folder
         self.problems: list[Problem] = []
         self._known: list[_Known] = []
-        #: Of each entry its place in `_known`.
-        self._owners = array("H")
+        #: The entries, a series being one; and of each its place in `_known`.
+        self._listed = bytearray()
+        self._listers = array("H")
+        #: The same with each member of a series on its own, as far as that was asked for: see `_unfolded`.
         self._entries = bytearray()
+        self._owners = array("H")
+        self._told = 0
         self._table, self._mask = _table(0)
         #: Of each entry 0 if it does not count, else 1, or `_SETTLED`. As far as it was asked for: see `_weighed`.
         self._live = bytearray()
         #: The highest order; and below this one, only what was repacked counts.
         self.latest = self._horizon = 0
-        #: Of each entry, as far as they were asked for.
+        #: Of each entry that is listed, as far as they were asked for.
         self._flags = b""
         self._by_print: tuple[array[int], int] | None = None
         for number in sorted(self._numbers(), reverse=True):  # repacked ones first: they say what no longer counts
@@ -266,7 +140,7 @@ class Catalog(Records):
 
     def _read(self) -> None:
         """Take in the entries that were written since the last call."""
-        first = len(self._owners)
+        first = len(self._listers)
         for k, known in enumerate(self._known):
             size = known.segment.size
             if size == known.size:
@@ -277,13 +151,13 @@ class Catalog(Records):
             self.problems += [
                 Problem(path=path, what=f"torn: bytes {start:,} to {end:,} are no record") for start, end in found.gaps
             ]
-            self._owners.extend(array("H", [k]) * ((len(found.listed) + len(found.missing)) // _STEP))
-            self._entries += found.listed
-            self._entries += found.missing
-        if len(self._owners) > first:
+            self._listers.extend(array("H", [k]) * ((len(found.listed) + len(found.missing)) // STEP))
+            self._listed += found.listed
+            self._listed += found.missing
+        if len(self._listers) > first:
             self._by_print = None
-            with memoryview(self._entries) as entries, entries.cast("Q") as words:
-                self.latest = max(self.latest, *words[first * _WORDS + _ORDER_WORD :: _WORDS])
+            with memoryview(self._listed) as entries, entries.cast("Q") as words:
+                self.latest = max(self.latest, *words[first * WORDS + _ORDER_WORD :: WORDS])
 
     def is_current(self) -> bool:
         """Whether nothing was written since it was looked through."""
@@ -293,8 +167,52 @@ class Catalog(Records):
         except OSError:
             return False
 
+    def _unfolded(self) -> bytearray:
+        """The entries, one for each member of a series."""
+        start, self._told = self._told, len(self._listers)
+        if start == self._told:
+            return self._entries
+        folded = [n for n, count in enumerate(self._counts(start), start) if count]
+        if not folded and (not start or self._entries is self._listed):
+            self._entries, self._owners = self._listed, self._listers  # the very same: they may be long
+            return self._entries
+        if self._entries is self._listed:
+            self._entries, self._owners = self._listed[: start * STEP], self._listers[:start]
+        for n in folded:
+            self._entries += self._listed[start * STEP : n * STEP]
+            self._owners.extend(self._listers[start:n])
+            self._unfold(n)
+            start = n + 1
+        self._entries += self._listed[start * STEP :]
+        self._owners.extend(self._listers[start:])
+        return self._entries
+
+    def _unfold(self, n: int) -> None:
+        """Take in the members of a series, but of one that cannot be read."""
+        owner = self._listers[n]
+        offset: int = _NUMBER.unpack_from(self._listed, n * STEP)[0]
+        found = self._known[owner].segment.series(offset)
+        if found is None:
+            return
+        addresses = range(offset + (1 << MEMBER), offset + (found.members + 1 << MEMBER), 1 << MEMBER)
+        lengths = [size + series.EACH for size in found.sizes()]
+        lengths[0] += found.start - series.EACH * found.members
+        digests = map(digest_of, map(methodcaller("encode", *TEXT), found.stems()))
+        prints = map(found.fingerprint, range(found.members))
+        zeros, orders = repeat(0), repeat(found.order)
+        made = map(ENTRY.pack, addresses, lengths, zeros, zeros, zeros, orders, digests, prints, zeros)
+        self._entries += b"".join(made)
+        self._owners.extend(array("H", [owner]) * found.members)
+
+    def _counts(self, start: int = 0) -> list[int]:
+        """Of each entry from there on how many are in the series, 0 for a record of its own."""
+        with memoryview(self._listed) as entries, entries.cast("H") as halves:
+            found: list[int] = halves[start * WORDS * 4 + _COUNT_HALF :: WORDS * 4].tolist()
+        return found
+
     def _weighed(self) -> bytearray:
         """Which entries count. Found out when somebody asks: whoever resumes a run often need not."""
+        self._unfolded()
         count, first = len(self._owners), len(self._live)
         if count > first:
             self._live += bytes(count - first)
@@ -308,7 +226,7 @@ class Catalog(Records):
         """Of each stem the newest record counts; in a segment the last."""
         owners, live, table, mask = self._owners, self._live, self._table, self._mask
         horizon = self._horizon
-        with memoryview(self._entries) as entries, entries.cast("Q") as words, entries[first * _STEP :] as new:
+        with memoryview(self._entries) as entries, entries.cast("Q") as words, entries[first * STEP :] as new:
             for n, (flags, status, order, digest) in enumerate(_RANKED.iter_unpack(new), first):
                 if not digest:
                     if flags & GONE:  # the opening of what was repacked
@@ -317,10 +235,10 @@ class Catalog(Records):
                 if order < horizon and owners[n]:
                     continue
                 slot = digest & mask
-                while (m := table[slot] - 1) >= 0 and words[m * _WORDS + _STEM_WORD] != digest:
+                while (m := table[slot] - 1) >= 0 and words[m * WORDS + _STEM_WORD] != digest:
                     slot = (slot + 1) & mask
                 if m >= 0:
-                    if owners[m] != owners[n] and order < words[m * _WORDS + _ORDER_WORD]:
+                    if owners[m] != owners[n] and order < words[m * WORDS + _ORDER_WORD]:
                         continue
                     live[m] = 0
                 table[slot] = n + 1
@@ -335,20 +253,20 @@ class Catalog(Records):
         digest = digest_of(stem.encode(*TEXT))
         slot = digest & self._mask
         while other := self._table[slot]:
-            if _NUMBER.unpack_from(self._entries, (other - 1) * _STEP + _STEM)[0] == digest:
+            if _NUMBER.unpack_from(self._entries, (other - 1) * STEP + _STEM)[0] == digest:
                 return other - 1 if live[other - 1] else -1
             slot = (slot + 1) & self._mask
         return -1
 
     def header(self, n: int) -> Header | None:
         """The header of a record; None if it cannot be read."""
-        offset: int = _NUMBER.unpack_from(self._entries, n * _STEP)[0]
+        offset: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
         return self._known[self._owners[n]].segment.header(offset)
 
     def record(self, n: int) -> Record | None:
         """A record by its number; None if it cannot be read."""
         known, header = self._known[self._owners[n]], self.header(n)
-        offset: int = _NUMBER.unpack_from(self._entries, n * _STEP)[0]
+        offset: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
         try:
             return record_of(known.segment, known.number, offset, header) if header is not None else None
         except ValueError:
@@ -362,7 +280,7 @@ class Catalog(Records):
         return record
 
     def __iter__(self) -> Iterator[str]:
-        return self._stems(range(len(self._owners)))
+        return self._stems(range(len(self._weighed())))
 
     def __len__(self) -> int:
         live = self._weighed()
@@ -373,14 +291,21 @@ class Catalog(Records):
 
     def _of_stems(self) -> int:
         """How many entries are of stems."""
-        return len(self._owners) - len(self._marked(OPENING))
+        counts = self._counts()
+        return sum(counts) + counts.count(0) - sum(self._marks(OPENING))
+
+    def _marks(self, flags: int) -> bytes:
+        """Of each entry, as they are listed, 1 where it has one of these flags."""
+        if len(self._flags) < len(self._listers):
+            self._flags = bytes(self._listed[_FLAGS::STEP])
+        return self._flags.translate(bytes(bool(each & flags) for each in range(256)))
 
     def _marked(self, flags: int) -> list[int]:
-        """The numbers of entries that have one of these flags."""
-        if len(self._flags) < len(self._owners):
-            self._flags = bytes(self._entries[_FLAGS::_STEP])
-        marks = self._flags.translate(bytes(bool(each & flags) for each in range(256)))
-        return [*compress(range(len(marks)), marks)] if 1 in marks else []
+        """The numbers of entries that have one of these flags. No series has any."""
+        if 1 not in self._marks(flags):
+            return []
+        found = bytes(self._unfolded()[_FLAGS::STEP]).translate(bytes(bool(each & flags) for each in range(256)))
+        return [*compress(range(len(found)), found)]
 
     def _stems(self, numbers: Iterable[int]) -> Iterator[str]:
         for n in numbers:
@@ -389,23 +314,45 @@ class Catalog(Records):
                 if header is not None:
                     yield header.stem
 
-    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
-        import xxhash
-
-        digests = array("Q", map(xxhash.xxh3_64_intdigest, map(methodcaller("encode", *TEXT), stems)))
-        if not self._live and not self._marked(GONE):
+    def settled(self, fingerprints: bytes, stems: Sequence[str]) -> bytearray:
+        if not self._live and 1 not in self._marks(GONE):
             # Where as many steps are settled as there are entries, no step has two of which one does not count.
-            known = {*chain.from_iterable(_KNOWN.iter_unpack(self._entries))}
-            of_steps = chain.from_iterable(_DIGEST.iter_unpack(digests.tobytes()))
-            prints = chain.from_iterable(_FINGERPRINT.iter_unpack(fingerprints))
-            found = bytearray(map(known.__contains__, map(add, of_steps, prints)))
+            found = bytearray(len(stems))
+            counts = self._counts()
+            if any(counts):
+                self._match_series(fingerprints, stems, found)
+            if 0 in counts:
+                self._match_alone(fingerprints, stems, found)
             if found.count(1) == self._of_stems() and self._all_plain():
                 return found
-        return self._settled_one_by_one(fingerprints, digests)
+        return self._settled_one_by_one(fingerprints, _digests(stems))
+
+    def _match_series(self, fingerprints: bytes, stems: Sequence[str], found: bytearray) -> None:
+        """Find steps in series that have their stems and fingerprints: a series as a whole or not at all."""
+        families: dict[int, list[tuple[int, int, int]]] = {}
+        for label, first, start, count in stems.numbered() if isinstance(stems, PlannedStems) else ():
+            families.setdefault(digest_of(label.encode(*TEXT)), []).append((first, start, count))
+        for count, label_digest, digest, first in _SERIES.iter_unpack(self._listed):
+            for begin, start, size in families.get(label_digest, ()) if count else ():
+                if begin <= first and first + count <= begin + size:
+                    k = start + first - begin
+                    if series.digest_of(first, fingerprints[16 * k : 16 * (k + count)]) == digest:
+                        found[k : k + count] = b"\1" * count
+
+    def _match_alone(self, fingerprints: bytes, stems: Sequence[str], found: bytearray) -> None:
+        """Find steps in records of their own that have their stems and fingerprints."""
+        known = {*chain.from_iterable(_KNOWN.iter_unpack(self._listed))}
+        if 1 not in found:
+            of_steps = chain.from_iterable(_DIGEST.iter_unpack(_digests(stems).tobytes()))
+            prints = chain.from_iterable(_FINGERPRINT.iter_unpack(fingerprints))
+            found[:] = map(known.__contains__, map(add, of_steps, prints))
+            return
+        for k in [*compress(range(len(found)), found.translate(_TURNED))]:
+            found[k] = _NUMBER.pack(_digest(stems[k])) + fingerprints[16 * k : 16 * k + 16] in known
 
     def _all_plain(self) -> bool:
         """Whether all entries of stems are of done steps of which there is nothing else to say."""
-        return not any(self._entries[_STATUS::_STEP]) and not self._marked(0xFF & ~WHEREABOUTS & ~OPENING)
+        return not any(self._listed[_STATUS::STEP]) and 1 not in self._marks(_SAYING)
 
     def _settled_one_by_one(self, fingerprints: bytes, digests: array[int]) -> bytearray:
         live, table, mask = self._weighed(), self._table, self._mask
@@ -418,15 +365,17 @@ class Catalog(Records):
         ):
             for k, digest in enumerate(digests):
                 slot = digest & mask
-                while (m := table[slot] - 1) >= 0 and words[(at := m * _WORDS) + _STEM_WORD] != digest:
+                while (m := table[slot] - 1) >= 0 and words[(at := m * WORDS) + _STEM_WORD] != digest:
                     slot = (slot + 1) & mask
                 if m >= 0 and live[m] == _SETTLED:
                     found[k] = words[at + 4] == prints[2 * k] and words[at + 5] == prints[2 * k + 1]
         return found
 
     def notable(self) -> Iterator[str]:
-        odd = self._entries[_STATUS::_STEP]
-        numbers = {*self._marked(0xFF & ~WHEREABOUTS & ~OPENING), *compress(range(len(odd)), odd)}
+        numbers = {*self._marked(_SAYING)}
+        if any(self._listed[_STATUS::STEP]):
+            odd = self._unfolded()[_STATUS::STEP]
+            numbers.update(compress(range(len(odd)), odd))
         return self._stems(sorted(numbers))
 
     def under(self, fingerprint: str) -> list[str]:
@@ -442,7 +391,8 @@ class Catalog(Records):
         slot = _NUMBER.unpack(wanted[:8])[0] & mask
         numbers = []
         while other := table[slot]:
-            if self._entries[(other - 1) * _STEP + _PRINT : other * _STEP] == wanted:
+            at = (other - 1) * STEP + _PRINT
+            if self._entries[at : at + 16] == wanted:
                 numbers.append(other - 1)
             slot = (slot + 1) & mask
         return [*self._stems(sorted(numbers))]
@@ -450,10 +400,10 @@ class Catalog(Records):
     def _prints(self) -> tuple[array[int], int]:
         """A table by the beginning of the fingerprint. Several records may have the same."""
         table, mask = _table(len(self))
-        flags = self._entries[_FLAGS::_STEP]
+        flags = self._unfolded()[_FLAGS::STEP]
         for n, alive in enumerate(self._weighed()):
             if alive and not flags[n] & ODD:
-                slot = _NUMBER.unpack_from(self._entries, n * _STEP + _PRINT)[0] & mask
+                slot = _NUMBER.unpack_from(self._entries, n * STEP + _PRINT)[0] & mask
                 while table[slot]:
                     slot = (slot + 1) & mask
                 table[slot] = n + 1
@@ -463,8 +413,10 @@ class Catalog(Records):
 
     def misfits(self) -> Iterator[tuple[str, Problem]]:
         """Done steps whose result or returned files are not there, whole, with what is wrong."""
-        flags, statuses = self._entries[_FLAGS::_STEP], self._entries[_STATUS::_STEP]
-        for n in self._marked(APART | FILES):
+        if not (marked := self._marked(APART | FILES)):
+            return
+        flags, statuses = self._entries[_FLAGS::STEP], self._entries[_STATUS::STEP]
+        for n in marked:
             flag = flags[n]
             if not flag & DROPPED and self._weighed()[n] and statuses[n] == Status.DONE:
                 record = self.record(n)
@@ -482,8 +434,10 @@ class Catalog(Records):
 
     def leftovers(self) -> Iterator[str]:
         """Stems of dropped results whose files are still there."""
-        flags = self._entries[_FLAGS::_STEP]
-        for n in self._marked(DROPPED):
+        if not (marked := self._marked(DROPPED)):
+            return
+        flags = self._entries[_FLAGS::STEP]
+        for n in marked:
             if flags[n] & APART and self._weighed()[n]:
                 record = self.record(n)
                 if record is not None and os.path.exists(f"{self._folder}/{record.outcome.location}"):
@@ -492,8 +446,8 @@ class Catalog(Records):
     def dead(self) -> int:
         """Bytes that repacking would take back, but for large results."""
         total = sum(known.size - FIRST for known in self._known)
-        flags, live = self._entries[_FLAGS::_STEP], self._weighed()
-        for n, (_, length) in enumerate(_CHAIN.iter_unpack(self._entries)):
+        live, flags = self._weighed(), self._entries[_FLAGS::STEP]
+        for n, (length,) in enumerate(_LENGTH.iter_unpack(self._entries)):
             if flags[n] & OPENING or live[n]:
                 total -= length
             if flags[n] & ELSEWHERE and not flags[n] & (APART | DROPPED) and live[n]:
@@ -506,6 +460,14 @@ class Catalog(Records):
         n = self.find(stem)
         if n >= 0:
             self._weighed()[n] = 0
+
+
+def _digest(stem: str) -> int:
+    return digest_of(stem.encode(*TEXT))
+
+
+def _digests(stems: Iterable[str]) -> array[int]:
+    return array("Q", map(digest_of, map(methodcaller("encode", *TEXT), stems)))
 
 
 def _table(count: int) -> tuple[array[int], int]:

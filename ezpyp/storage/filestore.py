@@ -15,7 +15,19 @@ from ezpyp.errors import StoreError
 from ezpyp.model import outputs
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.patience import blamed, is_late, reason_of, tries, unreadable
-from ezpyp.storage.protocol import SHELF, Known, Problem, Scan, Writer, checksum, done, place_of
+from ezpyp.storage.protocol import (
+    SHELF,
+    Batch,
+    Known,
+    Places,
+    Problem,
+    Scan,
+    Writer,
+    checksum,
+    done,
+    one_by_one,
+    place_of,
+)
 from ezpyp.storage.reading import Reader, read_small
 from ezpyp.storage.record import Record, from_json, to_json
 from ezpyp.system.files import (
@@ -36,6 +48,8 @@ _REMEMBERED = 1000
 
 class FileStore:
     """One file pair a step, in the cache folder itself."""
+
+    bulk = False
 
     def __init__(
         self,
@@ -93,6 +107,9 @@ class FileStore:
     ) -> Place:
         outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
         return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+
+    def add_all(self, batch: Batch) -> Places:
+        return one_by_one(self, batch)
 
     def flush(self) -> None:
         """A file is there when it is put."""

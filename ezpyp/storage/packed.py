@@ -10,17 +10,18 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
 from ezpyp.model.steps import Outcome, Place
-from ezpyp.storage import segment
+from ezpyp.storage import segment, series
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.catalog import Catalog
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
-from ezpyp.storage.protocol import Scan, Writer, checksum, done, is_plain, verified
+from ezpyp.storage.protocol import Batch, Places, Scan, Writer, checksum, done, is_plain, one_by_one, verified
 from ezpyp.storage.reading import Reader
 from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call
 from ezpyp.storage.segment import (
@@ -29,11 +30,11 @@ from ezpyp.storage.segment import (
     ELSEWHERE,
     FILES,
     GONE,
+    MEMBER,
     MORE,
     ODD,
     PLAIN,
     POINTER,
-    TEXT,
     WHEREABOUTS,
     Header,
     Segment,
@@ -42,6 +43,7 @@ from ezpyp.storage.segment import (
     record_of,
     turn_of,
 )
+from ezpyp.storage.series import TEXT
 from ezpyp.system.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, sync_folder, write_whole
 
 #: Where segments lie, and results that are too large for them.
@@ -80,6 +82,8 @@ def _is_ours(name: str) -> bool:
 
 class PackedStore:
     """Records in segments. What is put is buffered until `flush`; who puts it reads it at once."""
+
+    bulk = True
 
     def __init__(
         self,
@@ -171,6 +175,16 @@ class PackedStore:
                 flags, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
             )  # fmt: skip
         return Place(self._number, offset, size, sum_)
+
+    def add_all(self, batch: Batch) -> Places:
+        sizes = [*map(len, batch.results)]
+        if sum(sizes) > LARGE or len(sizes) > series.MOST:
+            return one_by_one(self, batch)
+        appender = self._appender or self._open()
+        sums = array("Q", map(self._digest, batch.results))
+        offset = appender.append_series(batch, sums, self._writer.rank)
+        addresses = range(offset + (1 << MEMBER), offset + (len(sizes) + 1 << MEMBER), 1 << MEMBER)
+        return Places(self._number, addresses, sizes, sums)
 
     def flush(self) -> None:
         if self._appender is not None and self._appender.waiting:

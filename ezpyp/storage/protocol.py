@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
@@ -32,7 +33,7 @@ class Problem:
 class Records(Mapping[str, Record]):
     """Records by stem, as they were when they were looked through. A store may read each when it is asked for."""
 
-    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+    def settled(self, fingerprints: bytes, stems: Sequence[str]) -> bytearray:
         """For each step 1 where a done result with its fingerprint lies under its own stem, and there is nothing else
         to say of it; else 0.
 
@@ -66,7 +67,7 @@ class Known(Records):
     def __len__(self) -> int:
         return len(self._found)
 
-    def settled(self, fingerprints: bytes, stems: Iterable[str]) -> bytearray:
+    def settled(self, fingerprints: bytes, stems: Sequence[str]) -> bytearray:
         wanted, width = fingerprints.hex(), 32
         found = bytearray(len(fingerprints) // 16)
         for k, stem in enumerate(stems):
@@ -118,12 +119,39 @@ def on_shelf(stem: str, record: Record) -> str:
     return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
 
 
+class Batch(NamedTuple):
+    """Members of a family that follow each other, done at their first attempts, and nothing else to say of them. Their
+    stems are their names, from `label[first]` on.
+    """
+
+    label: str
+    first: int
+    #: 16 bytes a step.
+    fingerprints: bytes
+    whens: array[float]
+    seconds: array[float]
+    codec: str
+    results: Sequence[bytes]
+
+
+class Places(NamedTuple):
+    """Where results lie, in columns; see Place."""
+
+    segment: int
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+    checksums: Sequence[int]
+
+
 class Store(Protocol):
     """Keeps outcomes and results. Any process that can reach the folder may read while others write.
 
     A store is used by one process at a time, and by one thread of it, which reads what it wrote; others may have to
     wait for `flush`. Stems that begin with `SHELF` are former results, kept apart.
     """
+
+    #: Whether `add_all` is quicker than `add` for each. Else what is done should not wait for what is done with it.
+    bulk: bool
 
     def put(self, stem: str, record: Record, chunks: Sequence[Buffer] | None) -> Outcome:
         """Keep an outcome, with its result where there is one, and give it back with where the result lies.
@@ -154,6 +182,13 @@ class Store(Protocol):
 
         Raises:
             StoreError: as `put`.
+        """
+
+    def add_all(self, batch: Batch) -> Places:
+        """`add` for each of a batch.
+
+        Raises:
+            StoreError: as `put`; some of them may have been kept.
         """
 
     def flush(self) -> None:
@@ -271,6 +306,19 @@ def place_of(outcome: Outcome) -> Place:
     return Place(0, 0, outcome.bytes, int(outcome.checksum.removeprefix("xxh3:"), 16))
 
 
+def one_by_one(store: Store, batch: Batch) -> Places:
+    """`Store.add_all` by `Store.add`."""
+    found = []
+    for k, result in enumerate(batch.results):
+        name, print_ = f"{batch.label}[{batch.first + k}]", batch.fingerprints[16 * k : 16 * k + 16].hex()
+        when, seconds = batch.whens[k], batch.seconds[k]
+        found.append(
+            store.add(name, name, print_, when=when, seconds=seconds, attempt=1, codec=batch.codec, chunks=(result,))
+        )
+    segments, offsets, sizes, checksums = zip(*found, strict=True)
+    return Places(segments[0], offsets, sizes, checksums)
+
+
 def verified(data: Buffer, record: Record, where: str, remedy: str = REMAKE) -> Buffer:
     """The bytes of a result, if they are what its record says.
 
@@ -288,6 +336,8 @@ def verified(data: Buffer, record: Record, where: str, remedy: str = REMAKE) -> 
 
 class MemoryStore:
     """Keeps everything in this process: for tests, and for pipelines run in line that want no files."""
+
+    bulk = False
 
     def __init__(self, folder: str | os.PathLike[str] = "", writer: Writer | None = None) -> None:
         """The folder is taken, as every kind of store takes one, and not used."""
@@ -320,6 +370,9 @@ class MemoryStore:
         outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
         return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
 
+    def add_all(self, batch: Batch) -> Places:
+        return one_by_one(self, batch)
+
     def flush(self) -> None:
         """What was put is there."""
 
@@ -350,7 +403,9 @@ class MemoryStore:
         if record := self._records.pop(stem, None):
             outcome = record.outcome
             if outcome.location:
-                self._results[target] = self._results.pop(stem)
+                self._results.pop(target, None)
+                if stem in self._results:  # else it was dropped
+                    self._results[target] = self._results.pop(stem)
                 outcome = replace(outcome, location=target)
             self._records[target] = replace(record, outcome=outcome)
 

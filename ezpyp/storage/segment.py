@@ -3,8 +3,9 @@
 A segment begins with its version and a random salt. A record is a header of fixed size, texts (stem, name, codec, and
 what few steps have to say, as JSON), a seal, and the result. The seal is the checksum of header and texts, salted with
 the segment and the offset: what a result happens to hold, and what was copied, is never taken for a record. A result
-that lies elsewhere, in a file or in another record, is not moved: the record says where. A torn tail has no whole
-record in it, and is no part of the segment.
+that lies elsewhere, in a file or in another record, is not moved: the record says where. Members of a family that
+were done one after another are one record (`series`), and each has an address in it. A torn tail has no whole record in
+it, and is no part of the segment.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from typing import NamedTuple
 
 from ezpyp.encoding import codecs
 from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.storage import series
 from ezpyp.storage.record import Record, from_extras
+from ezpyp.storage.series import SEAL, TEXT, Series
 from ezpyp.system.files import Buffer
 
 #: Names this version of the format.
-MAGIC = b"ezpyp-s\x01"
+MAGIC = b"ezpyp-s\x02"
 #: Where the first record is.
 FIRST = 16
-#: What the texts of a record are encoded with: names of files may be no Unicode.
-TEXT = ("utf-8", "surrogatepass")
 
 # What a record is, in its flags.
 
@@ -53,9 +54,16 @@ WHEREABOUTS = APART | ELSEWHERE
 #: magic, flags, status, lengths of stem, name ("" where it is the stem) and codec, and of the extras, attempt, rank,
 #: offset of the opening, order, length of the result, when, seconds, fingerprint, checksum of the result (0 for none).
 HEAD = struct.Struct("<4sBbHHBxIIIQQQdd16sQ")
-SEAL = struct.Struct("<Q")
 POINTER = struct.Struct("<QQ")
 MARK = b"\xe2rec"
+#: What every record begins with, one or a series.
+_MARKS = b"\xe2re"
+#: The address of a member of a series: the offset of the series, and from this bit on the place in it, counted from 1.
+#: That of any other record is its offset.
+MEMBER = 48
+_OFFSET = (1 << MEMBER) - 1
+#: A result of a series is read with all others where these are no more than so many bytes.
+_TOGETHER = 1 << 20
 #: What is read at once where records are read one after another, and where one is read alone.
 _WINDOW, _BLOCK = 1 << 20, 1 << 12
 
@@ -86,10 +94,13 @@ class Header(NamedTuple):
     extras: bytes
     #: Bytes from the beginning of the record to the result.
     start: int
+    #: Of a series as a whole: how many it has, and the number of the first. Its stem is the label.
+    members: int = 0
+    first: int = 0
 
     @property
     def length(self) -> int:
-        """Of the record, with the result if it is in it."""
+        """Of the record, with the result if it is in it. A member of a series has none."""
         return self.start if self.flags & WHEREABOUTS else self.start + self.size
 
 
@@ -105,6 +116,9 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
     """
     import xxhash
 
+    if block[at : at + len(series.MARK)] == series.MARK:
+        found = series.parse(block, at, salt, offset)
+        return _of_series(found) if found is not None else None
     if len(block) < at + HEAD.size:
         return None
     mark, flags, status, *lengths, attempt, rank, opening, order, size, when, seconds, print_, sum_ = HEAD.unpack_from(
@@ -126,6 +140,32 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
     return Header(*numbers, stem, name, codec, parts[3], end + SEAL.size - at)
 
 
+def _of_series(found: Series) -> Header:
+    return Header(
+        PLAIN, 0, 1, found.rank, found.opening, found.order, found.size, 0.0, 0.0, found.digest, 0,
+        found.label, found.label, found.codec, b"", found.start, found.members, found.first,
+    )  # fmt: skip
+
+
+def _of_member(found: Series, i: int) -> Header:
+    when, seconds, checksum = found.numbers(i)
+    begin, end = found.span(i)
+    stem = found.stem(i)
+    return Header(
+        PLAIN, 0, 1, found.rank, found.opening, found.order, end - begin, when, seconds, found.fingerprint(i), checksum,
+        stem, stem, found.codec, b"", found.start + begin,
+    )  # fmt: skip
+
+
+def _length_of(block: Buffer) -> int:
+    """How many bytes come before the result, as a head says that may be none; 0 where there is no head."""
+    if block[: len(MARK)] == MARK and len(block) >= HEAD.size:
+        return int(HEAD.size + sum(HEAD.unpack_from(block)[3:7]) + SEAL.size)
+    if block[: len(MARK)] == series.MARK and len(block) >= series.HEAD.size:
+        return series.length_of(block)
+    return 0
+
+
 class Segment:
     """A segment to read from: while others write to it, and after it was replaced."""
 
@@ -136,6 +176,8 @@ class Segment:
         """
         self.path = path
         self._block: tuple[int, bytes] = (0, b"")
+        #: The last series that was looked at, and where it is.
+        self._series: tuple[int, Series] | None = None
         self._hosts: dict[int, str] = {}
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -156,21 +198,34 @@ class Segment:
     def size(self) -> int:
         return os.fstat(self.descriptor).st_size
 
-    def header(self, offset: int, expected: int = 0) -> Header | None:
-        """The header of the record at an offset, None where there is none; `expected` bytes of result will be asked
+    def header(self, address: int, expected: int = 0) -> Header | None:
+        """The header of the record at an address, None where there is none; `expected` bytes of result will be asked
         for next.
         """
+        place, offset = address >> MEMBER, address & _OFFSET
+        if place:
+            whole = self.series(offset)
+            return _of_member(whole, place - 1) if whole is not None and place <= whole.members else None
         block = self._read(offset, max(_BLOCK, HEAD.size + 512 + expected))
         found = parse(block, 0, self.salt, offset)
-        if found is None and len(block) >= HEAD.size and block.startswith(MARK):
-            *_, stem, name, codec, extras = HEAD.unpack_from(block)[:7]
-            wanted = HEAD.size + stem + name + codec + extras + SEAL.size
-            if wanted > len(block):
-                found = parse(self._read(offset, wanted), 0, self.salt, offset)
+        if found is None and (wanted := _length_of(block)) > len(block):
+            found = parse(self._read(offset, wanted), 0, self.salt, offset)
         return found
 
-    def result(self, offset: int, header: Header) -> Buffer:
-        """The result of the record at an offset; shorter where the file ends."""
+    def series(self, offset: int) -> Series | None:
+        """The series at an offset, None where there is none."""
+        if self._series is None or self._series[0] != offset:
+            whole = self.header(offset)
+            found = None
+            if whole is not None and whole.members:
+                block = self._read(offset, whole.length if whole.length <= _TOGETHER else whole.start)
+                found = series.parse(block, 0, self.salt, offset)
+            self._series = (offset, found) if found is not None else None
+        return self._series[1] if self._series is not None else None
+
+    def result(self, address: int, header: Header) -> Buffer:
+        """The result of the record at an address; shorter where the file ends."""
+        offset = address & _OFFSET
         start, block = self._block
         if start == offset and len(block) >= header.length:
             return memoryview(block)[header.start : header.length]
@@ -215,13 +270,13 @@ class Segment:
         """Where the next record begins, -1 for nowhere."""
         while offset < size:
             window = os.pread(self.descriptor, _WINDOW, offset)
-            place = window.find(MARK)
+            place = window.find(_MARKS)
             while place >= 0:
                 header = self.header(offset + place)
                 if header is not None and offset + place + header.length <= size:
                     return offset + place
-                place = window.find(MARK, place + 1)
-            offset += max(1, len(window) - len(MARK) + 1)
+                place = window.find(_MARKS, place + 1)
+            offset += max(1, len(window) - len(_MARKS) + 1)
         return -1
 
 

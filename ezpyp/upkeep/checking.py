@@ -13,7 +13,7 @@ from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model import outputs
 from ezpyp.model.naming import SCHEMA_FILE, SUMMARY_FILE
 from ezpyp.model.steps import Status
-from ezpyp.storage import catalog, packed, segment
+from ezpyp.storage import catalog, index, packed, segment
 from ezpyp.storage.opening import Problem, Scan, Store, open_store
 from ezpyp.storage.record import Record
 from ezpyp.storage.transfer import wrong_files
@@ -65,7 +65,7 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
         wrong += (torn and [*wrong_files(torn, where)]) or [problem]
     wrong += [*_cut_logs(scan, where), *_history(where), *_of_run(where)]
     told = {problem.path for problem in (*scan.problems, *wrong)}
-    segments = {path for path in inside if path.endswith((".seg", catalog.SUFFIX)) and "/.ezpyp" not in path}
+    segments = {path for path in inside if path.endswith((".seg", index.SUFFIX)) and "/.ezpyp" not in path}
     wrong += _strangers(scan, where, told | segments, [record for record in spoilt.values() if record])
     dead = scan.records.dead() if isinstance(scan.records, catalog.Catalog) else 0
     return Verdict(folder=where, results=len(sound), bytes=sum(sound), dead=dead, wrong=tuple(wrong))
@@ -79,10 +79,8 @@ def _indexes(folder: str) -> Iterator[Problem]:
                 source = segment.Segment(path)
             except (OSError, ValueError):
                 continue  # told of already
-            if not catalog.is_right(source):
-                yield Problem(
-                    path=catalog.index_of(path), what="not what its segment holds. Remove it: it is made anew"
-                )
+            if not index.is_right(source):
+                yield Problem(path=index.index_of(path), what="not what its segment holds. Remove it: it is made anew")
 
 
 def _has_result(record: Record) -> bool:

@@ -18,7 +18,7 @@ from ezpyp.folder import schema as schemas
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.storage import packed, segment
 from ezpyp.storage.appender import Appender
-from ezpyp.storage.catalog import index_of
+from ezpyp.storage.index import index_of
 from ezpyp.storage.opening import SHELF, FileStore, PackedStore, Problem, Store, open_store
 from ezpyp.storage.protocol import place_of
 from ezpyp.storage.record import Record

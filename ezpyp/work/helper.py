@@ -21,7 +21,7 @@ from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome
-from ezpyp.schedule.briefs import unpack
+from ezpyp.schedule.briefs import SIZE, unpack
 from ezpyp.scripts import spawned
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import pools, resources, running
@@ -31,6 +31,7 @@ from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Lot, Report
 from ezpyp.work.nursery import Position
+from ezpyp.work.sprint import Sprint
 from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker
 
@@ -132,21 +133,27 @@ class Reporting:
         self._worker, self._send, self._most_files = worker, send, most_files
         self._briefs: list[bytes] = []
         self._outcomes: list[Outcome] = []
-        self._until = monotonic() + REPORT_EVERY
+        #: By when what waits has to be told.
+        self.until = monotonic() + REPORT_EVERY
 
-    def add(self, came: bytes | Outcome) -> None:
-        """What came of one is told now, if what waits to be told waits for long.
+    def add(self, *came: bytes | Outcome) -> int:
+        """What came of some is told now, if what waits to be told waits for long; of how many.
 
         Raises:
             EOFError: this process has too many files open for the next step.
         """
-        if isinstance(came, bytes):
-            self._briefs.append(came)
-        else:
-            self._outcomes.append(came)
-        if monotonic() > self._until:
+        ended = 0
+        for each in came:
+            if isinstance(each, bytes):
+                self._briefs.append(each)
+                ended += len(each) // SIZE
+            else:
+                self._outcomes.append(each)
+                ended += 1
+        if monotonic() > self.until:
             self.tell()
             self._leave_if_full()
+        return ended
 
     def finish(self, returned: Sequence[int]) -> None:
         """Tell of the rest of a lot, and of what is given back of it.
@@ -163,7 +170,7 @@ class Reporting:
             briefs, outcomes = self._worker.flush(b"".join(self._briefs), self._outcomes)
             self._send((Report(briefs, outcomes, returned), finished))
             self._briefs, self._outcomes = [], []
-        self._until = monotonic() + REPORT_EVERY
+        self.until = monotonic() + REPORT_EVERY
 
     def _leave_if_full(self) -> None:
         """Let the agent fork another helper, which begins where this one ends."""
@@ -173,16 +180,19 @@ class Reporting:
 
 def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int, reporting: Reporting) -> None:
     """Run tasks, the first of which has this number, up to the fence."""
-    number = first
-    for number, task in enumerate(lot, first):
+    number, end, here = first, first + len(lot), position.of(slot)
+    while number < end:
+        sprint = Sprint.of(worker, lot, number - first)
+        if sprint is not None and (came := sprint.run(number, here, reporting.until)):
+            position.end(slot)
+            number += reporting.add(*came)
+            continue
         position.begin(slot, number)
         if number >= position.fence(slot):
             break
-        came = worker.run(task, reporting.tell)
+        outcome = worker.run(lot[number - first], reporting.tell)
         position.end(slot)
-        reporting.add(came)
-    else:
-        number += 1
+        number += reporting.add(outcome)
     position.end(slot)
     reporting.finish(lot.steps[number - first :])
 

@@ -63,6 +63,10 @@ class NurseryGone(EzpypError, ConnectionError):
     exit_code = 4
 
 
+#: Of a helper: the number of its task and the fence; and since when it is at the task. That is written first.
+Here = tuple["memoryview[int]", "memoryview[float]"]
+
+
 class Position:
     """What each helper is at, in memory that it shares with the agent: the one thing known of a helper that dies.
 
@@ -90,6 +94,11 @@ class Position:
         """The helper of this slot begins a task now; -1 for none."""
         self._times[slot * _WORDS + 3] = time.monotonic()
         self._numbers[slot * _WORDS] = number
+
+    def of(self, slot: int) -> Here:
+        """The memory of the helper of this slot, where `begin` and `fence` cost too much."""
+        start = slot * _WORDS
+        return self._numbers[start : start + 2], self._times[start + 3 : start + 4]
 
     def end(self, slot: int) -> None:
         """The helper of this slot is at no task."""

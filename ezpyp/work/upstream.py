@@ -33,7 +33,8 @@ class Upstream:
         #: Codec and bytes of results, by the indices of their steps, oldest first.
         self._kept: dict[int, tuple[str, bytes]] = {}
         self._size = 0
-        self._wanted = len(plan.graph.parents.flat) > 0
+        #: Whether any step is given a result.
+        self.wanted = len(plan.graph.parents.flat) > 0
 
     def value(self, source: Step | int, *, absent: bool = False, at: Place | None = None) -> Any:
         """The result of an earlier step; Failed where it is `absent`, because its failure was allowed.
@@ -66,7 +67,7 @@ class Upstream:
 
     def keep(self, k: int, codec: str, chunks: Sequence[Buffer]) -> None:
         """Keep what a step gave, which is in the store and holds no files, where it is small and may be asked for."""
-        if not self._wanted or (size := sum(map(size_of, chunks))) > _SMALL:
+        if not self.wanted or (size := sum(map(size_of, chunks))) > _SMALL:
             return
         former = self._kept.pop(k, None)
         self._size += size + _EACH - (len(former[1]) + _EACH if former else 0)

@@ -23,8 +23,9 @@ from ezpyp.identity.outline import describe
 from ezpyp.model import outputs, scratch
 from ezpyp.model.arguments import Deferred, Handed
 from ezpyp.model.columns import Columns
+from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Brief, Outcome, Place, Status, Step
+from ezpyp.model.steps import Brief, Family, Outcome, Place, Status, Step
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Record, Store, write_whole
@@ -43,7 +44,7 @@ from ezpyp.work.upstream import Upstream
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 _NOTHING: Mapping[str, Any] = {}
 #: Seconds from which on a step takes long; and of how long one took, what the next is believed to take at least.
-LONG, _FADING = 0.01, 0.8
+LONG, FADING = 0.01, 0.8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Worker:
     """Everything a step needs to run: the plan, its fingerprints, where results go, and who is running."""
 
     plan: Plan
-    fingerprints: Sequence[str]
+    fingerprints: Fingerprints
     store: Store
     folder: str
     rank: int = 0
@@ -71,8 +72,8 @@ class Worker:
     #: Results of earlier steps.
     upstream: Upstream = field(init=False)
     #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
-    _kinds: dict[int, _Kind] = field(init=False, default_factory=dict)
-    _alike: dict[tuple[int, int], _Kind] = field(init=False, default_factory=dict)
+    _kinds: dict[int, Kind] = field(init=False, default_factory=dict)
+    _alike: dict[tuple[int, int], Kind] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
@@ -87,7 +88,7 @@ class Worker:
         passes. Everything but a retried failure is on disk, whole, when the store is flushed.
         """
         step = Step(*self.plan.steps.find(task.step))
-        kind = self._kinds.get(id(step.family.definition)) or self._kind(step)
+        kind = self.kind(step.family)
         if kind.seconds > LONG and before_long is not None:
             before_long()
         call = _Call(self, step, kind, task)
@@ -118,14 +119,14 @@ class Worker:
         try:
             self.store.flush()
         except StoreError as error:
-            lost = [self._lost(each, error) for each in unpack(briefs)]
+            lost = [self.lost(each, error) for each in unpack(briefs)]
             self.spent.clear()
-            return b"", [*lost, *(self._lost(each, error) for each in outcomes)]
+            return b"", [*lost, *(self.lost(each, error) for each in outcomes)]
         while self.spent:
             checkpoints.drop(self.folder, self.plan.stems[self.spent.pop()])
         return briefs, outcomes
 
-    def _lost(self, came: Brief | Outcome, error: StoreError) -> Outcome:
+    def lost(self, came: Brief | Outcome, error: Exception) -> Outcome:
         """A step of which nothing could be stored. The next run does it again."""
         if isinstance(came, Outcome) and came.status is not Status.DONE:
             return replace(came, note=_and_lost(came.note, error))
@@ -150,14 +151,24 @@ class Worker:
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
 
-    def _kind(self, step: Step) -> _Kind:
-        definition = step.family.definition
-        alike = id(definition.function), id(definition.options)
-        kind = self._alike.get(alike) or self._alike.setdefault(alike, _Kind(step, self.plan.pipeline_id))
-        return self._kinds.setdefault(id(definition), kind)
+    def conclude(self, k: int, began: float, value: Any, error: BaseException | None) -> bytes | Outcome:
+        """Keep what came of a step whose first attempt was made elsewhere in this process: this value or error."""
+        step = Step(*self.plan.steps.find(k))
+        call = _Call(self, step, self.kind(step.family), Task(k))
+        call.began = began
+        return call.came(value) if error is None else call.raised(error)
+
+    def kind(self, family: Family) -> Kind:
+        """What is decided once for steps like these."""
+        definition = family.definition
+        if (kind := self._kinds.get(id(definition))) is None:
+            alike = id(definition.function), id(definition.options)
+            kind = self._alike.get(alike) or self._alike.setdefault(alike, Kind(Step(family), self.plan.pipeline_id))
+            self._kinds[id(definition)] = kind
+        return kind
 
 
-class _Kind:
+class Kind:
     """What is decided once for all steps of one function with the same options."""
 
     __slots__ = ("codec", "confined", "function", "options", "pickles", "room", "seconds", "seeds")
@@ -188,7 +199,7 @@ class _Call:
         *("step", "worker"),
     )
 
-    def __init__(self, worker: Worker, step: Step, kind: _Kind, task: Task) -> None:
+    def __init__(self, worker: Worker, step: Step, kind: Kind, task: Task) -> None:
         self.worker, self.step, self.kind = worker, step, kind
         #: Those that stand around it, if any do.
         self.guards: Guards | None = None
@@ -225,8 +236,8 @@ class _Call:
         try:
             value = self.kind.function(*free[0], **free[1])
         except BaseException as error:
-            return self._raised(error)
-        return self._came(value)
+            return self.raised(error)
+        return self.came(value)
 
     def run(self) -> bytes | Outcome:
         room, worker = self.kind.room, self.worker
@@ -265,11 +276,11 @@ class _Call:
                 if os.getpid() != self.worker.pid:
                     _end_child()
         except BaseException as error:
-            return self._raised(error)
+            return self.raised(error)
         del given, args, kwargs
-        return self._came(value)
+        return self.came(value)
 
-    def _came(self, value: Any) -> bytes | Outcome:
+    def came(self, value: Any) -> bytes | Outcome:
         """Keep what it returned."""
         if self.kind.pickles and type(value) in PLAIN:
             return self._keep("pickle", (dumps(value, 5),))
@@ -285,7 +296,7 @@ class _Call:
             return self._failed("output", str(error), again=self._again() if self.place is not None else "")
         return self._keep(encoded.codec, encoded.chunks, encoded.note, files)
 
-    def _raised(self, error: BaseException) -> Outcome:
+    def raised(self, error: BaseException) -> Outcome:
         """What came of a step that raised."""
         if isinstance(error, KeyboardInterrupt) and self.worker.guards is None:
             raise error  # in line: a person wants the step ended
@@ -343,7 +354,7 @@ class _Call:
                 outcome = self._outcome(Status.DONE, note=note, codec=codec, **files)
                 return self._replace(outcome, chunks)
             when, seconds = time(), monotonic() - self.began
-            self.kind.seconds = max(seconds, _FADING * self.kind.seconds)
+            self.kind.seconds = max(seconds, FADING * self.kind.seconds)
             place = worker.store.add(
                 worker.plan.stems.of(self.step),
                 self.step.name,
@@ -387,7 +398,7 @@ class _Call:
         log = self.guards.leave() if self.guards is not None else None
         args, kwargs = (self.args, self.kwargs) if self.args else self._texts()
         seconds = monotonic() - self.began
-        self.kind.seconds = max(seconds, _FADING * self.kind.seconds)
+        self.kind.seconds = max(seconds, FADING * self.kind.seconds)
         return Outcome(
             step=self.index,
             status=status,

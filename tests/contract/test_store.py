@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
+from array import array
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -16,6 +18,7 @@ from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.opening import SHELF, FileStore, MemoryStore, PackedStore, Record, Store, Writer, open_store
+from ezpyp.storage.protocol import Batch
 
 KINDS: dict[str, Callable[..., Store]] = {
     "files": FileStore,
@@ -395,6 +398,102 @@ def test_a_result_alone_may_be_dropped(store: Store) -> None:
     assert found is not None
     with pytest.raises(StoreError):
         store.get(found)
+
+
+def batch(first: int, results: list[bytes], *, label: str = "sim", when: float = 1.7e9) -> Batch:
+    """Members of a family, the fingerprint of each the number of its result."""
+    count = len(results)
+    prints = b"".join((1 + zlib.crc32(each)).to_bytes(16, "big") for each in results)
+    return Batch(
+        label, first, prints, array("d", [when + k for k in range(count)]), array("d", range(count)), "pickle", results
+    )
+
+
+def test_what_is_added_together_is_found_one_by_one(kind: str, store: Store, tmp_path: Path) -> None:
+    results = [b"x" * k for k in range(5)]
+    places = store.add_all(batch(7, results))
+    assert [*places.sizes] == [0, 1, 2, 3, 4]
+    store.flush()
+    for seen in (store, *([KINDS[kind](tmp_path)] if kind != "memory" else [])):
+        for k, result in enumerate(results):
+            stem, fingerprint = f"sim[{7 + k}]", batch(7, results).fingerprints[16 * k :][:16].hex()
+            place = Place(places.segment, places.offsets[k], places.sizes[k], places.checksums[k])
+            for at in (None, place):
+                found = seen.read(stem, at=at)
+                assert found is not None
+                assert (found.name, found.fingerprint, found.outcome.status) == (stem, fingerprint, Status.DONE)
+                assert (found.outcome.when, found.outcome.seconds, found.outcome.attempt) == (1.7e9 + k, k, 1)
+                assert bytes(seen.get(found)) == result
+            fetched = seen.fetch(stem, fingerprint, place)
+            assert fetched is None or (fetched[0], bytes(fetched[1])) == ("pickle", result)
+            assert seen.fetch(stem, "00" * 16, place) is None
+            assert seen.read("sim[99]", at=place) is None
+        records = seen.records().records
+        assert sorted(records) == sorted(f"sim[{7 + k}]" for k in range(5))
+        assert not [*records.notable()]
+        stems_ = [f"sim[{7 + k}]" for k in range(5)]
+        assert records.settled(batch(7, results).fingerprints, stems_) == b"\1" * 5
+        assert records.settled(batch(7, results[::-1]).fingerprints, stems_) == bytes([0, 0, 1, 0, 0])
+
+
+Labels = st.sampled_from(["sim", "100%d"])
+Numbers = st.integers(0, 6)
+Doings = st.lists(
+    st.one_of(
+        st.tuples(st.just("all"), Labels, Numbers, st.lists(st.binary(max_size=9), min_size=1, max_size=4)),
+        st.tuples(st.just("one"), Labels, Numbers, st.none() | st.binary(max_size=9)),
+        st.tuples(st.just("drop"), Labels, Numbers),
+        st.tuples(st.just("forget"), Labels, Numbers),
+        st.tuples(st.just("move"), Labels, Numbers, Numbers),
+        st.tuples(st.sampled_from(["flush", "begin"])),
+    ),
+    max_size=14,
+)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@given(doings=Doings)
+def test_what_is_added_together_is_as_if_each_was_alone(
+    kind: str, doings: list[Any], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    # By stem the result, None for a failure, and whether it was dropped.
+    store, wanted = KINDS[kind](tmp_path_factory.mktemp("store")), dict[str, tuple[bytes | None, bool]]()
+    for what, *said in doings:
+        stem = f"{said[0]}[{said[1]}]" if said else ""
+        if what == "all":
+            store.add_all(batch(said[1], said[2], label=said[0]))
+            wanted |= {f"{said[0]}[{said[1] + k}]": (each, False) for k, each in enumerate(said[2])}
+        elif what == "one":
+            status, chunks = (Status.FAILED, None) if said[2] is None else (Status.DONE, [said[2]])
+            store.put(stem, record(stem, fingerprint="ab" * 16, status=status), chunks)
+            wanted[stem] = said[2], False
+        elif what == "drop":
+            store.drop(stem, result_only=True)
+            if stem in wanted:
+                wanted[stem] = wanted[stem][0], True
+        elif what == "forget":
+            store.drop(stem)
+            wanted.pop(stem, None)
+        elif what == "move":
+            if stem in wanted and said[1] != said[2]:
+                store.move(stem, f"{said[0]}[{said[2]}]")
+                wanted[f"{said[0]}[{said[2]}]"] = wanted.pop(stem)
+        else:
+            getattr(store, what)()
+    records = store.records().records
+    assert set(records) == set(wanted)
+    assert bool(records) == bool(wanted)
+    for stem, (result, dropped) in wanted.items():
+        found = records[stem]
+        assert found == store.read(stem)
+        assert found.outcome.dropped == dropped
+        if result is not None and not dropped:
+            assert bytes(store.get(found)) == result
+    for stem in wanted:
+        assert stem in records.under(records[stem].fingerprint)
+    plain = [stem for stem in wanted if stem not in {*records.notable()}]
+    prints = b"".join(bytes.fromhex(records[stem].fingerprint) for stem in plain)
+    assert records.settled(prints, plain) == b"\1" * len(plain)
 
 
 Steps = st.sampled_from(["alpha", "Alpha", "sim[1]", "a/b", "é", "x.step", ""])

@@ -1,0 +1,159 @@
+"""The index beside each segment: entries of fixed size, written after the segment's own bytes.
+
+It is a prefix of what the segment holds: what it lacks, or all of it where it is lost or foreign, is made up from the
+segment.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from dataclasses import dataclass
+from operator import add, le
+
+from ezpyp.storage.segment import FIRST, OPENING, Header, Segment
+from ezpyp.storage.series import TEXT
+
+#: Names this version of the format. The salt of the segment follows.
+MAGIC = b"ezpyp-i\x03"
+SUFFIX = ".idx"
+#: offset, length, flags, status, count, order, digest of the stem (0 for none), fingerprint, number of the first. Of a
+#: series the stem is its label, and the fingerprint the digest of all; count and first are 0 for other records.
+ENTRY = struct.Struct("<QIBbHQQ16sQ")
+STEP = ENTRY.size
+#: The same in words of eight bytes.
+WORDS = STEP // 8
+_CHAIN = struct.Struct("<QI44x")
+_SALT = struct.Struct("<Q")
+
+
+def digest_of(stem: bytes) -> int:
+    """What a stem is found by. 0 stands for none."""
+    import xxhash
+
+    return xxhash.xxh3_64_intdigest(stem) or 1
+
+
+def entry_of(offset: int, header: Header) -> bytes:
+    """The entry of a record."""
+    digest = 0 if header.flags & OPENING else digest_of(header.stem.encode(*TEXT))
+    return ENTRY.pack(
+        offset, header.length, header.flags, header.status, header.members,
+        header.order, digest, header.fingerprint, header.first,
+    )  # fmt: skip
+
+
+def beginning(salt: int) -> bytes:
+    """What an index begins with."""
+    return MAGIC + _SALT.pack(salt)
+
+
+def index_of(path: str) -> str:
+    """The index of a segment."""
+    return path.removesuffix(".seg") + SUFFIX
+
+
+@dataclass(slots=True)
+class Listing:
+    """What a segment holds from a place on."""
+
+    #: Entries that were read from the index, and those that it lacks, one after another.
+    listed: bytes
+    missing: bytearray
+    #: Where what is right in the index ends; 0 where it has to be made anew.
+    indexed: int
+    #: Where the whole records end.
+    end: int
+    #: What lies between whole records and is none: from, to.
+    gaps: list[tuple[int, int]]
+
+
+def listing(segment: Segment, *, indexed: int = FIRST, end: int = FIRST) -> Listing:
+    """The entries of a segment, from its index as far as that goes, then from its records.
+
+    Args:
+        indexed, end: where a former listing ended, to go on from there.
+    """
+    skipped, known = _indexed(segment, indexed, end)
+    missing = bytearray()
+    indexed += skipped
+    if known:
+        indexed += len(known)
+        offset, length = _CHAIN.unpack_from(known, len(known) - STEP)
+        last = segment.header(offset)
+        if last is None or last.length != length or offset + length > segment.size:
+            indexed = 0 if end == FIRST else indexed - len(known)
+            known = b""
+        else:
+            end = offset + length
+    elif end == FIRST:
+        indexed = 0
+    gaps: list[tuple[int, int]] = []
+    for offset, header in segment.walk(end, gaps):
+        missing += entry_of(offset, header)
+        end = offset + header.length
+    return Listing(listed=known, missing=missing, indexed=indexed, end=end, gaps=gaps)
+
+
+def tail(segment: Segment) -> Listing:
+    """The entries that the index of a segment lacks. Quick: of what it has only the last entry is read."""
+    path = index_of(segment.path)
+    count = (os.stat(path).st_size - FIRST) // STEP if os.path.exists(path) else 0
+    if count <= 0:
+        return listing(segment)
+    return listing(segment, indexed=FIRST + (count - 1) * STEP)
+
+
+def _indexed(segment: Segment, start: int, end: int) -> tuple[int, bytes]:
+    """The entries of an index from `start` on, as far as each begins where the one before it ends, or later. Records
+    before `end` are known, and skipped: so many bytes come first in what is given back.
+    """
+    try:
+        with open(index_of(segment.path), "rb", buffering=0) as file:
+            if file.read(FIRST) != beginning(segment.salt):
+                return 0, b""
+            content = os.pread(file.fileno(), os.fstat(file.fileno()).st_size, start)
+    except OSError:
+        return 0, b""
+    if not len(content) % STEP and _is_chain(content, end):
+        return 0, content
+    first = good = 0
+    for offset, length in _CHAIN.iter_unpack(memoryview(content)[: len(content) // STEP * STEP]):
+        if offset < end and good == first:  # read from the segment before the index had it
+            first += 1
+        elif offset < end or not length:  # what was spoilt leaves gaps
+            break
+        else:
+            end = offset + length
+        good += 1
+    return first * STEP, content[first * STEP : good * STEP]
+
+
+def _is_chain(content: bytes, end: int) -> bool:
+    """Whether these entries are one after another, from this place on."""
+    if not content:
+        return True
+    offsets = memoryview(content).cast("Q")[::WORDS]
+    lengths = memoryview(content).cast("I")[2 :: 2 * WORDS]
+    ends = map(add, offsets, lengths)
+    return offsets[0] >= end and all(lengths) and all(map(le, ends, offsets[1:]))
+
+
+def is_right(segment: Segment) -> bool:
+    """Whether an index lists what its segment holds, as far as it goes. Reads all of both."""
+    _, known = _indexed(segment, FIRST, FIRST)
+    entries = bytearray()
+    for offset, header in segment.walk(FIRST, []):
+        entries += entry_of(offset, header)
+        if len(entries) >= len(known):
+            break
+    return entries[: len(known)] == known and _has_index(segment)
+
+
+def _has_index(segment: Segment) -> bool:
+    """Whether there is an index of this very segment, or none at all."""
+    try:
+        with open(index_of(segment.path), "rb") as file:
+            return file.read(FIRST) == beginning(segment.salt)
+    except FileNotFoundError:
+        return True
