@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ezpyp.cli.console import FOLDER, STEP, environment, load, output_option, part_options, say, say_json
+from ezpyp.cli.console import FOLDER, SHARE, STEP, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
 from ezpyp.folder import lock, runs
 from ezpyp.folder.folding import count
@@ -42,6 +42,7 @@ _MOST = 10
 @_SCRIPT
 @_ARGS
 @part_options
+@SHARE
 @output_option("text", "json")
 def plan(script: str, args: tuple[str, ...], output: str, **part: Any) -> int:
     """What a run would do, and why.
@@ -53,6 +54,7 @@ def plan(script: str, args: tuple[str, ...], output: str, **part: Any) -> int:
     ezpyp plan study.py
     ezpyp plan study.py --on-change rerun
     ezpyp plan study.py --only 'train*' --output json
+    ezpyp plan study.py --share 3/5
     """
     with environment(part):
         found = _prospects(script, args)[-1]

@@ -30,6 +30,9 @@ WHERE = click.option(
 TAKE_OVER = click.option(
     "--take-over", is_flag=True, help="Even if another run holds the cache; that one stops when it notices."
 )
+SHARE = click.option(
+    "--share", metavar="I/N", help="Only the I-th of N shares, in a folder of its own: for arrays of jobs."
+)
 
 
 def output_option(*formats: str) -> Callable[[_Verb], _Verb]:

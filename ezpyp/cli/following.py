@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ezpyp.cli.console import FOLDER, few, output_option, say, say_json, size_text
 from ezpyp.cluster import restarts, submission
-from ezpyp.folder import lock, runs
+from ezpyp.folder import lock, runs, shares
 from ezpyp.folder.summary import duration
 from ezpyp.model.naming import SCHEMA_FILE
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from ezpyp.cluster.restarts import Start
     from ezpyp.folder.runs import Progress, Run
+    from ezpyp.model.shares import Share
 
 
 @click.command()
@@ -35,12 +37,17 @@ def status(folder: str, output: str) -> None:
     watch ezpyp status study_cache
     ezpyp status study_cache --output json
     """
-    run = runs.open(folder)
-    now = run.status
+    folder = os.path.abspath(folder)
+    parts = [_Part.of(share, path) for share, path in shares.found(folder)]
+    # Where nothing but shares has run yet, only they can tell.
+    run = runs.open(folder) if not parts or os.path.exists(os.path.join(folder, SCHEMA_FILE)) else None
+    now = run and run.status
     if output == "json":
-        say_json(_status_values(run, now))
+        values = _status_values(run, now) if run and now else {"folder": folder}
+        say_json({**values, "shares": {each.share: each.values() for each in parts}})
     else:
-        say(_status_lines(run, now, time.time()))
+        say(_status_lines(run, now, time.time()) if run and now else ())
+        say(_share_lines(parts, folder, time.time()))
 
 
 @click.command()
@@ -80,6 +87,59 @@ def watch(folder: str, every: float) -> int:
     now = run.status
     say([*_run_lines(now, time.time()), *_next_lines(run, now)])
     return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """How far a share is."""
+
+    share: str
+    now: Progress
+
+    @classmethod
+    def of(cls, share: Share, folder: str) -> _Part:
+        return cls(str(share), runs.open(folder).status)
+
+    @property
+    def total(self) -> int:
+        """What its newest run was to do."""
+        started = self.now.run.started
+        return (started.part or 0) if started else 0
+
+    @property
+    def done(self) -> int:
+        """What of that is done. Beside it lie results that others made."""
+        started = self.now.run.started
+        return self.now.done - started.done if started else 0
+
+    def values(self) -> dict[str, Any]:
+        ended = self.now.run.ended
+        return {
+            "total": self.total,
+            "done": self.done,
+            "failed": self.now.failed,
+            "exit_code": ended.exit_code if ended else None,
+            "last_sign": self.now.run.last_sign or None,
+            "failures": dict(self.now.failures),
+        }
+
+    def told(self, when: float) -> str:
+        ended, failed = self.now.run.ended, self.now.failed
+        state = f"last sign {duration(max(0.0, when - self.now.run.last_sign))} ago"
+        if ended:
+            state = f"exit code {ended.exit_code}"
+        return f"{self.share}: {self.done:,} of {self.total:,} done{f', {failed:,} failed' * bool(failed)}, {state}"
+
+
+def _share_lines(parts: Sequence[_Part], folder: str, when: float) -> Iterator[str]:
+    """Shares that are not taken in yet; those that are not well first."""
+    if not parts:
+        return
+    done, total = sum(each.done for each in parts), sum(each.total for each in parts)
+    over = sum(each.now.run.ended is not None for each in parts)
+    yield f"{len(parts):,} shares in {folder}/{shares.FOLDER}: {done:,} of {total:,} done, {over:,} ended\n"
+    worst = sorted(parts, key=lambda each: each.now.run.ended is not None and not each.now.run.ended.exit_code)
+    yield from few("share", (each.told(when) for each in worst))
 
 
 def _status_values(run: Run, now: Progress) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import click
 import ezpyp
 from ezpyp.cli import changes, folders, following, jobs, results
 from ezpyp.cli.console import (
+    SHARE,
     TAKE_OVER,
     environment,
     output_option,
@@ -18,6 +19,7 @@ from ezpyp.cli.console import (
     say_json,
 )
 from ezpyp.errors import EzpypError
+from ezpyp.model import shares
 from ezpyp.model.settings import ON_CHANGE
 from ezpyp.system import launch
 
@@ -60,12 +62,21 @@ def ezpyp_command() -> None:
 
 @ezpyp_command.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
 @click.option("-n", "ranks", type=click.IntRange(1), metavar="RANKS", help="MPI ranks. Without it no MPI is used.")
+@SHARE
 @click.option("--all-output", is_flag=True, help="Show what the script prints on every rank, not only on rank 0.")
 @TAKE_OVER
 @click.argument("script", type=click.Path(exists=True, dir_okay=False))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 @part_options
-def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args: tuple[str, ...], **part: Any) -> int:
+def run(
+    ranks: int | None,
+    share: str | None,
+    all_output: bool,
+    take_over: bool,
+    script: str,
+    args: tuple[str, ...],
+    **part: Any,
+) -> int:
     """Run a script, alone or on MPI ranks.
 
     The mpirun is the one that belongs to the MPI that mpi4py uses.
@@ -77,12 +88,15 @@ def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args:
     ezpyp run study.py -n 4 --fast     the script gets --fast
     ezpyp run -n 4 study.py -- -n 10   the script gets -n 10
     ezpyp run study.py --on-change rerun --only 'train*'
+    ezpyp run study.py --share 3/5     of five jobs the third; the next run without --share takes in what they made
 
     Exit codes: 0 done, 1 a step failed, 3 refused before running, 4 aborted, 85 stopped (the same command goes on),
     130 stopped by the user.
     """
     later, rest = _leading_options(args)
     wishes = {key: later.get(key) or value for key, value in part.items()}
+    if share := later.get("share", share):
+        wishes["share"] = str(shares.parse(share))
     if take_over or "take_over" in later:
         wishes["take_over"] = "1"
     with environment(wishes):
@@ -90,7 +104,14 @@ def run(ranks: int | None, all_output: bool, take_over: bool, script: str, args:
 
 
 _FLAGS = {"--all-output": "all_output", "--take-over": "take_over"}
-_VALUES = {"-n": "ranks", "--on-change": "on_change", "--only": "only", "--until": "until", "--from": "from_"}
+_VALUES = {
+    "-n": "ranks",
+    "--share": "share",
+    "--on-change": "on_change",
+    "--only": "only",
+    "--until": "until",
+    "--from": "from_",
+}
 
 
 def _leading_options(args: tuple[str, ...]) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -118,6 +139,8 @@ def _note(found: dict[str, Any], option: str, value: str) -> None:
         if value not in ON_CHANGE:
             raise click.UsageError(f"--on-change {value}: choose one of {', '.join(ON_CHANGE)}.")
         found["on_change"] = value
+    elif option == "--share":
+        found["share"] = value
     else:
         found[_VALUES[option]] = (*found.get(_VALUES[option], ()), value)
 

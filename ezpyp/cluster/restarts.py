@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from ezpyp.system import allocation
 from ezpyp.system.files import write_whole
 from ezpyp.work import checkpoints
 
@@ -81,7 +82,7 @@ def ended(start: Start, *, left: int, saved: str, nothing_began: bool) -> Start:
 
 def asked(environ: Mapping[str, str]) -> tuple[str, int] | None:
     """The job that this run is to start again where it needs more time, and how often it was; None for none."""
-    job = environ.get("SLURM_JOB_ID", "")
+    job = allocation.job_of(environ)
     if not job or environ.get(REQUEUE, "") != "1":
         return None
     count = environ.get("SLURM_RESTART_COUNT", "")

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import events
 from ezpyp.folder.events import ARCHIVE, FOLDER, FORMAT, History, RunEnded, RunStarted
-from ezpyp.system.files import write_whole
+from ezpyp.system.files import link_whole, write_whole
 
 #: Runs whose journals stay.
 RECENT = 20
@@ -58,6 +58,19 @@ def compact(folder: str | os.PathLike[str], *, current: str, logged: Collection[
         path.unlink(missing_ok=True)
     _remove_logs(folder, {current, *logged, *(path.stem for path in kept)})
     return len(old)
+
+
+def link(there: str, here: str, logs: Iterable[str]) -> None:
+    """Give a folder the journals of another, and these of its logs. What is here already stays: names of runs differ.
+
+    Raises:
+        StoreError: the folder cannot be written.
+    """
+    for path in (*events.journals(there), *(Path(there, name) for name in logs)):
+        copy = Path(here) / path.relative_to(there)
+        if path.exists() and not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            link_whole(str(path), str(copy), void="")
 
 
 def _remove_logs(folder: str | os.PathLike[str], needed: Collection[str]) -> None:

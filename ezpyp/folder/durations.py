@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ezpyp.folder import events
+from ezpyp.folder import events, shares
 
 #: Journals that are looked at, the newest first; and how many bytes at the end of each. A run's last event is there.
 _JOURNALS = 5
@@ -18,10 +18,11 @@ _TAIL = 1 << 18
 def remembered(folder: str | os.PathLike[str], fact: str = "mean") -> dict[str, float]:
     """The seconds of a step of each function, from the newest run that tells of it. Reads no whole journal.
 
-    `fact` says which: "mean", "p95" or "longest".
+    A share also knows what the folder does that it is a share of. `fact` says which: "mean", "p95" or "longest".
     """
     found: dict[str, float] = {}
-    for path in events.journals(folder)[:_JOURNALS]:
+    main = shares.main_of(os.fspath(folder))
+    for path in [*events.journals(folder)[:_JOURNALS], *(events.journals(main)[:_JOURNALS] if main else ())]:
         for function, facts in _durations(path).items():
             with contextlib.suppress(TypeError, KeyError, ValueError):
                 found.setdefault(function, float(facts[fact]))

@@ -51,6 +51,8 @@ class RunStarted:
     total: int
     #: Steps that were done before this run.
     done: int
+    #: How many it was asked for that were not; None for all of them.
+    part: int | None = None
     #: The script, and where it was started.
     script: str = ""
     directory: str = ""

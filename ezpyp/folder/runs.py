@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder import schema as schemas
+from ezpyp.folder import shares
 from ezpyp.folder.entries import Entries, Entry, Places, choose
 from ezpyp.folder.events import History, last_run
 from ezpyp.folder.progress import Position, positions
@@ -456,6 +457,10 @@ def result_of(folder: str | os.PathLike[str], name: str, status: Status = Status
 
 def not_a_cache(folder: str) -> StoreError:
     """The error for a folder that ezpyp has not made."""
+    if shares.found(folder):
+        return StoreError(
+            f"{folder} has only shares yet (ezpyp status). Run the script without --share to take them in."
+        )
     what = f"has no {SCHEMA_FILE}" if os.path.isdir(folder) else "is not there"
     return StoreError(f"{folder} {what}, so it is no cache folder of ezpyp. Give the folder that the script names.")
 

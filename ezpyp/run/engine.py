@@ -330,6 +330,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
         allowed=0,
         cached=done,
         exit_code=0,
+        reason=job.share,
     )
     cached = statuses.translate(_DONE)
     return Finished(
@@ -403,6 +404,7 @@ def _started(job: Job, slots: int, done: int, library: str, hosts: Iterable[str]
         slots=slots,
         total=len(job.plan.steps),
         done=done,
+        part=len(job.todo) if job.wanted is not None else None,
     )
 
 
@@ -419,7 +421,9 @@ def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
 def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, started: RunStarted) -> RunEnded:
     now = time.time()
     unforgiven = ledger.failed - ledger.allowed
-    complete = ledger.not_run == 0
+    statuses = ledger.statuses()
+    left = ledger.not_run if job.wanted is None else sum(statuses[k] == Status.NOT_RUN for k in job.todo)
+    complete = left == 0
     code = 1 if unforgiven else 0
     if stop.signal and not complete:
         code = stop.exit_code
@@ -438,7 +442,7 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, star
         allowed=ledger.allowed,
         cached=ledger.cached,
         exit_code=code,
-        reason=reason,
+        reason=reason or job.share,
     )
 
 

@@ -43,6 +43,8 @@ class Job:
     wanted: frozenset[int] | None = None
     #: Seconds that the run has.
     time: float = math.inf
+    #: Which share of a plan the run is, for people; "" where it is none.
+    share: str = ""
     #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
     sign: Callable[[], None] | None = None
     #: On rank 0, where the Slurm job is to be started again when it needs more time.

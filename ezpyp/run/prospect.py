@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
-from ezpyp.folder import admission, surveys
+from ezpyp.folder import admission, shares, surveys
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import named
 from ezpyp.folder.surveys import Survey
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, downstream, with_needs
 from ezpyp.model.settings import Choices
+from ezpyp.model.shares import parse
 from ezpyp.model.steps import Status
 from ezpyp.run import resume
 from ezpyp.scripts.loading import main_script
@@ -34,6 +35,8 @@ class Prospect:
     objection: str
     #: One of VERDICTS for each step, in plan order.
     verdicts: tuple[str, ...]
+    #: The steps that it is a share of; None where it is none.
+    mine: frozenset[int] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -41,10 +44,8 @@ class Prospect:
 
     @property
     def finished(self) -> bool:
-        """A run would do nothing, not even put results in other places: they can be read as they lie."""
-        told, stems = self.survey.decisions.told, self.plan.stems
-        settled = all(each.runs or each.stem == stems[k] for k, each in told.items())
-        return not self.objection and "run" not in self.verdicts and settled and not resume.outdated(self.survey)
+        """A run would do nothing, and results can be read as they lie."""
+        return not self.objection and "run" not in self.verdicts and resume.is_settled(self.survey)
 
     @property
     def statuses(self) -> list[int]:
@@ -61,7 +62,9 @@ class Prospect:
         return own if own and decision.reason in ("", "; ".join(own)) else (decision.reason,) if decision.reason else ()
 
 
-def foresee(survey: Survey, folder: str, *, on_change: str, selection: Selection) -> Prospect:
+def foresee(
+    survey: Survey, folder: str, *, on_change: str, selection: Selection, mine: frozenset[int] | None = None
+) -> Prospect:
     """What a run would do with what was found.
 
     Raises:
@@ -73,7 +76,8 @@ def foresee(survey: Survey, folder: str, *, on_change: str, selection: Selection
         on_change=on_change,
         selection=selection,
         objection=admission.objection(survey, folder, on_change),
-        verdicts=_verdicts(survey, on_change, selection),
+        verdicts=_verdicts(survey, on_change, selection, mine),
+        mine=mine,
     )
 
 
@@ -91,9 +95,14 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
     found = surveys.survey(plan, folder, store, kind=kind, script=main_script())
     if choices.of("strict"):
         resume.insist(plan, found.identity)
-    if reuse_from := choices.of("reuse_from"):
-        found = resume.with_offers(found, folder, reuse_from)
-    return foresee(found, folder, on_change=choices.on_change(), selection=selection)
+    mine = None
+    if asked := choices.of("share"):
+        from ezpyp.run import division
+
+        mine = division.part_of(found, folder, parse(asked), kind=kind).steps()
+    if lenders := (*(each for _, each in shares.found(folder)), *choices.of("reuse_from")):
+        found = resume.with_offers(found, folder, lenders)
+    return foresee(found, folder, on_change=choices.on_change(), selection=selection, mine=mine)
 
 
 def against(prospect: Prospect, folder: str) -> Prospect:
@@ -103,12 +112,14 @@ def against(prospect: Prospect, folder: str) -> Prospect:
     kind = content["ezpyp"]["store"] if content else former.wanted["ezpyp"]["store"]
     script, store = former.wanted["ezpyp"]["script"], open_store(kind, folder)
     found = surveys.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)
-    return foresee(found, folder, on_change=prospect.on_change, selection=prospect.selection)
+    return foresee(found, folder, on_change=prospect.on_change, selection=prospect.selection, mine=prospect.mine)
 
 
-def _verdicts(survey: Survey, on_change: str, selection: Selection) -> tuple[str, ...]:
+def _verdicts(survey: Survey, on_change: str, selection: Selection, mine: frozenset[int] | None) -> tuple[str, ...]:
     graph, runs = survey.plan.graph, survey.decisions.runs
-    needed = with_needs(graph, selection.of(survey.plan), lambda k: not runs[k]) if selection else None
+    needed = with_needs(graph, selection.of(survey.plan), lambda k: not runs[k]) if selection else mine
+    if needed is not None and mine is not None:
+        needed &= mine
     first = {survey.plan.index[name] for name in named(admission.contested(survey, on_change))}
     after = downstream(graph, first) if first else set()
 

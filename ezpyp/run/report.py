@@ -143,7 +143,7 @@ class Lines:
             for status, what in ((Status.FAILED, "failed"), (Status.SKIPPED, "skipped"))
             if counts[status]
         ]
-        parts.append(f"{max(0, started.total - started.done - counts.total()):,} to go")
+        parts.append(f"{max(0, _to_run(started) - counts.total()):,} to go")
         return f"{', '.join(parts)}\n"
 
     def _end(self, event: RunEnded) -> None:
@@ -188,8 +188,12 @@ def opening(event: RunStarted) -> str:
         inline = ", in line" + (": rank 0 schedules, the others run" if event.ranks > 1 else "")
     return (
         f"Cache {event.folder} ({event.store}): {event.done:,} of {event.total:,} done, "
-        f"{event.total - event.done:,} to run, {slots} on {nodes}{inline}\n"
+        f"{_to_run(event):,} to run, {slots} on {nodes}{inline}\n"
     )
+
+
+def _to_run(event: RunStarted) -> int:
+    return event.total - event.done if event.part is None else event.part
 
 
 def verdict(event: StepEnded) -> str:

@@ -6,7 +6,7 @@ Done by one rank; the others are told its Standing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
@@ -14,6 +14,7 @@ from typing import Any
 
 from ezpyp.errors import IdentityError
 from ezpyp.folder import schema as schemas
+from ezpyp.folder import shares
 from ezpyp.folder.admission import admit
 from ezpyp.folder.borrowing import borrow, offers
 from ezpyp.folder.events import run_of_log
@@ -23,7 +24,7 @@ from ezpyp.model.keeping import Keeping
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Status
-from ezpyp.storage.opening import SHELF, Record, Store, on_shelf, write_whole
+from ezpyp.storage.opening import SHELF, Problem, Record, Store, on_shelf, write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,23 +67,38 @@ def settle_in(
     strict: bool = False,
     reuse_from: Sequence[str] = (),
     keeps: Callable[[float], bool] | None = None,
+    identity: Identity | None = None,
+    borrowers: Container[int] | None = None,
 ) -> Standing:
     """Compare the plan with the folder; refuse, or put results where their steps are now and write the schema.
 
-    `keeps` says of a step that failed at some time whether this run is to leave it at that.
+    What shares of the folder made is taken in, and then what other folders have.
+
+    Args:
+        keeps: says of a step that failed at some time whether this run is to leave it at that.
+        identity: that of the plan, where it is known.
+        borrowers: the steps for which results of other folders are wanted; None for all.
 
     Raises:
         SchemaConflictError: the folder holds another plan, and `on_change` does not allow that. Nothing was changed.
         IdentityError: with `strict`, where code uses a value without lasting identity. Nothing was changed.
         StoreError: the folder cannot be read or written.
     """
-    found = survey(plan, folder, store, kind=kind, script=script)
+    found = survey(plan, folder, store, kind=kind, script=script, identity=identity)
     if strict:
         insist(plan, found.identity)
     admit(found, folder, on_change)
     turn = store.begin()
+    collected = None
+    if shares.found(folder):
+        from ezpyp.run.collecting import collect
+
+        collected = collect(wanting(found), folder, store, found.scan.records)
+        found = _looked_again(found, store, collected.problems)
     if reuse_from:
-        found = _with_borrowed(found, folder, store, reuse_from)
+        wanted = wanting(found, borrowers)
+        wrong = [*borrow(wanted, reuse_from, store, folder, pipeline_id=plan.pipeline_id)]
+        found = _looked_again(found, store, wrong)
     store.drop(*found.scan.leftovers, result_only=True)
     rearrange(found, store, keep_old)
     _drop_unneeded(found, store)
@@ -91,7 +107,12 @@ def settle_in(
     rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / SCHEMA_FILE, schemas.encoded(found.wanted), sync=True)
-    return replace(_standing(found, keeps), rewritten=rewritten, turn=turn)
+    stands = replace(standing(found, keeps), rewritten=rewritten, turn=turn)
+    if collected is None:
+        return stands
+    store.sync()
+    collected.remove()
+    return replace(stands, remarks=(*collected.remarks, *stands.remarks))
 
 
 def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
@@ -100,13 +121,13 @@ def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
     Raises:
         SchemaConflictError, StoreError: a folder is no cache of this pipeline, or cannot be read.
     """
-    offered = offers(_wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
+    offered = offers(wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
     prints = found.identity.fingerprints
     taken = {k: Decision(record=offered[prints[k]]) for k in _running(found) if prints[k] in offered}
     return replace(found, decisions=found.decisions.changed(taken))
 
 
-def _wanting(found: Survey) -> dict[str, str]:
+def wanting(found: Survey, borrowers: Container[int] | None = None) -> dict[str, str]:
     """Fingerprints of steps that would run and of which nothing is here, to their stems."""
     prints, records = found.identity.fingerprints, found.scan.records.values()
     mine = {
@@ -115,7 +136,7 @@ def _wanting(found: Survey) -> dict[str, str]:
     return {
         prints[k]: found.plan.stems[k]
         for k in _running(found)
-        if prints[k] not in mine and not found.plan.steps[k].options.always
+        if prints[k] not in mine and (borrowers is None or k in borrowers) and not found.plan.steps[k].options.always
     }
 
 
@@ -124,9 +145,8 @@ def _running(found: Survey) -> Iterator[int]:
     return (k for k, runs in enumerate(found.decisions.runs) if runs)
 
 
-def _with_borrowed(found: Survey, folder: str, store: Store, folders: Sequence[str]) -> Survey:
-    """The survey after results of other folders were taken for steps that would run."""
-    wrong = tuple(borrow(_wanting(found), folders, store, folder, pipeline_id=found.plan.pipeline_id))
+def _looked_again(found: Survey, store: Store, wrong: Iterable[Problem]) -> Survey:
+    """The survey after results of other folders were put here."""
     scan = store.records()
     return replace(
         found,
@@ -147,6 +167,14 @@ def _drop_unneeded(found: Survey, store: Store) -> None:
     store.drop(*unneeded, result_only=True)
 
 
+def is_settled(found: Survey) -> bool:
+    """Whether a run would do nothing, not even put results in other places: they can be read as they lie."""
+    told, stems = found.decisions.told, found.plan.stems
+    return (
+        not any(found.decisions.runs) and all(each.stem == stems[k] for k, each in told.items()) and not outdated(found)
+    )
+
+
 def outdated(found: Survey) -> bool:
     """Whether the schema of the folder, if there is one, is not that of the plan."""
     return found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
@@ -160,7 +188,8 @@ def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
 _STATUSES = bytes([Status.DONE, Status.NOT_RUN & 0xFF]).ljust(256, b"\0")
 
 
-def _standing(found: Survey, keeps: Callable[[float], bool] | None) -> Standing:
+def standing(found: Survey, keeps: Callable[[float], bool] | None = None) -> Standing:
+    """Where a pipeline stands, by what was found."""
     plan = found.plan
     records = found.scan.records
     statuses = bytearray(found.decisions.runs.translate(_STATUSES))

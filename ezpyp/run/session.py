@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import weakref
+from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.plan import Plan
-from ezpyp.model.selection import Selection
+from ezpyp.model.selection import Selection, with_needs
 from ezpyp.model.settings import Choices, Settings
 from ezpyp.ranks import exits, launched, mpi
 from ezpyp.run import engine, resume
@@ -31,11 +32,14 @@ from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, launch
+from ezpyp.system.files import make_folder
 from ezpyp.work import executors
 from ezpyp.work.nursery import Nursery, Position
 
 if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
+    from ezpyp.model.shares import Share
+    from ezpyp.run.division import Part
 
 #: Folders that pipelines of this process were initialized in, with the digests of their plans.
 _folders: dict[str, bytes] = {}
@@ -52,6 +56,10 @@ class Session:
             RankMismatch: the ranks did not build the same plan.
         """
         self.plan, self._folder, self._choices = organised, folder, choices
+        self._share = _share(choices.of("share"))
+        #: Where the pipeline has its results, and what this run is to do of it; None where that is all.
+        self._main = folder
+        self._part: Part | None = None
         #: One signed byte a step: what is known of it on every rank.
         self.statuses = b""
         self._lock: lock.Lock | None = None
@@ -92,10 +100,12 @@ class Session:
                     "store='memory' keeps results in one process: give executor='inline' and start it without mpirun, "
                     "or choose another store. Nothing was run."
                 )
-            wanted = selection.of(self.plan) if selection else None
             check_unchanged(self.plan.frozen())
             if not self._fresh:
                 self._standing = self._stand(choices)
+            if self._share is not None and self._part is None:  # there is nothing to divide
+                return runs.open(self._folder).summary_of(self.plan.pipeline_id, array("b", self.statuses))
+            wanted = self._wanted(selection)
             if self._link is not None:
                 self._meet(self._link)
             if self._is_root:
@@ -111,7 +121,17 @@ class Session:
             self._abandon()
             self._let_go()
         self._judge(summary, finished, raise_on_failure)
+        if self._part is not None and exits.from_script():
+            raise SystemExit(exits.earned())  # what follows is for who has all results
         return summary
+
+    def _wanted(self, selection: Selection) -> frozenset[int] | None:
+        """The steps that are asked for, without what they need; None for all."""
+        asked = selection.of(self.plan) if selection else None
+        if self._part is None:
+            return asked
+        mine = self._part.steps()
+        return mine if asked is None else mine & with_needs(self.plan.graph, asked, lambda _: False)
 
     def _open(self, kind: str) -> None:
         """Open the store of the kind that the folder has or gets, as rank 0 finds it."""
@@ -138,7 +158,9 @@ class Session:
     def _stand(self, choices: Choices) -> Standing:
         """Rank 0 compares the plan with the folder; every rank gets its word, or its error."""
 
-        def look() -> tuple[str, Standing, str]:
+        def look() -> tuple[str, Standing, str, Part | None]:
+            if self._share is not None:
+                return self._look_as_share(self._share, choices)
             if not self._kind:
                 self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
@@ -156,22 +178,43 @@ class Session:
                 reuse_from=choices.of("reuse_from"),
                 keeps=self._next_start.start.keeps if self._next_start is not None else None,
             )
-            return self._kind, standing, self._lock.token
+            return self._kind, standing, self._lock.token, None
 
         try:
-            kind, standing, self._token = look() if self._link is None else self._link.once(look)
+            told = look() if self._link is None else self._link.once(look)
         except BaseException:
             self._let_go()
             raise
+        kind, standing, self._token, self._part = told
+        self._folder = self._part.folder if self._part is not None else self._main
         if not self._kind:
             self._open(kind)
-        self._store.begin(standing.turn)
+        if self._token:
+            self._store.begin(standing.turn)
         self._fresh = True
         self.statuses = standing.statuses
         if self._is_root:
-            for text in (*standing.problems, *standing.remarks):
+            part = self._part.remarks if self._part is not None else ()
+            for text in (*part, *standing.problems, *standing.remarks):
                 print(f"ezpyp: {text}", file=sys.stderr)
         return standing
+
+    def _look_as_share(self, share: Share, choices: Choices) -> tuple[str, Standing, str, Part | None]:
+        """Look at the main folder, in which nothing is changed, and settle into that of the share."""
+        from ezpyp.run import division
+
+        found, kind = division.survey_of(self.plan, self._main, choices)
+        if resume.is_settled(found):
+            return kind, resume.standing(found), "", None
+        part = division.part_of(found, self._main, share, kind=kind)
+        self._lock = lock.acquire(make_folder(part.folder))
+        self._release = weakref.finalize(self, self._lock.release)
+        self._folder = part.folder
+        self._open(part.kind)
+        self._next_start = _next_start(part.folder)
+        keeps = self._next_start.start.keeps if self._next_start is not None else None
+        standing = division.settle_in(found, part, self._store, choices, keeps)
+        return part.kind, standing, self._lock.token, part
 
     def _let_go(self) -> None:
         """Let others have the folder; what stands in it must be looked at again."""
@@ -182,7 +225,8 @@ class Session:
     def _carry_out(self, settings: Settings, wanted: frozenset[int] | None) -> Finished:
         _warn_of_threads()
         link = self._link
-        began: tuple[str, float, str] = _begin() if link is None else link.share(_begin() if self._is_root else None)
+        began: tuple[str, float, str]
+        began = _begin(self._share) if link is None else link.share(_begin(self._share) if self._is_root else None)
         run, left, problem = began
         if problem:
             error = InitializationError(problem)
@@ -202,6 +246,7 @@ class Session:
             time=left,
             sign=self._lock.sign if self._lock is not None else None,
             next_start=self._next_start,
+            share=self._part.told if self._part is not None else "",
         )
         listeners: list[Listener] = []
         if self._is_root:
@@ -328,13 +373,26 @@ def _next_start(folder: str) -> NextStart | None:
     return NextStart.of(folder, os.environ)
 
 
-def _begin() -> tuple[str, float, str]:
-    """The name of a run, the seconds that it has, and why these cannot be told, "" where they can."""
+def _share(asked: str | None) -> Share | None:
+    """The share of the run that this is to be; None for all of it."""
+    if not asked:
+        return None
+    from ezpyp.model import shares
+
     try:
-        return _run_id(), allocation.seconds_left(os.environ, time.time()), ""
+        return shares.parse(asked)
     except InitializationError as error:
-        return _run_id(), 0.0, str(error)
+        told = launched.launch()
+        error.quiet = told is not None and told.rank != 0
+        raise
 
 
-def _run_id() -> str:
-    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+def _begin(share: Share | None) -> tuple[str, float, str]:
+    """The name of a run, the seconds that it has, and why these cannot be told, "" where they can."""
+    run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+    if share is not None:  # its journal and logs are to lie beside those of others, made in this second on other hosts
+        run += f"-{share.number}of{share.total}"
+    try:
+        return run, allocation.seconds_left(os.environ, time.time()), ""
+    except InitializationError as error:
+        return run, 0.0, str(error)

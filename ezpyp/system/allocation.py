@@ -36,7 +36,17 @@ def seconds_left(environ: Mapping[str, str], now: float) -> float:
                 "the end as @SECONDS since 1970 or @2026-11-21T18:00:00."
             )
         return limit - _age()
-    return _left_of_job(environ["SLURM_JOB_ID"]) if environ.get("SLURM_JOB_ID") else math.inf
+    job = job_of(environ)
+    return _left_of_job(job) if job else math.inf
+
+
+def job_of(environ: Mapping[str, str]) -> str:
+    """What Slurm calls the job that this process is part of, "" without one.
+
+    A task of an array is called 12_3: the number of one of them is that of the whole array.
+    """
+    array, task = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else environ.get("SLURM_JOB_ID", "")
 
 
 def seconds_of(text: str) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from ezpyp.errors import StoreError
-from ezpyp.folder import events, lock, runs
+from ezpyp.folder import events, lock, runs, shares
 from ezpyp.folder import schema as schemas
 from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model import outputs
@@ -68,7 +68,14 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
     segments = {path for path in inside if path.endswith((".seg", index.SUFFIX)) and "/.ezpyp" not in path}
     wrong += _strangers(scan, where, told | segments, [record for record in spoilt.values() if record])
     dead = scan.records.dead() if isinstance(scan.records, catalog.Catalog) else 0
-    return Verdict(folder=where, results=len(sound), bytes=sum(sound), dead=dead, wrong=tuple(wrong))
+    within = [check(share) for _, share in shares.found(where)]
+    return Verdict(
+        folder=where,
+        results=len(sound) + sum(each.results for each in within),
+        bytes=sum(sound) + sum(each.bytes for each in within),
+        dead=dead + sum(each.dead for each in within),
+        wrong=(*wrong, *(problem for each in within for problem in each.wrong)),
+    )
 
 
 def _indexes(folder: str) -> Iterator[Problem]:
@@ -155,7 +162,10 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
     spoilt = {cleaning.stem_of(path) for path in told}
     leftovers = {f"{folder}/{scan.records[stem].outcome.location}" for stem in scan.leftovers}
     held = bool(lock.held_by(folder))
+    apart = tuple(f"{share}/" for _, share in shares.found(folder))
     for path in _everything(folder):
+        if path.startswith(apart):  # is looked at by itself
+            continue
         stem = cleaning.stem_of(path)
         if path in known or (stem and stem in spoilt):
             continue

@@ -7,6 +7,7 @@ import os
 import re
 from typing import TYPE_CHECKING
 
+from ezpyp.folder import runs, shares
 from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model.naming import SCHEMA_FILE, SUMMARY_FILE
 from ezpyp.model.steps import Status
@@ -25,7 +26,7 @@ _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
-_FOLDERS = ("journal", "logs", "jobs", "code", checkpoints.FOLDER, SHELF, packed.FOLDER)
+_FOLDERS = ("journal", "logs", "jobs", "code", checkpoints.FOLDER, SHELF, packed.FOLDER, shares.FOLDER)
 #: Stands between a folder and the stem of a step whose result is packed: there is no file to name.
 _PACKED = f"/{packed.FOLDER}#"
 
@@ -43,7 +44,8 @@ def files(run: Run) -> list[str]:
     )
     of_steps = [path for path in _of_steps(run, stems, records) if _PACKED not in path]
     inside = packed.files_of(run.folder)
-    return [*of_steps, *inside, *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
+    of_shares = [path for _, folder in shares.found(run.folder) for path in files(runs.open(folder))]
+    return [*of_shares, *of_steps, *inside, *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
 
 
 def of_run(folder: str) -> list[str]:

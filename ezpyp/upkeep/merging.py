@@ -11,11 +11,10 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ezpyp.errors import SchemaConflictError, StoreError
-from ezpyp.folder import admission, lock, runs
+from ezpyp.folder import admission, archive, lock, runs
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Pair, explain_code
 from ezpyp.folder.folding import FOLDED, Folded, named
@@ -25,7 +24,7 @@ from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage import transfer
 from ezpyp.storage.opening import Problem, Record, Scan, Store, on_shelf, open_store
-from ezpyp.system.files import link_whole, make_folder, write_whole
+from ezpyp.system.files import make_folder, write_whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +217,10 @@ def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
             except StoreError as error:
                 wrong.append(Problem(path=f"{part.folder}/{record.outcome.location}", what=str(error)))
     store.sync()
-    _link_history(target, parts)
+    for part in parts:
+        archive.link(
+            part.folder, target, {each.outcome.log[0] for each in part.scan.records.values() if each.outcome.log}
+        )
     runs.open(target).summary().write()
     return Merged(folder=target, steps=len(entries), done=done, left_out=tuple(union.left_out), wrong=tuple(wrong))
 
@@ -237,17 +239,6 @@ def _take(record: Record, part: _Part, store: Store, target: str, stem: str) -> 
     elif record.outcome.location and not record.outcome.dropped:
         store.get(record)
         transfer.verify_files(record, target)
-
-
-def _link_history(target: str, parts: Sequence[_Part]) -> None:
-    """Journals, and the logs that records refer to. The names of runs differ."""
-    for part in parts:
-        logs = {record.outcome.log[0] for record in part.scan.records.values() if record.outcome.log}
-        for path in [*Path(part.folder, "journal").glob("*.jsonl"), *(Path(part.folder, name) for name in logs)]:
-            copy = Path(target) / path.relative_to(part.folder)
-            if path.exists() and not copy.exists():
-                copy.parent.mkdir(exist_ok=True)
-                link_whole(str(path), str(copy), void="")
 
 
 def _schema(union: _Union, parts: Sequence[_Part], kind: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ezpyp.errors import CacheInUse, StoreError
-from ezpyp.folder import lock, runs
+from ezpyp.folder import lock, runs, shares
 from ezpyp.system.files import is_temporary, part_of
 
 #: How files end, and what tarfile calls that.
@@ -45,7 +45,7 @@ def _write(folder: str, target: str, mode: Any) -> int:
 def _files(folder: str) -> Iterator[str]:
     for path, _, names in os.walk(folder):
         for name in names:
-            is_lock = path == folder and name.startswith(lock.NAME)
+            is_lock = (path == folder or shares.main_of(path) == folder) and name.startswith(lock.NAME)
             if not is_lock and not is_temporary(name):
                 yield f"{path}/{name}"
 
