@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import re
 import signal
 import sys
@@ -24,7 +25,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 from ezpyp.errors import EzpypError, LauncherError, RankMismatch
 from ezpyp.ranks.launched import Launch, cannot_meet, launch, wrong_launcher
 from ezpyp.schedule.seats import Seats
-from ezpyp.system.pauses import pause
+from ezpyp.system.bells import Bell
+from ezpyp.system.pauses import WOKEN, pause
 
 if TYPE_CHECKING:
     from ezpyp.system.stopping import Stop
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+#: Seconds after a bell in which its message is looked for.
+_ECHO = 0.01
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
 _TAG = 7
@@ -73,6 +77,11 @@ class Link:
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
         self.host = os.uname().nodename
+        #: Others of this node ring it when they have sent something. None where there are no bells.
+        self.bell = _bell()
+        #: Those of the other ranks of this node; and whether all of whom this rank hears can ring its own.
+        self._bells: dict[int, bytes] = {}
+        self._is_woken = False
         #: Messages that are on their way.
         self._sending: list[Any] = []
         #: Set when a rank left or died: no further meeting can succeed.
@@ -132,11 +141,16 @@ class Link:
         return self.share(value)
 
     def share(self, value: Any) -> Any:
-        """Rank 0's value, on every rank. Only after a meeting: who waits here does not sleep."""
-        return self._comm.bcast(value, 0)
+        """Rank 0's value, on every rank. Only after a meeting."""
+        told = pickle.dumps(value, pickle.HIGHEST_PROTOCOL) if self.rank == 0 else b""
+        length = array("q", [len(told)])
+        self._await(self._comm.Ibcast([length, self._mpi.INT64_T], 0), _PLACES[Mark.SHARE])
+        content = bytearray(told or length[0])
+        self._await(self._comm.Ibcast([content, self._mpi.BYTE], 0), _PLACES[Mark.SHARE])
+        return value if self.rank == 0 else pickle.loads(content)
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, on every rank. Only after a meeting."""
+        """Every rank's value, on every rank. Only after a meeting: who waits here does not sleep."""
         found: list[Any] = self._comm.allgather(value)
         return found
 
@@ -146,18 +160,33 @@ class Link:
         first time.
         """
         # Splitting the communicator would tell too, and takes 6 ms with two ranks.
-        nodes = self.gather((self.host, _boot()))
-        size, place = Counter(nodes), Counter[tuple[str, str]]()
+        node = self.host, _boot()
+        told = self.gather((node, self.bell.address if self.bell is not None else b""))
+        self._bells = {rank: bell for rank, (there, bell) in enumerate(told) if bell and there == node}
+        heard = range(self.size) if self.rank == 0 else (0,)
+        self._is_woken = self.bell is not None and all(each in self._bells for each in heard)
+        size, place = Counter(there for there, _ in told), Counter[tuple[str, str]]()
         found = []
-        for node in nodes:
-            found.append((node[0], place[node], size[node]))
-            place[node] += 1
+        for there, _ in told:
+            found.append((there[0], place[there], size[there]))
+            place[there] += 1
         return found
 
     def send(self, message: Any, to: int) -> None:
         """Does not wait until it is received: two ranks may send to each other at once, and one may have left."""
         self._forget_sent()
         self._sending.append(self._comm.isend(message, to, _TAG))
+        if self.bell is not None and to in self._bells:
+            self.bell.ring(self._bells[to])
+
+    def nap(self, waited: float) -> float:
+        """Seconds to sleep, after so many seconds in which nothing came. Rank 0 hears of all others, they of rank 0."""
+        self._forget_sent()
+        if self.bell is None or not self._is_woken or self._sending:  # a long message goes on only while both look
+            return pause(waited)
+        # It may be heard a moment before its message can be seen.
+        since = time.monotonic() - self.bell.heard
+        return pause(since) if since < _ECHO else WOKEN
 
     def _forget_sent(self) -> None:
         self._sending = [each for each in self._sending if not each.Test()]
@@ -217,6 +246,13 @@ def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) ->
 def _portable(error: BaseException) -> EzpypError:
     """An error as other ranks can be told of it."""
     return error if isinstance(error, EzpypError) else EzpypError(f"Rank 0 failed with {type(error).__name__}: {error}")
+
+
+def _bell() -> Bell | None:
+    try:
+        return Bell()
+    except OSError:
+        return None
 
 
 def _boot() -> str:
@@ -388,7 +424,8 @@ class Ranks:
             self._link.send(("recall", None), rank)
 
     def wait(self, seconds: float) -> None:
-        time.sleep(seconds)
+        bell = self._link.bell
+        (bell.wait if bell is not None else time.sleep)(seconds)
 
     def interrupt(self) -> None:
         for rank in self._ranks:

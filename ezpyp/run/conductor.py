@@ -19,7 +19,7 @@ from ezpyp.schedule.briefs import SIZE, Outcomes, seconds_of
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger, Settled
 from ezpyp.schedule.pace import Pace
-from ezpyp.system.pauses import pause
+from ezpyp.system.pauses import WOKEN
 from ezpyp.system.resources import Grant
 from ezpyp.system.stopping import Stop
 from ezpyp.work.inline import Executor
@@ -31,8 +31,6 @@ _MOST_PLACES = 4096
 MANY, REST = 1000, 0.001
 #: Seconds between two syncs at the borders of phases.
 SYNC_EVERY = 1.0
-#: Seconds after which somebody who would be woken looks all the same.
-_LONGEST = 0.2
 
 
 class Conductor:
@@ -60,8 +58,8 @@ class Conductor:
         self._places_help = job.kind == "packed"
         #: Whether anything was handed out.
         self.began = False
-        #: Alone, whatever comes ends a sleep; messages of other ranks do not.
-        self._is_woken = job.link is None
+        #: How long to sleep where nothing came for so long. Alone, whatever comes ends a sleep.
+        self._nap = job.link.nap if job.link is not None else lambda _: WOKEN
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
         self._left = Counter(map(job.plan.graph.phases.__getitem__, job.todo))
         self._at_border, self._synced = False, time.monotonic()
@@ -102,7 +100,7 @@ class Conductor:
             else:
                 self._let_share(team)
                 self._bus.idle()
-                team[0].wait(_LONGEST if self._is_woken else pause(time.monotonic() - moved_at))
+                team[0].wait(self._nap(time.monotonic() - moved_at))
         self.telling.flush()
         self._sign()
 

@@ -36,7 +36,6 @@ from ezpyp.schedule.placement import Place, Placement, cannot_hold, crowded, des
 from ezpyp.scripts.cuda import starts_cuda
 from ezpyp.scripts.loading import main_script
 from ezpyp.system import gpus, pools, resources
-from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work.executors import Processes, Setup
 from ezpyp.work.helper import Order
@@ -150,13 +149,14 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
     except Exception as error:
         if job.link is None:
             raise
-        own, problem = Serial(job.worker()), f"{type(error).__name__}: {error}"
+        own, problem = _serial(job), f"{type(error).__name__}: {error}"
     if job.link is not None:
-        problems = job.link.gather(problem and f"Rank {job.rank} ({job.host}) cannot start its helpers: {problem}")
-        if found := next((each for each in problems if each), ""):
+        digest = str(job.rank + 1).encode() if problem else b""
+        if not job.link.meet(mpi.Mark.EXECUTE, digest, lambda: "cannot start its helpers"):
+            told = job.link.gather(problem and f"Rank {job.rank} ({job.host}) cannot start its helpers: {problem}")
             own.leave()
             own.close()
-            failure = EzpypError(found)
+            failure = EzpypError(next(each for each in told if each))
             failure.quiet = job.rank != 0
             raise failure
     return own
@@ -164,8 +164,13 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
 
 def _executor(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
     if job.settings.executor == "inline" or not places[job.rank].slots:
-        return Serial(job.worker())
-    return Processes(job.worker(), *job.nest(), _setup(job, places, neighbours, requests))
+        return _serial(job)
+    bell = job.link.bell if job.link is not None else None
+    return Processes(job.worker(), *job.nest(), _setup(job, places, neighbours, requests), bell)
+
+
+def _serial(job: Job) -> Serial:
+    return Serial(job.worker(), job.link.bell if job.link is not None else None)
 
 
 def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Setup:
@@ -378,7 +383,7 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
             now = time.monotonic()
             moved_at = now if moved else moved_at
             if not moved:
-                own.wait(pause(now - moved_at))
+                own.wait(link.nap(now - moved_at))
     except Exception as error:
         link.send(("failed", f"{type(error).__name__}: {error}"), 0)
         raise

@@ -9,6 +9,8 @@ from __future__ import annotations
 from math import sqrt
 
 SHORTEST, LONGEST = 50e-6, 0.010
+#: Seconds after which somebody who would be woken looks all the same.
+WOKEN = 0.2
 #: sqrt(2 * what a look costs).
 _GROWTH = 0.0045
 

@@ -18,6 +18,7 @@ from ezpyp.model import scratch
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import resources, stopping
+from ezpyp.system.bells import Bell, sleep
 from ezpyp.system.capture import tail
 from ezpyp.system.resources import Grant
 from ezpyp.work import gauges, helper
@@ -32,8 +33,6 @@ from ezpyp.work.worker import Worker
 
 #: Seconds in one step after which those behind it are taken back, where somebody else could run them.
 _HELD_UP = 0.005
-#: select(2) takes descriptors below this.
-_SELECTABLE = 1024
 #: Seconds that helpers have to get what they did on disk, when a run is over.
 _PATIENCE = 60.0
 #: Seconds after which each process has surely seen what another wrote into shared memory.
@@ -118,11 +117,16 @@ def _serve(own: socket.socket, slot: int, order: Order | Watch, *, plan: Plan, p
 class Processes:
     """Helpers under one agent: a step that crashes, exits, hangs or is killed costs only itself."""
 
-    def __init__(self, worker: Worker, nest: Nursery, position: Position, setup: Setup) -> None:
+    def __init__(
+        self, worker: Worker, nest: Nursery, position: Position, setup: Setup, bell: Bell | None = None
+    ) -> None:
+        """Whoever waits for them hears the bell, too."""
         self._worker, self._nest, self._position, self._setup = worker, nest, position, setup
         self._arrived: list[Report] = []
         self._began = time.time()
-        self._poll = select.epoll()
+        self._poll, self._bell = select.epoll(), bell
+        if bell is not None:
+            self._poll.register(bell.fileno(), select.EPOLLIN)
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
         self._slots = [_Slot(number=k) for k in range(setup.count)]
@@ -192,7 +196,10 @@ class Processes:
         if stopping.stopping() and not self._holds:
             self._hold()
         for descriptor, _ in self._poll.poll(0):
-            self._listen(self._by_descriptor[descriptor])
+            if self._bell is not None and descriptor == self._bell.fileno():
+                self._bell.hush()
+            else:
+                self._listen(self._by_descriptor[descriptor])
         if self._recalling:
             self._undecided = sum(map(self._take_back, self._slots)) > 0
         if self._has_limits:
@@ -216,11 +223,7 @@ class Processes:
             return
         if self._recalling and self._undecided:
             seconds = min(seconds, _SETTLED)
-        descriptor = self._poll.fileno()
-        if descriptor < _SELECTABLE:  # itself it counts in milliseconds
-            select.select([descriptor], [], [], seconds)
-        else:
-            self._poll.poll(seconds)
+        sleep(self._poll.fileno(), seconds)  # itself it counts in milliseconds
 
     def interrupt(self) -> None:
         for slot in self._slots:

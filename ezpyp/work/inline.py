@@ -13,6 +13,7 @@ from typing import Protocol
 
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import running, stopping
+from ezpyp.system.bells import Bell
 from ezpyp.work import seeding
 from ezpyp.work.lots import Lot, Report, Task
 from ezpyp.work.worker import Worker
@@ -69,8 +70,8 @@ class Serial:
 
     slots = 1
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, bell: Bell | None = None) -> None:
+        self._worker, self._bell = worker, bell
         self._lots: deque[deque[Task]] = deque()
         self._dropped: list[Outcome] = []
         seeding.watch_imports()
@@ -116,7 +117,7 @@ class Serial:
 
     def wait(self, seconds: float) -> None:
         if not self._lots and not self._dropped:
-            time.sleep(seconds)
+            (self._bell.wait if self._bell is not None else time.sleep)(seconds)
 
     def interrupt(self) -> None:
         self._dropped += [interrupted(task, self._worker) for lot in self._lots for task in lot]

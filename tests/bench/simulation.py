@@ -36,6 +36,7 @@ from ezpyp.schedule import briefs
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
 from ezpyp.storage.opening import MemoryStore
+from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop
 from ezpyp.work import executors
 from ezpyp.work.helper import REPORT_EVERY
@@ -192,6 +193,8 @@ class Wire:
         elif kind == "recall":
             self._at(arrival, self._recalled, to)
         self._clock.go()
+
+    nap, bell = staticmethod(pause), None
 
     def receive(self) -> tuple[int, Any] | None:
         self._clock.stop()

@@ -1,0 +1,71 @@
+"""Bells: a process that sleeps is woken by another of its machine. MPI has nothing for that: whoever waits for its
+messages has to look whether they have come.
+
+A bell is a socket for datagrams, whose address the kernel chose (unix(7), autobind). To ring one never blocks, and that
+nobody heard it is no error: it is there to be early, and who was not woken looks a little later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import time
+
+#: select(2) takes descriptors below this.
+_SELECTABLE = 1024
+
+
+class Bell:
+    """One's own, which others ring; and what rings those of others."""
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            OSError: there is none on this system.
+        """
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.setblocking(False)
+        try:
+            self._socket.bind("")
+        except BaseException:
+            self._socket.close()
+            raise
+        #: What others have to know to ring it. Another machine, and another container, has no such address.
+        self.address: bytes = self._socket.getsockname()
+        #: When it was last heard, by the monotonic clock.
+        self.heard = 0.0
+
+    def fileno(self) -> int:
+        """Can be read from when it rings, until `hush`."""
+        return self._socket.fileno()
+
+    def ring(self, address: bytes) -> None:
+        """Wake whoever sleeps at the bell with that address."""
+        with contextlib.suppress(OSError):
+            self._socket.sendto(b"\0", address)
+
+    def hush(self) -> None:
+        """It was heard, however often it was rung."""
+        self.heard = time.monotonic()
+        with contextlib.suppress(OSError):
+            while True:
+                self._socket.recv(1)
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until it rings, at most this long."""
+        sleep(self.fileno(), seconds)
+        self.hush()
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def sleep(descriptor: int, seconds: float) -> None:
+    """Sleep until something can be read there, at most this long, to the microsecond where that can be."""
+    if descriptor < _SELECTABLE:
+        select.select([descriptor], [], [], seconds)
+    else:  # this counts in milliseconds
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        poll.poll(1000 * seconds)

@@ -1,0 +1,56 @@
+"""A bell wakes who sleeps, at once; and nothing goes wrong where it does not."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from ezpyp.system.bells import Bell, sleep
+
+
+@pytest.fixture
+def bell() -> Iterator[Bell]:
+    found = Bell()
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("times", [1, 1000])
+def test_it_wakes_another_process(bell: Bell, times: int) -> None:
+    child = os.fork()
+    if child == 0:
+        for _ in range(times):  # the first has to be heard, and none waits until others are
+            Bell().ring(bell.address)
+        os._exit(0)
+    began = time.monotonic()
+    bell.wait(30)
+    assert time.monotonic() - began < 15
+    assert began <= bell.heard <= time.monotonic()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_it_is_quiet_once_it_was_heard(bell: Bell) -> None:
+    for _ in range(3):
+        bell.ring(bell.address)
+    bell.hush()
+    began = time.monotonic()
+    sleep(bell.fileno(), 0.02)
+    assert time.monotonic() - began >= 0.02
+
+
+def test_nobody_has_to_be_there(bell: Bell) -> None:
+    gone = Bell()
+    gone.close()
+    bell.ring(gone.address)
+    bell.ring(b"\0none of ours")
+
+
+def test_descriptors_of_any_number_are_slept_at(monkeypatch: pytest.MonkeyPatch, bell: Bell) -> None:
+    monkeypatch.setattr("ezpyp.system.bells._SELECTABLE", 0)
+    bell.ring(bell.address)
+    began = time.monotonic()
+    sleep(bell.fileno(), 30)
+    assert time.monotonic() - began < 15
