@@ -105,7 +105,7 @@ def test_several_gpus_and_several_steps_at_once(busy: Path, child: int, monkeypa
     monkeypatch.setenv("FAKE_NVML_LACKS", "accounts")
     (busy / str(os.getpid())).write_text(f"GPU-a {GIB} 0 30")
     (busy / str(child)).write_text(f"GPU-b {2 * GIB} 0 90")
-    told, have = Gauges(), ["GPU-a", "GPU-b"]
+    told, have = Gauges(memoryview(bytearray(Gauges.SIZE))), ["GPU-a", "GPU-b"]
     told.begin(0, os.getpid(), have, [("GPU-a", 1.0), ("GPU-b", 1.0)])
     told.begin(1, child, have, [("GPU-b", 0.5)])
     look(told, have, 0.0, 0.1, 0.2)
@@ -123,7 +123,7 @@ def look(told: Gauges, have: list[str], *times: float) -> None:
 
 
 def test_the_mean_is_over_time_and_looks_become_rare(busy: Path) -> None:
-    told, meter, tallies = Gauges(), Meter(["GPU-a"]), dict[int, gauges._Tally]()
+    told, meter, tallies = Gauges(memoryview(bytearray(Gauges.SIZE))), Meter(["GPU-a"]), dict[int, gauges._Tally]()
     told.begin(0, os.getpid(), ["GPU-a"], [("GPU-a", 1.0)])
     looks = 0
     with pytest.MonkeyPatch.context() as patch:
@@ -144,7 +144,7 @@ def test_the_mean_is_over_time_and_looks_become_rare(busy: Path) -> None:
 
 
 def test_of_another_step_nothing_is_told() -> None:
-    told = Gauges()
+    told = Gauges(memoryview(bytearray(Gauges.SIZE)))
     told.begin(0, 7, ["GPU-a"], [("GPU-a", 1.0)])
     _, _, _, number = told.asked(0)
     told.tell(0, number, 5, 1.5, 2.5)
@@ -161,7 +161,7 @@ def test_of_another_step_nothing_is_told() -> None:
 @given(st.lists(st.integers(0, 61), unique=True), st.integers(62, 80))
 def test_gpus_are_bits_and_those_beyond_are_not_looked_at(places: list[int], beyond: int) -> None:
     have = [f"GPU-{k}" for k in range(90)]
-    told = Gauges()
+    told = Gauges(memoryview(bytearray(Gauges.SIZE)))
     told.begin(3, 9, have, [*((f"GPU-{k}", 1.0 if k % 2 else 0.5) for k in places), (f"GPU-{beyond}", 1.0)])
     pid, devices, alone, _ = told.asked(3)
     assert pid == 9

@@ -26,7 +26,7 @@ from ezpyp.model.selection import Selection, unknown
 from ezpyp.model.settings import Choices
 from ezpyp.model.steps import Family, Status, Step
 from ezpyp.ranks import exits, launched, mpi
-from ezpyp.scripts import loading
+from ezpyp.scripts import loading, renewed
 from ezpyp.system import files
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ezpyp.front.commands import CommandFunction, Commands
     from ezpyp.run.prospect import Prospect
     from ezpyp.run.session import Session
+    from ezpyp.scripts.renewed import Call
 
 
 class Pipeline:
@@ -81,9 +82,14 @@ class Pipeline:
         reuse_from: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] = (),
         store: str | None = None,
     ) -> None:
-        exits.install()
+        if renewed.call is None:
+            exits.install()
+        else:
+            from ezpyp.work import renewal
+
+            renewal.expect(renewed.call)
         self.pipeline_id = pipeline_id
-        self._folder = files.make_folder(cache_location, really=not loading.loading())
+        self._folder = files.make_folder(cache_location, really=not _looks_only())
         self._choices = Choices(
             {
                 "workers": workers,
@@ -126,6 +132,8 @@ class Pipeline:
     @property
     def is_root(self) -> bool:
         """True on one rank, and without MPI. Does not start MPI."""
+        if renewed.call is not None:
+            return False
         told = launched.launch()
         return told is None or told.rank == 0
 
@@ -230,7 +238,7 @@ class Pipeline:
             RankMismatch: the ranks did not build the same plan.
         """
         self.organize_steps()
-        if not loading.loading():
+        if not _looks_only():
             self._initialized(self._choices)
 
     def _initialized(self, choices: Choices) -> Session:
@@ -243,7 +251,7 @@ class Pipeline:
 
     def barrier(self) -> None:
         """Wait until every rank is here. Without MPI it does nothing."""
-        link = mpi.connect()
+        link = mpi.connect() if renewed.call is None else None
         if link is not None:
             link.meet(mpi.Mark.BARRIER, b"", lambda: f"is in pipeline '{self.pipeline_id}'")
 
@@ -279,6 +287,8 @@ class Pipeline:
             ArgumentChanged: a large array was changed after the call that took it.
             ResourceError: a step asks for what this run does not have.
         """
+        if renewed.call is not None:
+            return self._take_part(renewed.call)
         given = {"workers": workers, "helpers": helpers, "executor": executor, "schedule": schedule, "capture": capture}
         choices = self._choices.over({**given, "on_change": on_change})
         selection = _selection(only=only, until=until, from_=from_)
@@ -339,6 +349,17 @@ class Pipeline:
 
     # ----- inside
 
+    def _take_part(self, call: Call) -> Summary:
+        """Stands for a run in a helper that runs the script once more: it begins its work here, or passes what an
+        earlier execute() has left.
+        """
+        from ezpyp.folder import runs
+        from ezpyp.work import renewal
+
+        self.organize_steps()
+        renewal.take_part(call, self._organised("execute()"), self._folder)
+        return runs.open(self._folder).summary()
+
     def _look_ahead(self, choices: Choices, selection: Selection) -> Summary:
         """Stands for a run while the script is only looked at: gives what a finished one left, or ends the script."""
         from ezpyp.folder import runs
@@ -359,6 +380,11 @@ class Pipeline:
         if self._plan is None:
             raise InitializationError(f"{what} needs the phases: call organize_steps() or initialize_schema() first.")
         return self._plan
+
+
+def _looks_only() -> bool:
+    """Whether the script is run, but not to run its steps from here: nothing may be written."""
+    return loading.loading() or renewed.call is not None
 
 
 def _selection(**given: str | Sequence[str]) -> Selection:

@@ -15,6 +15,7 @@ STORES = ("auto", "files", "packed", "memory")
 _EXECUTORS = ("processes", "inline")
 _SCHEDULES = ("ready", "phase")
 _CAPTURES = ("file", "tee", "off")
+_STARTS = ("fork", "fresh")
 #: More helpers than this no agent has.
 MOST_HELPERS = 1024
 
@@ -29,6 +30,8 @@ class Settings:
     schedule: Literal["ready", "phase"] = "ready"
     #: "file", "tee" or "off".
     capture: str = "file"
+    #: "fork" helpers, or start each "fresh": a new interpreter that runs the script.
+    start: Literal["fork", "fresh"] = "fork"
     grace: float = GRACE
 
 
@@ -58,7 +61,16 @@ class Choices:
             helpers=self._helpers(under_mpi=under_mpi),
             schedule="phase" if _one_of("schedule", self.of("schedule") or "ready", _SCHEDULES) == "phase" else "ready",
             capture=_one_of("capture", self.of("capture") or "file", _CAPTURES),
+            start=self.start(),
         )
+
+    def start(self) -> Literal["fork", "fresh"]:
+        """How helpers are started.
+
+        Raises:
+            InitializationError: a value that is none of those there are.
+        """
+        return "fresh" if _one_of("start", self.of("start") or "fork", _STARTS) == "fresh" else "fork"
 
     def store(self) -> str:
         """Where results are to be kept: "files", "packed", "memory", or "auto" for what fits the plan.

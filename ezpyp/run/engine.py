@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import compress
 from typing import NamedTuple
 
-from ezpyp.errors import CacheTakenOver, EzpypError, ResourceError
+from ezpyp.errors import CacheTakenOver, EzpypError
 from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
 from ezpyp.model.naming import some
-from ezpyp.model.request import Request
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.programs import surroundings
 from ezpyp.ranks import mpi
+from ezpyp.run import demands
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
 from ezpyp.run.provenance import Origin
@@ -32,10 +32,10 @@ from ezpyp.schedule.deadline import Deadline, by_function
 from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
-from ezpyp.schedule.placement import Place, Placement, cannot_hold, crowded, describe, shares, underused
-from ezpyp.scripts.cuda import starts_cuda
+from ezpyp.schedule.placement import Place, Placement, shares
+from ezpyp.scripts import renewed
 from ezpyp.scripts.loading import main_script
-from ezpyp.system import gpus, pools, resources
+from ezpyp.system import gpus, resources
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work.executors import Processes, Setup
 from ezpyp.work.helper import Order
@@ -95,7 +95,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     neighbours = _Neighbours(*(job.link.places[job.rank][1:] if job.link is not None else (0, 1)))
     place = _place(job, neighbours, requests)
     places = [place] if job.link is None else job.link.gather(place)
-    _check_resources(job, requests, places)
+    demands.check(job, requests, places)
     stop = Stop.within(job.settings.grace, job.time)
     with listening(stop):
         own = _open_everywhere(job, places, neighbours, requests)
@@ -187,7 +187,8 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
         have=have,
         helpers=helpers,
         cores=cores,
-        hidden=_wants_gpus(requests),
+        # A script that starts CUDA before execute() does it in each new interpreter.
+        hidden=demands.wants_gpus(requests) and job.settings.start == "fork",
     )
     captured = job.settings.capture != "off"
     surroundings.publish(job.run)
@@ -204,7 +205,8 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
             cores=spread,
             log=None,
             turn=job.standing.turn,
-            gpus=have if _wants_gpus(requests) and gpus.can_tell() else (),
+            gpus=have if demands.wants_gpus(requests) and gpus.can_tell() else (),
+            again=renewed.command() if job.settings.start == "fresh" else None,
         ),
         environments=[{**each, surroundings.RUN: job.run} for each in environments],
         log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
@@ -239,8 +241,8 @@ def _lead(
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
-    started = replace(_started(job, slots, len(done), library, hosts), gpus=_granted_from(places, requests))
-    remarks = _remarks(job, ledger, places, requests)
+    started = replace(_started(job, slots, len(done), library, hosts), gpus=demands.granted_from(places, requests))
+    remarks = demands.remarks(job, ledger.ready, places, requests)
     pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
@@ -284,24 +286,8 @@ def _lead(
         outcomes=conductor.outcomes,
         blame=dict(ledger.blame),
         cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
-        on_gpus=_wants_gpus(requests),
+        on_gpus=demands.wants_gpus(requests),
     )
-
-
-def _remarks(job: Job, ledger: Ledger, places: Sequence[Place], requests: Requests | None) -> list[str]:
-    """What of the nodes this run leaves unused, or shares badly."""
-    found: list[str] = []
-    if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
-        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
-        found += underused(places, ledger.ready, remedy)
-    if (
-        any(place.stock.gpus for place in places)
-        and not _wants_gpus(requests)
-        and not gpus.left_alone()
-        and gpus.uses_gpus()
-    ):
-        found += crowded(places)
-    return found
 
 
 def _cached(done: Iterable[int], anew: Container[int], total: int) -> bytes:
@@ -346,7 +332,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
         blame={},
         cached=cached,
         idle=True,
-        on_gpus=_wants_gpus(Requests.of(job.plan)),
+        on_gpus=demands.wants_gpus(Requests.of(job.plan)),
     )
 
 
@@ -449,63 +435,3 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, star
         exit_code=code,
         reason=reason or job.share,
     )
-
-
-def _check_resources(job: Job, requests: Requests | None, places: Sequence[Place]) -> None:
-    """Refuse on every rank, before anything runs, what no node has or some rank cannot give.
-
-    Raises:
-        ResourceError: a step asks for more than any node has; GPU steps after the script started CUDA (message 5);
-            steps with several cores after the script ran an OpenMP region.
-    """
-    if requests is None:
-        return
-    asked = {job.plan.steps[k].name: request for k, request in requests.special(job.todo).items()}
-    problem = "" if job.settings.executor == "inline" else _spoilt(asked)
-    problems = [problem] if job.link is None else job.link.gather(problem)
-    if found := next((each for each in (*_missing(asked, places), *problems) if each), ""):
-        error = ResourceError(found)
-        error.quiet = job.rank != 0
-        raise error
-
-
-def _wants_gpus(requests: Requests | None) -> bool:
-    """Whether a step asks for GPUs: then they are granted to such steps, and the others see none."""
-    return requests is not None and any(request.gpus for request in requests.listed)
-
-
-def _granted_from(places: Sequence[Place], requests: Requests | None) -> dict[str, tuple[str, ...]]:
-    """By host the GPUs that there are for steps."""
-    found: dict[str, tuple[str, ...]] = {}
-    for place in places if _wants_gpus(requests) else ():
-        if place.stock.gpus:
-            found[place.host] = tuple(dict.fromkeys((*found.get(place.host, ()), *place.stock.gpus)))
-    return found
-
-
-def _missing(asked: Mapping[str, Request], places: Sequence[Place]) -> Iterator[str]:
-    """What no node has."""
-    for name, request in asked.items():
-        if has := cannot_hold(places, request):
-            yield (
-                f"Step '{name}' asks for {describe(request)}, and no node has that: {has}. "
-                "Ask the scheduler for more, or ask for less. Nothing was run."
-            )
-
-
-def _spoilt(asked: Mapping[str, Request]) -> str:
-    """What the script did that keeps forked helpers from giving what steps ask for, or ""."""
-    by = gpus.started() if any(request.gpus for request in asked.values()) else None
-    if by is not None:
-        where = ", ".join(filter(None, (by, starts_cuda(main_script()))))
-        return (
-            f"CUDA was started before execute(){f' ({where})' * bool(where)}, and forked helpers cannot use it. "
-            "Move that line into the step."
-        )
-    wide = next(((name, request) for name, request in asked.items() if request.cpus > 1), None)
-    if wide is not None and (spoilt := pools.spoilt_pools()):
-        return (
-            f"Step '{wide[0]}' asks for {wide[1].cpus} cores, but {', '.join(spoilt)} ran threads before execute() and "
-            "would hang in forked helpers. Move what the script computes into a step. Nothing was run."
-        )
-    return ""

@@ -223,7 +223,8 @@ class Session:
             self._release()
 
     def _carry_out(self, settings: Settings, wanted: frozenset[int] | None) -> Finished:
-        _warn_of_threads()
+        if settings.start == "fork":
+            _warn_of_threads()
         link = self._link
         began: tuple[str, float, str]
         began = _begin(self._share) if link is None else link.share(_begin(self._share) if self._is_root else None)
@@ -263,7 +264,7 @@ class Session:
             if mpi.started():
                 mpi.shield_forks()
             position = Position()
-            self._nest = executors.nursery(self.plan, position), position
+            self._nest = executors.nursery(self.plan, position, anew=self._choices.start() == "fresh"), position
         return self._nest
 
     def _abandon(self) -> None:

@@ -21,7 +21,7 @@ from ezpyp.system import resources, stopping
 from ezpyp.system.bells import Bell, sleep
 from ezpyp.system.capture import tail
 from ezpyp.system.resources import Grant
-from ezpyp.work import gauges, helper
+from ezpyp.work import gauges, helper, renewal
 from ezpyp.work.gauges import Watch
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
@@ -102,14 +102,20 @@ class Setup:
     tee: bool = False
 
 
-def nursery(plan: Plan, position: Position) -> Nursery:
-    """Fork the process that forks helpers for this plan. Before MPI starts, if that can be chosen."""
-    return Nursery(partial(_serve, plan=plan, position=position), helper.prepare)
+def nursery(plan: Plan, position: Position, *, anew: bool = False) -> Nursery:
+    """Fork the process that forks helpers for this plan. Before MPI starts, if that can be chosen.
+
+    Args:
+        anew: they will be new interpreters: nothing that it has reaches them.
+    """
+    return Nursery(partial(_serve, plan=plan, position=position), (lambda: None) if anew else helper.prepare)
 
 
 def _serve(own: socket.socket, slot: int, order: Order | Watch, *, plan: Plan, position: Position) -> None:
     if isinstance(order, Watch):
         gauges.serve(own, order, position.gauges)
+    elif order.again is not None:
+        renewal.wait(own, slot, order, order.again, plan.digest, position.file)
     else:
         helper.serve(own, slot, order, plan=plan, position=position)
 
@@ -295,10 +301,13 @@ class Processes:
     def _listen(self, slot: _Slot) -> None:
         assert slot.wire is not None
         try:
-            report, finished = slot.wire.receive()
+            told = slot.wire.receive()
         except (EOFError, OSError):
             self._died(slot)
             return
+        if isinstance(told, EzpypError):
+            raise told
+        report, finished = told
         slot.deaths = 0
         if slot.apart:
             slot.parting.append((report, finished))

@@ -6,7 +6,6 @@ memory, and send each other nothing.
 
 from __future__ import annotations
 
-import mmap
 import os
 import select
 import socket
@@ -38,9 +37,12 @@ class Gauges:
     """A place for each helper: what is to be looked at there, and what was seen."""
 
     __slots__ = ("_words",)
+    #: In bytes.
+    SIZE = 8 * _WORDS * MOST_HELPERS
 
-    def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, 8 * _WORDS * MOST_HELPERS)).cast("q")
+    def __init__(self, memory: memoryview) -> None:
+        """So many bytes of shared memory, all zero at first."""
+        self._words = memory.cast("q")
 
     def begin(self, slot: int, pid: int, have: Sequence[str], granted: Sequence[tuple[str, float]]) -> None:
         """A process begins a step that was granted some of the GPUs that its rank has."""

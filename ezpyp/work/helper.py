@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import chain
 from time import monotonic
 
 from ezpyp.errors import StoreError
@@ -23,10 +24,11 @@ from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome
 from ezpyp.schedule.briefs import SIZE, unpack
 from ezpyp.scripts import spawned
+from ezpyp.scripts.renewed import Command
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import pools, resources, running
 from ezpyp.system.capture import Capture
-from ezpyp.work import seeding
+from ezpyp.work import preloading, seeding
 from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Lot, Report
@@ -63,6 +65,8 @@ class Order:
     turn: int
     #: The GPUs of the rank, where what steps use of them is looked at.
     gpus: Sequence[str]
+    #: How to have the script run once more, where helpers are new interpreters; None where they are forked.
+    again: Command | None
 
 
 def prepare() -> None:
@@ -70,13 +74,16 @@ def prepare() -> None:
 
     Each limits the pools of threads that the script loaded: in a fork, OpenBLAS would start its threads to that end.
     """
+    preloading.load()
     for name in ("ctypes", "json", "xxhash"):
         import_module(name)
     pools.limit_threads(1)
 
 
-def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position) -> None:
-    """The helper's life: one lot after another until the agent says so or is gone."""
+def serve(
+    own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position, first: Sequence[Lot] = ()
+) -> None:
+    """The helper's life: one lot after another until the agent says so or is gone. `first` came before the others."""
     os.environ.update(order.environment)
     if order.cores:
         with contextlib.suppress(OSError):  # then it stays where the launcher put it
@@ -104,7 +111,7 @@ def serve(own: socket.socket, slot: int, order: Order, *, plan: Plan, position: 
     wire = Wire(own)
     reporting, number = Reporting(worker, wire.send, _most_files()), 0
     with contextlib.suppress(EOFError, ConnectionError):
-        for lot in iter(wire.receive, None):
+        for lot in chain(first, iter(wire.receive, None)):
             if not lot:
                 worker.store.sync()
                 continue

@@ -29,12 +29,11 @@ from typing import Any, NoReturn
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
-from ezpyp.work import preloading
 from ezpyp.work.gauges import Gauges
 
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
-_QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+QUIET_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 #: Seconds after which helpers that were killed and do not go away are left.
 _PATIENCE = 2.0
 #: Words of eight bytes for each helper, a cache line of its own: number, fence, offset, since when.
@@ -77,13 +76,20 @@ class Position:
     was not seen; so it looks later, and will see the fence. Where it had got further, nothing follows from it.
     """
 
-    __slots__ = ("_numbers", "_times", "gauges")
+    __slots__ = ("__weakref__", "_numbers", "_times", "file", "gauges")
 
-    def __init__(self) -> None:
+    def __init__(self, file: int | None = None) -> None:
+        """New memory; or that of another process, which it handed over."""
+        size = 8 * _WORDS * MOST_HELPERS
+        #: The memory as a file, for programs that this process starts.
+        self.file = os.memfd_create("ezpyp") if file is None else file
+        weakref.finalize(self, os.close, self.file)
+        if file is None:
+            os.ftruncate(self.file, size + Gauges.SIZE)
+        shared = memoryview(mmap.mmap(self.file, size + Gauges.SIZE))
+        self._numbers, self._times = shared[:size].cast("q"), shared[:size].cast("d")
         #: What steps use of their GPUs.
-        self.gauges = Gauges()
-        shared = memoryview(mmap.mmap(-1, 8 * _WORDS * MOST_HELPERS))
-        self._numbers, self._times = shared.cast("q"), shared.cast("d")
+        self.gauges = Gauges(shared[size:])
 
     def reset(self, slot: int) -> None:
         """Another helper has this slot: it is at no task, and there is no fence."""
@@ -261,7 +267,7 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
             other.close()
         os.setsid()  # without a terminal: one that a step reads would stop it for ever
         offspring.adopt()
-        for number in _QUIET_SIGNALS:
+        for number in QUIET_SIGNALS:
             signal.signal(number, _ignore)
         is_ready = False
         while (came := _next_question(own, children))[0]:
@@ -269,7 +275,6 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
             verb, *rest = pickle.loads(question)
             if verb == "spawn":
                 if not is_ready:
-                    preloading.load()
                     prepare()
                     gc.freeze()  # helpers share these pages for as long as nobody counts references in them
                     is_ready = True
@@ -313,17 +318,26 @@ def _fork_helper(
 def _become_helper(
     own: socket.socket, theirs: socket.socket, body: Body, slot: int, order: Any, parent: int
 ) -> NoReturn:
-    code = 70  # EX_SOFTWARE, if the body could not even say what went wrong
+    own.close()
+    offspring.end_with(parent)
+    os.setpgid(0, 0)
+    be_helper(theirs, lambda: body(theirs, slot, order))
+
+
+def be_helper(own: socket.socket, work: Callable[[], None]) -> NoReturn:
+    """The rest of the life of a process that is a helper now, with its socket."""
+    code = 70  # EX_SOFTWARE, if the work could not even say what went wrong
     try:
-        own.close()
-        offspring.end_with(parent)
-        os.setpgid(0, 0)
+        for number in QUIET_SIGNALS:
+            if signal.getsignal(number) is signal.SIG_IGN:
+                with contextlib.suppress(ValueError):  # the script did not call execute() in its main thread
+                    signal.signal(number, _ignore)
         # What a step forks gets ordinary signals back: multiprocessing.Pool ends its workers by SIGTERM. Held during
         # the fork, or one that comes before they are restored would be lost.
         os.register_at_fork(before=_hold_signals, after_in_parent=_release_signals, after_in_child=_restore_signals)
         # And not the socket, whose end must be seen when this process ends, whatever it leaves behind.
-        os.register_at_fork(after_in_child=partial(_forget, theirs.fileno()))
-        body(theirs, slot, order)
+        os.register_at_fork(after_in_child=partial(_forget, own.fileno()))
+        work()
         code = 0
     except BaseException:
         import traceback
@@ -364,7 +378,7 @@ def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
 
 def _hold_signals() -> None:
     global _held_before
-    _held_before = signal.pthread_sigmask(signal.SIG_BLOCK, _QUIET_SIGNALS)
+    _held_before = signal.pthread_sigmask(signal.SIG_BLOCK, QUIET_SIGNALS)
 
 
 def _release_signals() -> None:
@@ -379,7 +393,7 @@ def _forget(descriptor: int) -> None:
 
 
 def _restore_signals() -> None:
-    for number in _QUIET_SIGNALS:
+    for number in QUIET_SIGNALS:
         if signal.getsignal(number) is _ignore:  # else the step's own handler
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     _release_signals()
