@@ -8,6 +8,7 @@ jobs/JOB.log         what the job printed, requeues one after the other
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import re
@@ -181,7 +182,8 @@ def batch_of(task: Task, settings: Mapping[str, Value], *, extra: Sequence[str],
         python += ["-I", "-S", found.rank]
     return Batch(
         made_by=made_by,
-        name=Path(task.script).stem,
+        # Different for every folder: a job that takes the place of another begins when none of its name is left.
+        name=f"{Path(task.script).stem}-{hashlib.blake2b(task.folder.encode(), digest_size=3).hexdigest()}",
         directory=os.getcwd(),
         log=os.path.join(task.folder.replace("%", "%%"), FOLDER, "%j.log"),
         flags=flags,

@@ -76,7 +76,11 @@ def earn(code: int) -> None:
 
 
 def at_last(act: Callable[[], None]) -> None:
-    """Do something when the script has ended, before this rank leaves: what ends the whole job."""
+    """Do something when the script has ended and MPI is left, which ends the whole job. Every rank gives its own.
+
+    A rank that is killed before it has left MPI leaves its shared memory behind, where the next start of the job, which
+    has the same name for srun and MPICH, would take it for its own and wait for ever.
+    """
     _acts.append(act)
 
 
@@ -174,17 +178,20 @@ def _abort(error: RankMismatch) -> None:
 
 
 def _leave() -> None:
-    """Do what comes last; then join the others once more, as one that leaves, so that none waits for this rank."""
+    """Join the others once more, as one that leaves, so that none waits in vain; then do what comes last."""
     if os.getpid() != _owner:
         return
+    if launched.launch() is not None:
+        _leave_others()
     for act in _acts:
         with contextlib.suppress(EzpypError):
             act()
-    if launched.launch() is None:
-        return
+
+
+def _leave_others() -> None:
     with contextlib.suppress(EzpypError):
         link = mpi.connect()
         if link is not None and not link.over:
             link.meet(mpi.Mark.LEAVING, b"", lambda: _reason or "left its script")
-        if link is not None and earned():
+        if link is not None and (earned() or _acts):
             link.finalize()

@@ -299,8 +299,8 @@ class Session:
             launch.tell_outcome(earned, self._folder)
         if code in (85, 130):
             if exits.from_script():
-                if finished.ended.next_job and self._next_start is not None:
-                    exits.at_last(self._next_start.order)
+                if finished.ended.next_job:
+                    self._go_on()
                 raise SystemExit(code)
             if code == 130:
                 raise KeyboardInterrupt
@@ -310,6 +310,14 @@ class Session:
             raise error
         elif code and raise_on_failure is None and exits.from_script():
             exits.earn(code)
+
+    def _go_on(self) -> None:
+        """Have rank 0 order the next start of the job, when all have left. No launcher is to end it before for the
+        exit code of another.
+        """
+        exits.at_last(self._next_start.order if self._next_start is not None else lambda: None)
+        if not self._is_root:
+            raise SystemExit(0)
 
     def _whereabouts(self) -> str:
         return f"is in pipeline '{self.plan.pipeline_id}'"
