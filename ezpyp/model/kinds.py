@@ -60,13 +60,16 @@ class Requests:
     @classmethod
     def of(cls, plan: Plan) -> Requests | None:
         """Those of a plan; None where all are ordinary."""
-        known = {Request(): 0}
+        known, seen = {Request(): 0}, dict[int, int]()
         numbers = array("i")
         for block in plan.blocks:
             request = block.family.definition.options.request
-            if request.process == "any" and not request.gpus:
-                request = replace(request, fresh=None, program=False)  # as it is without saying so
-            number = known.setdefault(request, len(known))
+            number = seen.get(id(request), -1)  # most steps share theirs
+            if number < 0:
+                # What is as it is without saying so.
+                usual = request.process == "any" and not request.gpus
+                plain = replace(request, fresh=None, program=False) if usual else request
+                number = seen[id(request)] = known.setdefault(plain, len(known))
             numbers += array("i", [number]) * len(block.members)
         return cls(numbers, tuple(known)) if len(known) > 1 else None
 

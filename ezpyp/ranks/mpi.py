@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Seconds after a bell in which its message is looked for.
-_ECHO = 0.01
+_ECHO = 0.002
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
 _TAG = 7
@@ -258,7 +258,7 @@ def _bell() -> Bell | None:
 def _boot() -> str:
     """What tells this machine from others of the same name, "" where it cannot be known."""
     try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+        with open("/proc/sys/kernel/random/boot_id", encoding="utf-8") as file:
             return file.read().strip()
     except OSError:
         return ""

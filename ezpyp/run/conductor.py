@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import groupby
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import lock
@@ -261,9 +262,11 @@ class Conductor:
     def durations(self) -> dict[str, dict[str, float]]:
         """How long the steps that this run did took, by function (see RunEnded)."""
         found: dict[str, list[float]] = {}
-        for block in self._plan.blocks:
-            name = callable_name(block.family.definition.function)
-            found.setdefault(name, []).extend(self.outcomes.seconds(range(block.start, block.stop)))
+        for _, same in groupby(self._plan.blocks, key=lambda block: id(block.family.definition.function)):
+            blocks = [*same]
+            name = callable_name(blocks[0].family.definition.function)
+            steps = range(blocks[0].start, blocks[-1].stop)
+            found.setdefault(name, []).extend(self.outcomes.seconds(steps))
         return {name: _spread(sorted(seconds)) for name, seconds in found.items() if seconds}
 
     def _tell(self, outcome: Outcome, *, final: bool) -> None:

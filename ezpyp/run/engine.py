@@ -26,7 +26,6 @@ from ezpyp.ranks import mpi
 from ezpyp.run import demands
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
-from ezpyp.run.provenance import Origin
 from ezpyp.schedule.briefs import Outcomes
 from ezpyp.schedule.deadline import Deadline, by_function
 from ezpyp.schedule.dispatch import Dispatch
@@ -34,7 +33,6 @@ from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
 from ezpyp.schedule.placement import Place, Placement, shares
 from ezpyp.scripts import renewed
-from ezpyp.scripts.loading import main_script
 from ezpyp.system import gpus, resources
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work.executors import Processes, Setup
@@ -224,7 +222,6 @@ def _lead(
     requests: Requests | None,
 ) -> Finished:
     hosts = [place.host for place in places]
-    origin = Origin(main_script(), job.standing.packages)
     functions = Functions.of(job.plan)
     seconds = remembered(job.folder)
     placement = None if requests is None else Placement(places, requests.listed)
@@ -258,7 +255,7 @@ def _lead(
     try:
         if job.settings.executor != "inline":
             conductor.begin(team, pace)
-        bus.begin(replace(started, **origin.tell()))
+        bus.begin(replace(started, packages=dict(job.standing.packages), **(job.origin.tell() if job.origin else {})))
         for text in remarks:
             print(f"ezpyp: {text}", file=sys.stderr)
         conductor.conduct(team, pace, stop)

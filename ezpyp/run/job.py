@@ -16,6 +16,7 @@ from ezpyp.model.selection import with_needs
 from ezpyp.model.settings import Settings
 from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi
+from ezpyp.run.provenance import Origin
 from ezpyp.run.resume import Standing
 from ezpyp.storage.opening import Store
 from ezpyp.work.nursery import Nursery, Position
@@ -45,6 +46,8 @@ class Job:
     time: float = math.inf
     #: Which share of a plan the run is, for people; "" where it is none.
     share: str = ""
+    #: On rank 0: where the run comes from.
+    origin: Origin | None = None
     #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
     sign: Callable[[], None] | None = None
     #: On rank 0, where the Slurm job is to be started again when it needs more time.

@@ -19,9 +19,9 @@ _RELEVANT = re.compile(r"EZPYP_(?!OUTCOME$).*|CUDA_VISIBLE_DEVICES|OMP_NUM_THREA
 
 
 class Origin:
-    """Asked for when it is made, told when it is needed: git takes milliseconds, in which steps can start."""
+    """Asked for when it is made, told when it is needed: git takes milliseconds, in which a run can begin."""
 
-    def __init__(self, script: str, packages: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, script: str, environ: Mapping[str, str] = os.environ) -> None:
         try:
             directory = os.getcwd()
         except OSError:  # removed since
@@ -29,16 +29,25 @@ class Origin:
         self._known = {
             "script": script,
             "directory": directory,
-            "packages": dict(packages),
             "job": environ.get("SLURM_JOB_ID", ""),
             "environment": {k: environ[k] for k in sorted(environ) if _RELEVANT.fullmatch(k)},
         }
+        self._state: tuple[str, bool | None] = "", None
         self._asked = _ask(os.path.dirname(script) or directory)
 
     def tell(self) -> dict[str, Any]:
-        """Fields of a RunStarted. Called once; waits for git, until 2 s after it was asked."""
-        commit, dirty = _understood(self._asked.answer()) if self._asked is not None else ("", None)
+        """Fields of a RunStarted. Waits for git, until 2 s after it was asked."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            self._state = _understood(asked.answer())
+        commit, dirty = self._state
         return {**self._known, "commit": commit, "dirty": dirty}
+
+    def forget(self) -> None:
+        """Nobody wants to know any more."""
+        asked, self._asked = self._asked, None
+        if asked is not None:
+            asked.answer(patience=0.0)
 
 
 class _Question:
@@ -49,7 +58,7 @@ class _Question:
         Raises:
             OSError: there is no such program, or no room for it.
         """
-        self._until = time.monotonic() + _ANSWER
+        self._began = time.monotonic()
         self._output, theirs = os.pipe()
         try:
             # Not by subprocess: to import that takes as long as git does.
@@ -65,12 +74,12 @@ class _Question:
         finally:
             os.close(theirs)
 
-    def answer(self) -> str | None:
-        """What it wrote; None where it failed or took too long, and was ended."""
+    def answer(self, *, patience: float = _ANSWER) -> str | None:
+        """What it wrote; None where it failed, or took longer since it was asked, and was ended."""
         poll, pieces, failed = select.poll(), [b""], 0
         poll.register(self._output)
         try:
-            while poll.poll(max(0.0, 1000 * (self._until - time.monotonic()))):
+            while poll.poll(max(0.0, 1000 * (self._began + patience - time.monotonic()))):
                 piece = os.read(self._output, 1 << 16)
                 if not piece:
                     break

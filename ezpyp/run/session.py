@@ -12,6 +12,7 @@ import time
 import weakref
 from array import array
 from collections.abc import Sequence
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
@@ -27,6 +28,7 @@ from ezpyp.ranks import exits, launched, mpi
 from ezpyp.run import engine, resume
 from ezpyp.run.engine import Finished
 from ezpyp.run.job import Job
+from ezpyp.run.provenance import Origin
 from ezpyp.run.report import Lines
 from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
@@ -63,6 +65,7 @@ class Session:
         #: One signed byte a step: what is known of it on every rank.
         self.statuses = b""
         self._lock: lock.Lock | None = None
+        self._origin: Origin | None = None
         #: That of rank 0's lock, on every rank.
         self._token = ""
         #: Lets go of it, at the latest when this session or the process is gone.
@@ -78,6 +81,7 @@ class Session:
             )
         self._nest: tuple[Nursery, Position] | None = None
         if launched.launch() is not None and not mpi.started():
+            import_module("ctypes")  # mpi4py needs it soon, and what is forked here at once
             self._hatch()
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
@@ -165,6 +169,7 @@ class Session:
                 self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
             self._release = weakref.finalize(self, self._lock.release)
+            self._origin = Origin(main_script())
             self._next_start = _next_start(self._folder)
             standing = resume.settle_in(
                 self.plan,
@@ -219,6 +224,8 @@ class Session:
     def _let_go(self) -> None:
         """Let others have the folder; what stands in it must be looked at again."""
         self._fresh = False
+        if self._origin is not None:
+            self._origin.forget()
         if self._release is not None:
             self._release()
 
@@ -245,6 +252,7 @@ class Session:
             nest=self._hatch,
             wanted=wanted,
             time=left,
+            origin=self._origin,
             sign=self._lock.sign if self._lock is not None else None,
             next_start=self._next_start,
             share=self._part.told if self._part is not None else "",

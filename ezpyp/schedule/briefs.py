@@ -124,7 +124,8 @@ class Outcomes(Mapping[int, Outcome]):
         """
         if k in self._told or not self._is_brief(k):
             return self._told.get(k)
-        _, attempt, rank, when, seconds, place = self.brief(k)
+        _, attempt, rank, segment, when, seconds, *where = _LAYOUT.unpack_from(self._table, k * SIZE)
+        place = Place(segment, *where)
         location = self._store.location(self._stems[k], place)
         said = self._store.call(self._stems[k], place) if call and location is not None else ("", "")
         if location is None or said is None:

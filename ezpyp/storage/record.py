@@ -56,6 +56,7 @@ _SELDOM: dict[str, Any] = {
 }
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+_decode = json.JSONDecoder().decode
 _quote = json.encoder.encode_basestring
 
 
@@ -101,7 +102,7 @@ def call_of(text: bytes) -> tuple[str, str] | None:
     Raises:
         ValueError: ezpyp did not write it.
     """
-    content = json.loads(text) if text else {}
+    content = _decode(text.decode("utf-8", "surrogatepass")) if text else {}
     call = content.pop("args", ""), content.pop("kwargs", "")
     return None if content else call
 
