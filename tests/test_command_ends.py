@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ezpyp import Status
+from ezpyp import Pipeline, Status
 from ezpyp.folder.runs import status_of
 from tests.test_offspring import wait_until_gone
 
@@ -194,3 +195,83 @@ def test_a_step_may_say_that_it_is_not_done(python: Launcher) -> None:
     done = python.run(0, RAISES)
     assert done.stdout.splitlines()[-1] == "[0, -1, 0, -1]", done.stdout + done.stderr
     assert "not yet" in done.stdout
+
+
+#: Programs that save when they are told to stop.
+SAVES = """
+import sys
+from ezpyp import Pipeline
+from ezpyp.testing import commands
+
+pipeline = Pipeline("cache", "saves", workers=2)
+words = commands.save(int(sys.argv[1]))
+line = " ".join(map(str, words)) + "; touch more"
+pipeline.command("plain", words, outputs="saved", stop_signal="TERM")
+pipeline.command("shell", line, shell="bash", outputs=["saved", "more"], stop_signal="SIGUSR1")
+pipeline.execute()
+"""
+
+
+@pytest.mark.parametrize("code", ["0", "3"])
+def test_a_program_that_is_told_saves_and_goes_on_from_there(python: Launcher, code: str) -> None:
+    """However it ends: what it left by then is not what it was to leave."""
+    run = python.start(0, SAVES, code)
+    until = time.monotonic() + 30
+    while len(list(python.folder.glob("cache/checkpoints/*/pid"))) < 2:
+        assert time.monotonic() < until
+        assert run.poll() is None
+        time.sleep(0.02)
+    run.send_signal(signal.SIGUSR1)
+    output, _ = run.communicate(timeout=30)
+    assert run.returncode == 85, output
+    assert "[STOP] 'plain'" in output
+    assert "was sent SIGTERM and ended; the next run goes on with it" in output
+    assert "0 done, 2 not run" in output
+    again = python.run(0, SAVES, code)
+    assert again.returncode == 0, again.stdout + again.stderr
+    found = {name: python.folder / f"cache/files/{name}/saved" for name in ("plain", "shell")}
+    assert {name: path.read_text() for name, path in found.items()} == {"plain": "SIGTERM", "shell": "SIGUSR1"}
+    assert not list(python.folder.glob("cache/checkpoints/*"))
+
+
+DEAF = """
+from ezpyp import Pipeline
+from ezpyp.testing import commands
+
+pipeline = Pipeline("cache", "deaf")
+pipeline.command("deaf", commands.ignore(), cwd=".", stop_signal="TERM")
+pipeline.execute()
+"""
+
+
+@pytest.mark.parametrize("executor", ["processes", "inline"])
+def test_one_that_does_not_end_is_killed_when_its_time_is_over(python: Launcher, executor: str) -> None:
+    run = python.start(0, DEAF, env={"EZPYP_EXECUTOR": executor, "EZPYP_TIME_LIMIT": "4s"})
+    until = time.monotonic() + 30
+    while not (python.folder / "pid").exists():
+        assert time.monotonic() < until
+        assert run.poll() is None
+        time.sleep(0.02)
+    pid = int((python.folder / "pid").read_text())
+    run.send_signal(signal.SIGUSR1)
+    time.sleep(0.5)
+    assert wait_until_gone([pid], 0) == [pid]
+    output, _ = run.communicate(timeout=10)
+    assert run.returncode == 85, output
+    assert "[STOP] 'deaf'" in output
+    assert wait_until_gone([pid]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("KILL", "no program can handle it. Give 'TERM'"),
+        ("SIGSTOP", "no program can handle it"),
+        ("term", "there is no such signal. Did you mean 'TERM'?"),
+        ("USR", "Did you mean 'USR"),
+        (15, "there is no such signal. Did you mean '"),
+    ],
+)
+def test_a_signal_that_cannot_be_is_refused_at_the_call(tmp_path: Path, name: object, says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        Pipeline(tmp_path / "cache", "x").command("sim", ["true"], stop_signal=name)

@@ -56,6 +56,13 @@ def note(step: Any) -> str:
     return str(caught.value)
 
 
+def test_how_a_program_is_told_of_a_stop_is_no_part_of_it() -> None:
+    run(lambda p: p.command("touch", ["touch", "left"], outputs="left"))
+    pipeline = Pipeline("cache", "commands")
+    pipeline.command("touch", ["touch", "left"], outputs="left", stop_signal="TERM")
+    assert pipeline.execute(raise_on_failure=False).cached == 1
+
+
 # ----- what a program is given
 
 

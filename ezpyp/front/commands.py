@@ -19,14 +19,14 @@ from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
 from ezpyp.model.steps import Options, Step, Steps, callable_name
 from ezpyp.programs import words
-from ezpyp.programs.command import Program, pattern_of
+from ezpyp.programs.command import Program, pattern_of, stop_signal_of
 from ezpyp.programs.words import Executable, RankLauncher
 from ezpyp.system.running import inside_step
 
 #: Options of commands beside those of every step.
 _OF_COMMANDS = (
     *("cwd", "env", "inputs", "mpi", "nodes", "ok_codes", "outputs", "progress"),
-    *("scratch", "setup", "shell", "stdout", "timeout", "track", "workdir"),
+    *("scratch", "setup", "shell", "stdout", "stop_signal", "timeout", "track", "workdir"),
 )
 #: Options of steps that say how Python code runs and what it is.
 _NOT_OF_COMMANDS = ("codec", "copy", "fresh", "identity", "seed", "uses", "version")
@@ -94,6 +94,7 @@ class CommandOptions:
             nodes=nodes,
             timeout=timeout_of(own.get("timeout")),
             progress=pattern_of(own.get("progress")),
+            stop_signal=stop_signal_of(own.get("stop_signal")),
         )
         self._search = next((value for key, value in self.program.env if key == "PATH" and value), "")
         if mpi:

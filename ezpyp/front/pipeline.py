@@ -170,8 +170,10 @@ class Pipeline:
                 shell ("bash"), ok_codes (exit codes that are no failure), track (False: the program itself does not
                 count), stdout (a file for its output), progress (a pattern with the number, or number and total, of a
                 line that tells how far it is), mpi (ranks, on as many cores of one node), nodes (of the Slurm job, for
-                these), scratch (where its folder is made; else $SLURM_TMPDIR, $TMPDIR or /tmp), timeout, cpus, gpus,
-                memory, retry, allow_failure, depends_on, always, max_age, keep: as for functions.
+                these), scratch (where its folder is made; else $SLURM_TMPDIR, $TMPDIR or /tmp), stop_signal ("TERM": it
+                is sent that when the run is to stop, saves in $EZPYP_CHECKPOINT_DIR, which survives runs, and counts as
+                interrupted however it ends; without, it may finish until it is killed), timeout, cpus, gpus, memory,
+                retry, allow_failure, depends_on, always, max_age, keep: as for functions.
         """
         from ezpyp.front import commands
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import errno
 import fnmatch
 import os
@@ -20,16 +21,19 @@ from ezpyp.identity.inputs import File, Tree
 from ezpyp.model import scratch
 from ezpyp.model.scratch import Place
 from ezpyp.programs import processes, surroundings, words
-from ezpyp.programs.processes import Ended
+from ezpyp.programs.processes import Ended, StopSignal
 from ezpyp.programs.words import Executable
 from ezpyp.system import launch, stopping
 from ezpyp.system.capture import TAIL_LINES
+from ezpyp.work.checkpoints import checkpoint_dir
 
 #: Signals that a program brings upon itself: nobody has to be asked whether they came with the end of the run.
 _OWN_FAULT = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS})
 #: Seconds by which a signal to the whole job may reach a program before it reaches the agent.
 _AHEAD = 1.0
 _TAIL_BYTES = 8192
+#: Where a program that is told of a stop may save, for its step to go on from: see `checkpoint_dir`.
+CHECKPOINTS = "EZPYP_CHECKPOINT_DIR"
 _LAST_WORDS = 300
 
 
@@ -110,6 +114,8 @@ class Program:
     nodes: int = 1
     timeout: float | None = None
     progress: str = ""
+    #: The name of the signal that it is sent when the run is to stop, "" for none.
+    stop_signal: str = ""
 
     @property
     def __name__(self) -> str:
@@ -163,6 +169,9 @@ class Program:
                 output=self._output(progress, place),
                 timeout=self.timeout,
                 idle=progress.idle if progress else None,
+                stop=StopSignal(number=signal.Signals[self.stop_signal], below=self.shell)
+                if self.stop_signal
+                else None,
             )
         except OSError as error:
             raise CommandFailed(f"{self._shown(command)} cannot be started: {_hindrance(error, argv)}") from None
@@ -174,9 +183,11 @@ class Program:
 
     def _environment(self) -> MutableMapping[str, str]:
         """What the program is to see: a copy where that is not just what this process sees."""
-        if not (self.env or self.setup or self.mpi):
+        if not (self.env or self.setup or self.mpi or self.stop_signal):
             return os.environ
         environ = surroundings.difference(self.setup).applied(os.environ) if self.setup else {**os.environ}
+        if self.stop_signal:
+            environ[CHECKPOINTS] = str(checkpoint_dir())
         for name, value in self.env:
             if value is None:
                 environ.pop(name, None)
@@ -216,6 +227,8 @@ class Program:
 
     def _judge(self, ended: Ended, shown: str, errors: _Tail, hint: str) -> None:
         """Raise unless it ended as it should."""
+        if ended.stopped:
+            raise Interrupted(f"{shown} was sent {self.stop_signal} and ended; the next run goes on with it")
         if ended.timed_out:
             how = f"{shown} ran longer than its timeout of {self.timeout:g} s on {os.uname().nodename} and was ended."
             raise CommandFailed(f"{how}{errors.words()}", cause="timeout", tail=errors.text())
@@ -331,6 +344,23 @@ def _signal_name(number: int) -> str:
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+
+
+def stop_signal_of(name: Any) -> str:
+    """The name of a signal as Python has it, "" for none.
+
+    Raises:
+        ValueError: there is no such signal, or no program can handle it.
+    """
+    if name is None or name == "":
+        return ""
+    wanted = name.name if isinstance(name, signal.Signals) else f"SIG{str(name).removeprefix('SIG')}"
+    if wanted in ("SIGKILL", "SIGSTOP"):
+        raise ValueError(f"stop_signal={name!r}: no program can handle it. Give 'TERM', or another that yours handles.")
+    if wanted not in signal.Signals.__members__:
+        near = (difflib.get_close_matches(wanted.upper(), signal.Signals.__members__, n=1) or ["SIGTERM"])[0]
+        raise ValueError(f"stop_signal={name!r}: there is no such signal. Did you mean '{near.removeprefix('SIG')}'?")
+    return wanted
 
 
 def pattern_of(progress: str | None) -> str:

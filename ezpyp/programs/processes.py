@@ -7,6 +7,7 @@ What it leaves behind, in sessions of its own too, is found and ended when it ha
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import select
@@ -15,7 +16,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from ezpyp.system import offspring
+from ezpyp.system import offspring, stopping
 
 #: Python ignores these, and a program must not.
 _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
@@ -23,6 +24,8 @@ _DEFAULT = (signal.SIGPIPE, signal.SIGXFSZ)
 _LOOK_FIRST, _LOOK_EVERY = 0.02, 1.0
 #: Seconds between two looks at whether it has ended, where the kernel cannot tell when it does.
 _ASK_EVERY = 0.01
+#: Seconds between two looks at whether the run is to stop, for a program that is to be told.
+_STOP_EVERY = 0.1
 #: Seconds in which a program goes away that was killed, unless it hangs in a system call.
 _DYING = 5.0
 _PIECE = 1 << 16
@@ -44,6 +47,22 @@ class Ended:
     #: this process, and gone before it was looked at.
     peak_memory: int
     timed_out: bool = False
+    #: It was sent the signal for a stop of the run.
+    stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopSignal:
+    """What a program is sent when the run is to stop."""
+
+    number: int
+    #: Whether it is for what the program has started: a shell would end of it and leave its commands.
+    below: bool = False
+
+    def send(self, pid: int) -> None:
+        for each in (self.below and offspring.children(pid)) or [pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, self.number)
 
 
 def run(
@@ -55,6 +74,7 @@ def run(
     output: Reader | str | None = None,
     timeout: float | None = None,
     idle: Callable[[], None] | None = None,
+    stop: StopSignal | None = None,
 ) -> Ended:
     """Run a program to its end. Only from a main thread, one at a time.
 
@@ -64,6 +84,7 @@ def run(
             does. Standard input is empty.
         timeout: seconds after which it is ended.
         idle: called now and then, about once a second.
+        stop: sent to it once when the run is to stop. It then has as long as its step has.
 
     Raises:
         OSError: it cannot be started, or the file for its output not be opened, which then has `filename`.
@@ -94,7 +115,7 @@ def run(
         pid = os.posix_spawn(path, argv, environ, file_actions=actions, setsigmask=(), setsigdef=_DEFAULT)
         while written:
             os.close(written.pop())
-        return _Watch(pid, readers, began).until_it_ends(timeout, idle)
+        return _Watch(pid, readers, began).until_it_ends(timeout, idle, stop)
     finally:
         for descriptor in (*readers, *written):
             os.close(descriptor)
@@ -117,12 +138,17 @@ class _Watch:
             self._poll.register(self._end, select.POLLIN)
         self._peak, self._look, self._look_at = 0, _LOOK_FIRST, began + _LOOK_FIRST
 
-    def until_it_ends(self, timeout: float | None, idle: Callable[[], None] | None) -> Ended:
+    def until_it_ends(self, timeout: float | None, idle: Callable[[], None] | None, stop: StopSignal | None) -> Ended:
         until = None if timeout is None else self._began + timeout
-        timed_out = False
+        timed_out, awaits = False, stop
         try:
-            while not self._has_ended(self._pause(until)):
+            while not self._has_ended(min(self._pause(until), _STOP_EVERY if awaits else math.inf)):
                 now = time.monotonic()
+                if awaits and stopping.stopping():
+                    awaits.send(self._pid)
+                    awaits = None
+                    end = now + stopping.time_left()
+                    until = end if until is None else min(until, end)
                 if until is not None and now >= until:
                     if timed_out:
                         break  # it hangs in the kernel
@@ -132,7 +158,7 @@ class _Watch:
                     self._look_at_memory(now)
                     if idle is not None:
                         idle()
-            return self._ended(timed_out)
+            return self._ended(timed_out, stopped=awaits is not stop)
         finally:
             if self._end is not None:
                 os.close(self._end)
@@ -169,7 +195,7 @@ class _Watch:
         self._look = min(2 * self._look, _LOOK_EVERY)
         self._look_at = now + self._look
 
-    def _ended(self, timed_out: bool) -> Ended:
+    def _ended(self, timed_out: bool, *, stopped: bool) -> Ended:
         gone, status, usage = os.wait4(self._pid, os.WNOHANG)
         for descriptor, reader in self._readers.items():
             with contextlib.suppress(BlockingIOError):
@@ -183,6 +209,7 @@ class _Watch:
             cpu_seconds=usage.ru_utime + usage.ru_stime,
             peak_memory=peak * 1024,
             timed_out=timed_out,
+            stopped=stopped,
         )
 
 

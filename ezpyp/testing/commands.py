@@ -56,6 +56,13 @@ def ignore(seconds: float = 600.0, numbers: tuple[int, ...] = (signal.SIGTERM, s
     return _command("ignore", seconds, *map(int, numbers))
 
 
+def save(code: int = 0, seconds: float = 600.0) -> list[Any]:
+    """Write the process id to `$EZPYP_CHECKPOINT_DIR/pid` and do nothing for long; at SIGTERM or SIGUSR1, save its name
+    there and end with an exit code. Where something is saved, write it to `saved`, and end.
+    """
+    return _command("save", code, seconds)
+
+
 def eat(size: int, seconds: float = 0.0) -> list[Any]:
     """Hold so many bytes of memory for so long."""
     return _command("eat", size, seconds)
@@ -114,6 +121,22 @@ def _ignore(seconds: str, *numbers: str) -> None:
     _hang(seconds)
 
 
+def _save(code: str, seconds: str) -> None:
+    folder, told = os.environ["EZPYP_CHECKPOINT_DIR"], list[int]()
+    if os.path.exists(f"{folder}/saved"):
+        with open(f"{folder}/saved", encoding="ascii") as file:
+            _write("saved", file.read())
+        return
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda number, frame: told.append(number))
+    _note(f"{folder}/pid", os.getpid())
+    until = time.monotonic() + float(seconds)
+    while not told and time.monotonic() < until:
+        time.sleep(0.05)
+    _write(f"{folder}/saved", *(signal.Signals(number).name for number in told[:1]))
+    sys.exit(int(code))
+
+
 def _eat(size: str, seconds: str) -> None:
     held = bytearray(int(size))
     held[::4096] = b"x" * len(held[::4096])
@@ -122,9 +145,9 @@ def _eat(size: str, seconds: str) -> None:
 
 def _note(name: str, *pids: int) -> None:
     """Whole or not at all: whoever waits for it reads it at once."""
-    with open(f".{name}", "w", encoding="ascii") as file:
+    with open(f"{name}.new", "w", encoding="ascii") as file:
         print(*pids, file=file)
-    os.rename(f".{name}", name)
+    os.rename(f"{name}.new", name)
 
 
 _VERBS: dict[str, Callable[..., None]] = {
@@ -134,6 +157,7 @@ _VERBS: dict[str, Callable[..., None]] = {
     "fork": _fork,
     "hang": _hang,
     "ignore": _ignore,
+    "save": _save,
     "say": _say,
     "write": _write,
 }
