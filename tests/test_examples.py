@@ -22,6 +22,7 @@ SIMPLE = EXAMPLES / "simple" / "simple_pipeline.py"
 BEAM = EXAMPLES / "stages" / "beam.py"
 DIGITS = EXAMPLES / "digits" / "digits.py"
 HEAT = EXAMPLES / "heat"
+SWEEP = EXAMPLES / "gpu" / "sweep.py"
 
 #: The first roots of cos(x) cosh(x) = -1, as every textbook on vibration has them.
 ROOTS = ("1.875104069", "4.694091133", "7.854757438", "10.995540735")
@@ -109,6 +110,37 @@ def test_digits_summary(digits: tuple[Path, dict[str, bytes]]) -> None:
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_digits_on_ranks(mpirun: Launcher, ranks: int, digits: tuple[Path, dict[str, bytes]]) -> None:
     assert run_digits(mpirun, ranks) == digits[1]
+
+
+# ----- a sweep for GPUs, which does without
+
+
+def run_sweep(launcher: Launcher, ranks: int, **env: str) -> str:
+    """Its table, without what it ran on."""
+    done = launcher.run(ranks, SWEEP, env={"EPOCHS": "20", **env})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Best of 24 by" in done.stdout
+    assert done.stderr == ""
+    lines = (launcher.folder / "sweep.csv").read_text().splitlines()
+    return "\n".join(line.rpartition(",")[0] for line in lines)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The table of the sweep without MPI."""
+    table = run_sweep(interpreter(tmp_path_factory.mktemp("sweep")), 0)
+    right = [int(line.split(",")[3]) for line in table.splitlines()[1:]]
+    assert len(right) == 24
+    assert max(right) > 330
+    return table
+
+
+def test_sweep_on_ranks(mpirun: Launcher, sweep: str) -> None:
+    assert run_sweep(mpirun, 2) == sweep
+
+
+def test_sweep_by_new_interpreters(python: Launcher, sweep: str) -> None:
+    assert run_sweep(python, 0, EZPYP_START="fresh", EZPYP_WORKERS="2") == sweep
 
 
 # ----- heat: a program in C

@@ -26,6 +26,7 @@ from ezpyp.identity.fingerprint import (
     follow,
 )
 from ezpyp.identity.graph import Code
+from ezpyp.identity.modules import source_path
 
 #: Makes a module of the given name from source and loads it, as import would.
 Write = Callable[[str, str], ModuleType]
@@ -250,6 +251,17 @@ def test_an_edit_counts_and_is_named(write: Write, edit: tuple[str, str, str, li
 def test_what_is_made_twice_is_the_same(write: Write) -> None:
     one, other = follow(_write_all(write).train), follow(_write_all(write).train)
     assert one == other
+
+
+def test_a_module_in_a_folder_without_init_is_found_unloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / "outer" / "plain" / "deeper" / "deep.py"
+    deep.parent.mkdir(parents=True)
+    deep.touch()
+    (tmp_path / "outer" / "__init__.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert source_path("outer.plain.deeper.deep") == str(deep)
+    assert source_path("outer.plain.deeper") is source_path("outer.plain") is source_path("outer.plain.no.deep") is None
+    assert "outer" not in sys.modules
 
 
 def test_moving_code_to_another_module_changes_nothing(write: Write) -> None:

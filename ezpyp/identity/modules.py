@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import types
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -53,9 +54,15 @@ def top(name: str) -> str:
 
 def source_path(name: str) -> str | None:
     """The file of a module that is not loaded, found without importing anything; None where there is none."""
-    spec, path = None, None
+    spec: ModuleSpec | None = None
+    path: Sequence[str] | None = None
     for part in _prefixes(name):
-        spec = PathFinder.find_spec(part, path)
+        try:
+            spec = PathFinder.find_spec(part, path)
+        except KeyError:  # a folder without __init__.py: Python asks the package around it, which is not loaded
+            inner = [os.path.join(each, part.rpartition(".")[2]) for each in path or ()]
+            spec, path = None, [each for each in inner if os.path.isdir(each)]
+            continue
         if spec is None:
             return None
         path = spec.submodule_search_locations
