@@ -50,6 +50,14 @@ def program(folder: Path, name: str, text: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(("env", "code"), [({}, 0), ({"EZPYP_OUTCOME": "x"}, -signal.SIGUSR1)])
+def test_a_rank_is_deaf_to_the_warning_until_it_listens(env: dict[str, str], code: int) -> None:
+    """But not to Ctrl-C, for which `ezpyp run` may send it."""
+    script = "import os, signal; os.kill(os.getpid(), signal.SIGUSR1)"
+    begun = [sys.executable, "-I", "-S", rank.__file__, "-c", script]
+    assert subprocess.run(begun, env=env, check=False).returncode == code
+
+
 @pytest.fixture
 def nobody_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A Python without an mpirun beside it, and an empty PATH; gives the one folder on it."""

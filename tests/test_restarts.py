@@ -305,3 +305,31 @@ def test_a_job_that_gets_nothing_done_is_not_started_for_ever(scene: Scene) -> N
     assert scene.asked == "requeue 7\n" * 2, "the first start did a step"
     assert "Job 7 is not started again: two starts in a row got nothing done." in out
     assert json.loads((scene.folder / "cache" / restarts.NAME).read_text())["job"] == "7"
+
+
+LONG = """
+import sys, time
+from ezpyp import Pipeline, as_json_step
+
+pipeline = Pipeline("cache", "long")
+
+@as_json_step(pipeline)
+def long(k):
+    time.sleep(1)
+    return k
+
+long.map(range(int(sys.argv[1])))
+pipeline.execute()
+"""
+
+
+def test_nor_is_one_whose_steps_take_longer_than_it_has(scene: Scene) -> None:
+    done = scene.python.run(0, LONG, "1")
+    assert done.returncode == 0, done.stderr
+    env = {**scene.environment("7", 0), "EZPYP_TIME_LIMIT": "2s", "EZPYP_ON_CHANGE": "extend"}
+    again = scene.python.run(0, LONG, "2", env=env)
+    assert again.returncode == 85, again.stderr
+    assert "Nothing can start: 'long' took 1.0 s in earlier runs" in again.stderr
+    assert "Job 7 is not started again: its start got nothing done. Ask more by --time" in again.stderr
+    assert "To go on: the same command again" in again.stdout
+    assert scene.asked == ""

@@ -29,8 +29,12 @@ def rank(environ: Mapping[str, str]) -> int:
 
 
 def main() -> NoReturn:
-    """Become the script, deaf to the warning before a time limit until ezpyp listens to it: it would end the rank."""
-    _signal.signal(_signal.SIGUSR1, _signal.SIG_IGN)
+    """Become the script, deaf to the warning before a time limit until ezpyp listens to it: it would end the rank.
+
+    Not under `ezpyp run`, which may send it for a Ctrl-C.
+    """
+    if "EZPYP_OUTCOME" not in os.environ:
+        _signal.signal(_signal.SIGUSR1, _signal.SIG_IGN)
     if rank(os.environ) != 0 and os.environ.get("EZPYP_ALL_OUTPUT") != "1":
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
