@@ -58,7 +58,7 @@ def test_a_run_of_many_short_steps_is_told_in_lots(tmp_path: Path) -> None:
     told = list(events.replay(journal))
     lots = [event for event in told if isinstance(event, events.LotEnded)]
     alone = [event for event in told if isinstance(event, events.StepEnded)]
-    assert sum(event.count for event in lots) + len(alone) == 1500
+    assert sum(event.steps for event in lots) + len(alone) == 1500
     assert len(lots) + len(alone) < 500
     ended = told[-1]
     assert isinstance(ended, events.RunEnded)

@@ -592,7 +592,6 @@ def test_steps_that_only_follow_are_named_apart(ran: Typist) -> None:
 
 
 def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
-    from dataclasses import replace
 
     from ezpyp import Pipeline, as_pickle_step
     from ezpyp.storage.opening import FileStore
@@ -615,7 +614,7 @@ def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
         record = opening.Record(name=stem, fingerprint=fingerprint, outcome=outcome)
         FileStore(tmp_path / "cache").put(stem, record, [b"x"])
     assert "(3.1 GPU-hours of results)" in admission.objection(survey(2), "cache")
-    assert admission.objection(replace(survey(2), before=None), "cache") == ""
+    assert admission.objection(survey(2)._replace(before=None), "cache") == ""
 
 
 def test_a_run_takes_what_is_asked_for(ran: Typist) -> None:

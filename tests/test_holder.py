@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ IN_4711: dict[str, Any] = {**ELSEWHERE, "job": "4711"}
 def us(**changes: Any) -> Holder:
     """This process, on a machine and outside of any job that is known."""
     known: dict[str, Any] = {"host": "n001", "machine": "cafe", "boot": "this", "namespace": "pid:[4026531836]"}
-    return replace(present({}), **{**known, **changes})
+    return present({})._replace(**{**known, **changes})
 
 
 def them(**changes: Any) -> Holder:
@@ -62,7 +61,7 @@ def test_this_process_is_told_so_that_others_can_find_it() -> None:
 
 
 def test_it_comes_back_from_its_file() -> None:
-    before = replace(them(), since=1e9, user="Zoë")
+    before = them()._replace(since=1e9, user="Zoë")
     text = to_json(before)
     assert next(iter(json.loads(text))) == "format"
     assert from_json(text) == before
@@ -94,7 +93,7 @@ def test_what_ezpyp_did_not_write_is_refused(text: bytes) -> None:
 def test_a_process_that_lives_is_there() -> None:
     assert not is_gone(present({}), present({}))
     with subprocess.Popen(["sleep", "60"]) as other:
-        there = replace(present({}), pid=other.pid, started=holder._process(other.pid)[1])
+        there = present({})._replace(pid=other.pid, started=holder._process(other.pid)[1])
         assert not is_gone(there, present({}))
         other.kill()
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
@@ -104,14 +103,14 @@ def test_a_process_that_lives_is_there() -> None:
 
 
 def test_another_process_with_the_same_pid_is_another() -> None:
-    assert is_gone(replace(present({}), started=1), present({}))
+    assert is_gone(present({})._replace(started=1), present({}))
 
 
 def test_a_process_that_cannot_be_looked_at_may_live(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(pid: int, number: int) -> None:
         raise PermissionError
 
-    there = replace(present({}), started=1)
+    there = present({})._replace(started=1)
     monkeypatch.setattr(os, "kill", refuse)
     assert is_gone(there, present({})), "its start can be read"
     monkeypatch.setattr(holder, "_process", lambda pid: ("", 0))
@@ -161,7 +160,7 @@ def test_a_job_that_was_restarted_follows_itself(path: Path, theirs: int, ours: 
 
 
 def test_a_process_that_lives_is_there_whatever_slurm_counts() -> None:
-    assert not is_gone(replace(present({}), job="4711"), replace(present({}), job="4711", restart=1))
+    assert not is_gone(present({})._replace(job="4711"), present({})._replace(job="4711", restart=1))
 
 
 @pytest.mark.parametrize(
@@ -227,7 +226,7 @@ def test_a_process_of_the_same_machine_is_found_by_a_fresh_interpreter() -> None
     )
     environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(holder.__file__))}
     with subprocess.Popen(["sleep", "60"]) as other:
-        told = to_json(replace(present(), pid=other.pid, started=holder._process(other.pid)[1]))
+        told = to_json(present()._replace(pid=other.pid, started=holder._process(other.pid)[1]))
 
         def answer() -> bytes:
             return subprocess.run(

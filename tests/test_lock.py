@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ FAR: dict[str, Any] = {"host": "n017", "machine": "f00d", "boot": "another", "us
 def hold(folder: Path, name: str = lock.NAME, **changes: Any) -> Holder:
     """Make the lock of another run."""
     folder.mkdir(exist_ok=True)
-    there = replace(present({}), **changes)
+    there = present({})._replace(**changes)
     (folder / name).write_bytes(to_json(there))
     return there
 
@@ -429,7 +429,7 @@ class Play:
             (os, "rename"),
         ):
             patch.setattr(owner, name, self._in_turn(getattr(owner, name)))
-        patch.setattr(lock, "present", lambda: replace(present({}), pid=1000 + self._here.actor.number))
+        patch.setattr(lock, "present", lambda: present({})._replace(pid=1000 + self._here.actor.number))
         patch.setattr(lock, "is_gone", lambda holder, us: holder.pid == 999 or self._is_gone(holder.pid - 1000))
 
     def run(self) -> None:

@@ -54,7 +54,7 @@ def ended(name: str = "alpha", status: Status = Status.DONE, **more: object) -> 
         phase=0,
         outcome=replace(outcome, **more),  # type: ignore[arg-type]
     )
-    return replace(event, **of_event)  # type: ignore[arg-type]
+    return event._replace(**of_event)  # type: ignore[arg-type]
 
 
 def failed(name: str = "alpha", note: str = REASON, **more: object) -> StepEnded:
@@ -106,7 +106,7 @@ class Shown:
 def small(mode: str = "", total: int = 3, encoding: str = "utf-8") -> Shown:
     """A run that has begun."""
     shown = Shown(mode, encoding)
-    shown.text(replace(STARTED, total=total))
+    shown.text(STARTED._replace(total=total))
     return shown
 
 
@@ -177,7 +177,7 @@ def test_a_step_that_was_stopped_is_no_failure() -> None:
     shown = small()
     text = shown.text(ended(status=Status.NOT_RUN, note="interrupted", cause="interrupted"))
     assert text.endswith("[STOP] 'alpha' interrupted\n")
-    assert "×" not in shown.text(replace(ENDED, exit_code=130, not_run=1))
+    assert "×" not in shown.text(ENDED._replace(exit_code=130, not_run=1))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_a_step_that_was_stopped_is_no_failure() -> None:
     ],
 )
 def test_the_first_line(change: dict[str, object], text: str) -> None:
-    assert opening(replace(STARTED, **change)) == text  # type: ignore[arg-type]
+    assert opening(STARTED._replace(**change)) == text  # type: ignore[arg-type]
 
 
 def test_a_terminal_that_cannot_draw_gets_plain_letters() -> None:
@@ -248,7 +248,7 @@ def test_counts_are_not_repeated_when_nothing_came() -> None:
 
 def test_counts_include_what_was_done_before() -> None:
     shown = Shown()
-    shown.text(replace(STARTED, total=2000, done=1500))
+    shown.text(STARTED._replace(total=2000, done=1500))
     shown.clock.now = COUNT_EVERY
     assert shown.text(ended()) == "1,501 of 2,000 done, 499 to go\n"
 
@@ -276,7 +276,7 @@ def test_off_is_silent_unless_something_is_wrong() -> None:
     shown = Shown("off")
     assert shown.text(STARTED, ended(), failed()) == ""
     assert shown.text(ENDED) == ""
-    assert shown.text(replace(ENDED, exit_code=1, failed=1)).startswith("3 done, 1 failed in 12.3 s\n")
+    assert shown.text(ENDED._replace(exit_code=1, failed=1)).startswith("3 done, 1 failed in 12.3 s\n")
 
 
 def test_an_unknown_mode_is_the_usual_one() -> None:
@@ -307,7 +307,7 @@ def test_the_last_lines_of_a_good_run() -> None:
 def test_the_last_lines_name_one_failure_of_each_kind_and_the_next_command() -> None:
     shown = small()
     shown.text(failed("a", "KeyError: 'k'"), failed("b", "ValueError: 1"), failed("c", "ValueError: 2"))
-    text = shown.text(replace(ENDED, failed=3, skipped=4, exit_code=1))
+    text = shown.text(ENDED._replace(failed=3, skipped=4, exit_code=1))
     assert text.splitlines() == [
         "3 done, 3 failed, 4 skipped in 12.3 s",
         "  2 × 'b' ValueError: 1 (rank 2 on n017)",
@@ -320,13 +320,13 @@ def test_the_last_lines_name_one_failure_of_each_kind_and_the_next_command() -> 
 def test_failures_that_were_allowed_are_no_call_to_act() -> None:
     shown = small()
     shown.text(failed("a", allowed=True))
-    text = shown.text(replace(ENDED, done=39993, failed=7, allowed=7))
+    text = shown.text(ENDED._replace(done=39993, failed=7, allowed=7))
     assert text.startswith("39,993 done, 7 failed (allowed) in 12.3 s\n")
     assert "again" not in text
 
 
 def test_a_stopped_run_says_how_to_go_on() -> None:
-    text = small().text(replace(ENDED, not_run=2, exit_code=85, reason="stopped by SIGTERM"))
+    text = small().text(ENDED._replace(not_run=2, exit_code=85, reason="stopped by SIGTERM"))
     assert text.splitlines() == [
         "3 done, 2 not run in 12.3 s, stopped by SIGTERM",
         "To go on: the same command again; what is done is not run again.",
@@ -336,7 +336,7 @@ def test_a_stopped_run_says_how_to_go_on() -> None:
 def test_many_kinds_of_failure_are_cut_short() -> None:
     shown = small()
     shown.text(*(failed(f"s{k}", note=f"{'abcdefghijkl'[k] * 3}Error") for k in range(12)))
-    text = shown.text(replace(ENDED, failed=12, exit_code=1))
+    text = shown.text(ENDED._replace(failed=12, exit_code=1))
     assert text.count("×") == 10
     assert "and 2 other kinds of failure" in text
 

@@ -46,7 +46,7 @@ class Told:
         found: list[tuple[str, Any]] = []
         for event in self.events:
             assert isinstance(event, StepStarted | StepEnded | LotEnded)
-            found.append((type(event).__name__, event.count if isinstance(event, LotEnded) else event.name))
+            found.append((type(event).__name__, event.steps if isinstance(event, LotEnded) else event.name))
         self.events.clear()
         return found
 
@@ -92,7 +92,7 @@ def test_of_many_steps_the_short_ones_are_told_together(many: Told) -> None:
     many.telling.look(TOGETHER)
     (lot,) = many.events
     assert isinstance(lot, LotEnded)
-    assert (lot.first, lot.last, lot.count, lot.seconds) == ("abs[7]", "abs[19]", 11, 5.5)
+    assert (lot.first, lot.last, lot.steps, lot.seconds) == ("abs[7]", "abs[19]", 11, 5.5)
     many.events.clear()
     many.telling.flush()
     assert many.heard() == []

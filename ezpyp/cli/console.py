@@ -107,11 +107,15 @@ def say_json(value: Any) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """The value as JSON can hold it: arrays and tables as lists, dataclasses as objects, the unknown as its repr."""
+    """The value as JSON can hold it: arrays and tables as lists, what has named fields as objects, the unknown as its
+    repr.
+    """
     if value is None or isinstance(value, (bool, int, float, str)):
         return int(value) if isinstance(value, Status) else value
     if isinstance(value, Mapping):
         return {str(key): jsonable(each) for key, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return jsonable(value._asdict())
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import types
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.system.files import Buffer
 
@@ -71,8 +70,7 @@ def _type_name(value: Any) -> str:
 # ----- what to keep
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unstored:
+class Unstored(NamedTuple):
     """Stands in NAME.partial for a part of a result that could not be stored."""
 
     type_name: str

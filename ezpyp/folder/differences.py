@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.folder import folding
 from ezpyp.folder.schema import entries
@@ -147,8 +147,7 @@ def _has_grown(old: Mapping[str, Any], now: Mapping[str, Any], first_of: FirstOf
     return bool(0 < count < now.get("count", 0) and first_of(now, count) == old["fingerprint"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pair:
+class Pair(NamedTuple):
     """A step then and now, with the schemas that hold it."""
 
     old: Mapping[str, Any]

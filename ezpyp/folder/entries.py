@@ -5,9 +5,8 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import accumulate, repeat
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from ezpyp.errors import UnknownStep
 from ezpyp.folder import schema as schemas
@@ -16,8 +15,7 @@ from ezpyp.model.arguments import plain_value
 from ezpyp.model.selection import meant, unknown
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """A step as the schema has it."""
 
     name: str

@@ -13,10 +13,10 @@ import math
 import os
 import sys
 import time
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, fields, is_dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Status
@@ -28,10 +28,11 @@ FORMAT = 1
 FOLDER = "journal"
 #: Among the journals: what is left of older ones.
 ARCHIVE = "archive.jsonl"
+#: Never changed.
+_NOTHING: Mapping[str, Any] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted:
+class RunStarted(NamedTuple):
     """The ledger is about to hand out the first step."""
 
     run: str
@@ -60,25 +61,23 @@ class RunStarted:
     commit: str = ""
     dirty: bool | None = None
     #: Versions of the packages that the code uses.
-    packages: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = _NOTHING
     #: The Slurm job, "" without Slurm.
     job: str = ""
     #: By host the GPUs that steps were granted from, where some asked for any.
-    gpus: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    gpus: Mapping[str, tuple[str, ...]] = _NOTHING
     #: Variables that change what a run does.
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = _NOTHING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepStarted:
+class StepStarted(NamedTuple):
     """A step that may take a while was handed out. Very short ones are not announced."""
 
     when: float
     name: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepEnded:
+class StepEnded(NamedTuple):
     """An outcome arrived. `final` is False where the step will be tried again."""
 
     name: str
@@ -91,21 +90,19 @@ class StepEnded:
     allowed: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LotEnded:
+class LotEnded(NamedTuple):
     """Steps that did not take long are done, in a run of many: they are told together."""
 
     when: float
     #: By name, those that were reported first and last, and how many there are.
     first: str
     last: str
-    count: int
+    steps: int
     #: How long they took, together.
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunEnded:
+class RunEnded(NamedTuple):
     """The last event of a run that ended by itself."""
 
     run: str
@@ -125,11 +122,10 @@ class RunEnded:
     #: The Slurm job that goes on with it by itself, "" where none does.
     next_job: str = ""
     #: By the name of their function, of the steps that were done: count; mean, p95 and longest, in seconds.
-    durations: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    durations: Mapping[str, Mapping[str, float]] = _NOTHING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCached:
+class StepCached(NamedTuple):
     """A step that need not run: its result is of an earlier run. Told before the first step starts, of small plans."""
 
     when: float
@@ -287,8 +283,7 @@ def replay(path: str | os.PathLike[str]) -> Iterator[Event]:
                 yield event
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class History:
+class History(NamedTuple):
     """A run as its journal tells it. Of one that goes on, as old as the journal's last line."""
 
     started: RunStarted | None = None
@@ -356,14 +351,21 @@ def parse(text: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
+def _usual(kind: Any) -> Mapping[str, Any]:
+    """The defaults of a named tuple."""
+    usual: Mapping[str, Any] = kind._field_defaults
+    return usual
+
+
 class _Shape:
-    """The fields of a dataclass, bound once: encoding is in the scheduling loop."""
+    """The fields of a tuple or a dataclass, bound once: encoding is in the scheduling loop."""
 
     __slots__ = ("defaults", "names", "values")
 
     def __init__(self, kind: type) -> None:
-        self.names = tuple(field.name for field in fields(kind))
-        self.defaults = tuple(field.default for field in fields(kind))
+        self.names = tuple(kind.__annotations__)
+        usual = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else _usual(kind)
+        self.defaults = tuple(usual.get(name, MISSING) for name in self.names)
         self.values = attrgetter(*self.names)
 
     def plain(self, value: object) -> dict[str, Any]:

@@ -10,10 +10,9 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 FORMAT = 1
 
@@ -32,8 +31,7 @@ _OVER = frozenset(
 _ANSWER = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Holder:
+class Holder(NamedTuple):
     """A process, told so that other processes on other hosts can judge whether it still is."""
 
     #: Different for every hold.
@@ -93,7 +91,7 @@ def user_name(uid: int) -> str:
 
 def to_json(holder: Holder) -> bytes:
     when = datetime.fromtimestamp(holder.since, UTC).isoformat(timespec="seconds")
-    return json.dumps({"format": FORMAT, **asdict(holder), "since": when}, ensure_ascii=False, indent=1).encode()
+    return json.dumps({"format": FORMAT, **holder._asdict(), "since": when}, ensure_ascii=False, indent=1).encode()
 
 
 def from_json(text: bytes) -> Holder:

@@ -14,9 +14,9 @@ import errno
 import os
 import sys
 import time
-from dataclasses import dataclass
 from itertools import pairwise
 from types import TracebackType
+from typing import NamedTuple
 
 from ezpyp.errors import CacheInUse, CacheTakenOver, StoreError
 from ezpyp.folder.holder import Holder, from_json, is_gone, present, to_json, user_name
@@ -129,8 +129,7 @@ def held_by(folder: str) -> str:
 # ----- what is in the folder
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Seen:
+class _Seen(NamedTuple):
     """A lock file: its holder, None where it cannot be read."""
 
     path: str

@@ -12,9 +12,8 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.model.scratch import Place
 
@@ -25,8 +24,7 @@ _LONGEST_LINE = 4096
 _LINES = re.compile(rb"[\r\n]+")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Position:
+class Position(NamedTuple):
     """How far a step is: `done` of `total`, which is None where the program does not say."""
 
     name: str

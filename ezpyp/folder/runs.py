@@ -6,10 +6,10 @@ import os
 import sys
 import time
 from array import array
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 FORMER = "(former)"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(NamedTuple):
     """Where a folder stands now."""
 
     total: int

@@ -22,8 +22,7 @@ if TYPE_CHECKING:
 LAID_OUT = 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Row:
+class Row(NamedTuple):
     """One step. What never ran has rank -1, no host and 0 attempts."""
 
     name: str

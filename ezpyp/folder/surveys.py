@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import compress
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 
 from ezpyp.folder import differences, folding
 from ezpyp.folder import schema as schemas
@@ -26,8 +25,7 @@ from ezpyp.storage.opening import Record, Scan, Store
 VOID = " void"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """What a run will do about one step, and why."""
 
     #: The record that stands for the step, and the stem it lies under; None where it runs.
@@ -46,8 +44,7 @@ class Decision:
         return self.reason.startswith(("always", "older than", "made anew"))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Survey:
+class Survey(NamedTuple):
     """A plan held against a folder. Nothing was changed to make it."""
 
     plan: Plan

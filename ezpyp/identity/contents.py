@@ -14,8 +14,7 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.system.files import write_whole
@@ -33,8 +32,7 @@ Verify = Literal["changed", "always"]
 MAKE = "Make it before the run; where a step makes it, let that step return File(path) and pass on the step."
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
+class _Note(NamedTuple):
     """A content with what stat(2) said before it was read, and when that was."""
 
     size: int

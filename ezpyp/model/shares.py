@@ -10,7 +10,6 @@ import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from typing import NamedTuple
 
@@ -57,8 +56,7 @@ def parse(text: str) -> Share:
     return share
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Division:
+class Division(NamedTuple):
     """Who runs each step."""
 
     #: For each step the number of its share, from 1; or LEFT; or NOBODY.

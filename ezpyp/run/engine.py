@@ -11,7 +11,6 @@ import math
 import sys
 import time
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import compress
 from typing import NamedTuple
 
@@ -40,8 +39,7 @@ from ezpyp.work.helper import Order
 from ezpyp.work.inline import Executor, Serial
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finished:
+class Finished(NamedTuple):
     """What every rank knows after a run."""
 
     started: RunStarted
@@ -109,7 +107,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         else:
             _follow(job, own, stop)
         job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
-        told = job.link.share(replace(finished, outcomes={}) if finished is not None else None)
+        told = job.link.share(finished._replace(outcomes={}) if finished is not None else None)
         conclusion = finished or told
         assert conclusion is not None
         return conclusion
@@ -238,7 +236,7 @@ def _lead(
     if job.wanted is not None:
         ledger.leave_out(set(range(len(job.plan.steps))) - job.todo - done)
     slots = sum(executor.slots for executor in team)
-    started = replace(_started(job, slots, len(done), library, hosts), gpus=demands.granted_from(places, requests))
+    started = _started(job, slots, len(done), library, hosts)._replace(gpus=demands.granted_from(places, requests))
     remarks = demands.remarks(job, ledger.ready, places, requests)
     pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
     dispatch = None if placement is None else Dispatch(ledger, pace, placement)
@@ -255,7 +253,7 @@ def _lead(
     try:
         if job.settings.executor != "inline":
             conductor.begin(team, pace)
-        bus.begin(replace(started, packages=dict(job.standing.packages), **(job.origin.tell() if job.origin else {})))
+        bus.begin(started._replace(packages=dict(job.standing.packages), **(job.origin.tell() if job.origin else {})))
         for text in remarks:
             print(f"ezpyp: {text}", file=sys.stderr)
         conductor.conduct(team, pace, stop)
@@ -269,12 +267,12 @@ def _lead(
         for executor in team:
             executor.close()
     job.store.sync()
-    ended = replace(_ended(job, ledger, stop, pace.deadline, started), durations=conductor.durations())
+    ended = _ended(job, ledger, stop, pace.deadline, started)._replace(durations=conductor.durations())
     if job.next_start is not None:
         for_time = ended.exit_code == 85 and (stop.is_for_time or not stop.signal)
         left = ledger.not_run - left_out
         next_job = job.next_start.end(left, for_time=for_time, nothing_began=not conductor.began)
-        ended = replace(ended, next_job=next_job)
+        ended = ended._replace(next_job=next_job)
     bus.tell(ended)
     return Finished(
         started=started,

@@ -71,8 +71,8 @@ class Lines:
         if isinstance(event, StepEnded):
             self._step(event)
         elif isinstance(event, LotEnded):
-            self._counts[Status.DONE] += event.count
-            self._untold += event.count
+            self._counts[Status.DONE] += event.steps
+            self._untold += event.steps
             self.idle()
         elif isinstance(event, StepCached):
             self._cached(event)

@@ -124,7 +124,7 @@ def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
     offered = offers(wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
     prints = found.identity.fingerprints
     taken = {k: Decision(record=offered[prints[k]]) for k in _running(found) if prints[k] in offered}
-    return replace(found, decisions=found.decisions.changed(taken))
+    return found._replace(decisions=found.decisions.changed(taken))
 
 
 def wanting(found: Survey, borrowers: Container[int] | None = None) -> dict[str, str]:
@@ -148,9 +148,8 @@ def _running(found: Survey) -> Iterator[int]:
 def _looked_again(found: Survey, store: Store, wrong: Iterable[Problem]) -> Survey:
     """The survey after results of other folders were put here."""
     scan = store.records()
-    return replace(
-        found,
-        scan=replace(scan, problems=(*scan.problems, *wrong)),
+    return found._replace(
+        scan=scan._replace(problems=(*scan.problems, *wrong)),
         decisions=decide_all(found.plan, found.identity, scan, found.differences, found.memory, time.time()),
     )
 

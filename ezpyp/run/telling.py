@@ -118,7 +118,7 @@ class Telling:
                     when=time.time(),
                     first=steps[self._first].name,
                     last=steps[self._last].name,
-                    count=self._count,
+                    steps=self._count,
                     seconds=self._seconds,
                 )
             )

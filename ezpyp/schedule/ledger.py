@@ -18,11 +18,10 @@ import re
 from array import array
 from bisect import bisect_right
 from collections import Counter
-from dataclasses import dataclass
 from heapq import heappop, heappush
 from itertools import compress
 from operator import add, not_, or_, sub
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.model.steps import Status
 from ezpyp.schedule.ready import Ready
@@ -44,8 +43,7 @@ _ARE_READY = bytes(state == _READY for state in range(256))
 _ACTIVE = re.compile(bytes([0x5B, _READY, _RUNNING, _DELAYED, 0x5D]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(NamedTuple):
     """What one outcome led to.
 
     Attributes:

@@ -27,8 +27,7 @@ _ORDINARY = Request()
 _Device = tuple[int, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(NamedTuple):
     """A rank as a place for steps: its slots, and what of its node it may use."""
 
     rank: int

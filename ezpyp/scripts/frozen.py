@@ -11,11 +11,10 @@ import linecache
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import decode_source, spec_from_file_location
 from types import CodeType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.errors import StoreError
 
@@ -28,8 +27,7 @@ CODE = "EZPYP_CODE"
 SCRIPT = "__main__"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class Source(NamedTuple):
     """The text of a module at the time it was copied."""
 
     #: Where it was read, and is still said to be.

@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import dataclass
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.scripts import frozen
@@ -23,8 +22,7 @@ class _Reached(BaseException):
     """Ends the script. Not an Exception, so that a script's own handlers let it pass."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(NamedTuple):
     """What a script had defined when it came to its first unfinished execute(), or to its end."""
 
     path: str

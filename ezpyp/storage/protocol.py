@@ -6,7 +6,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -22,8 +22,7 @@ SHELF = "old/"
 REMAKE = "Remove it, and the next run makes it again."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Problem:
+class Problem(NamedTuple):
     """A file that is torn, foreign, or does not fit its record."""
 
     path: str
@@ -94,8 +93,7 @@ def is_plain(outcome: Outcome) -> bool:
     return outcome.status is Status.DONE and not any(rest)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scan:
+class Scan(NamedTuple):
     """All readable records by stem, and what is not readable."""
 
     records: Records

@@ -9,9 +9,8 @@ import shutil
 import signal
 import sys
 import tempfile
-from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.errors import LauncherError
 
@@ -46,8 +45,7 @@ _ASK = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; pri
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """What is to be started."""
 
     argv: tuple[str, ...]

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ezpyp.system import gpus, pools
 
@@ -40,8 +40,7 @@ class Grant:
         return () if gpus.left_alone() else tuple(name for name, _ in self.gpus)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stock:
+class Stock(NamedTuple):
     """What of its node a rank may use."""
 
     #: Cores of the node that the job was allotted, and how many of them the rank's helpers can run on.

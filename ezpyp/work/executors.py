@@ -269,7 +269,7 @@ class Processes:
 
     def _open(self, slot: _Slot) -> None:
         slot.log = self._setup.log(slot.number) if self._setup.log is not None else None
-        order = replace(self._setup.order, environment=self._setup.environments[slot.number], log=slot.log)
+        order = self._setup.order._replace(environment=self._setup.environments[slot.number], log=slot.log)
         self._position.reset(slot.number)
         if self._holds:
             self._position.raise_fence(slot.number, 0)

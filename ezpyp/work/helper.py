@@ -12,11 +12,11 @@ import resource
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
 from itertools import chain
 from time import monotonic
+from typing import NamedTuple
 
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
@@ -43,8 +43,7 @@ REPORT_EVERY = 0.01
 SPARE_FILES = 256
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class Order(NamedTuple):
     """What a helper is told when it starts. The plan it knows already: it was forked with it."""
 
     folder: str

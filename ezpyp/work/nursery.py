@@ -22,9 +22,8 @@ import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
@@ -48,8 +47,7 @@ _held_before: set[int] = set()
 _held: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ending:
+class Ending(NamedTuple):
     """How a helper ended: `code` as the exit status, negative for a signal; peak memory in bytes."""
 
     code: int

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -76,7 +75,7 @@ def test_results_are_read_across_hosts(hosts: Hosts, mpirun: Launcher, count: in
 def rows(folder: Path) -> list[Row]:
     """Those of the summary, without what may differ: a packed result lies in a segment of the rank that made it."""
     found = ezpyp.open(folder).summary().rows
-    return [replace(row, rank=0, host="", seconds=0.0, result=row.result.rpartition("#")[2]) for row in found]
+    return [row._replace(rank=0, host="", seconds=0.0, result=row.result.rpartition("#")[2]) for row in found]
 
 
 @pytest.mark.parametrize("kind", ["files", "packed"])
