@@ -23,7 +23,7 @@ from ezpyp.schedule import dispatch
 from ezpyp.schedule.dispatch import Dispatch, Start
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
-from ezpyp.schedule.placement import Place, Placement, cannot_hold, underused
+from ezpyp.schedule.placement import Place, Placement, cannot_hold, idle_gpus, underused
 from ezpyp.system.resources import Grant, Stock
 
 ORDINARY = Request()
@@ -140,6 +140,33 @@ def test_what_no_node_can_ever_hold_is_known_before(request_: Request, said: str
 def test_a_node_that_is_hardly_used_is_told_of(places: list[Place], ready: int, said: list[str]) -> None:
     """Message 9; but not of a run that could not use it."""
     assert underused(places, ready, "EZPYP_HELPERS=auto") == said
+
+
+@pytest.mark.parametrize(
+    ("slots", "gpus", "each", "wanted", "said"),
+    [
+        ([1], "abcd", 1, 8, "4 GPUs, at most 1 used, because 1 step runs at a time there. Set EZPYP_HELPERS=4."),
+        (
+            [1, 1],
+            "abcd",
+            1,
+            4,
+            "4 GPUs, at most 2 used, because 2 steps run at a time there. Set EZPYP_HELPERS=2.",
+        ),
+        ([1], "abcd", 2, 8, "4 GPUs, at most 2 used, because 1 step runs at a time there. Set EZPYP_HELPERS=2."),
+        ([3], "ab", 0.5, 8, ""),
+        ([2], "ab", 0.5, 8, "2 GPUs, at most 1 used, because 2 steps run at a time there. Set EZPYP_HELPERS=4."),
+        ([4], "abcd", 1, 8, ""),
+        ([1], "abcd", 1, 3, ""),
+        ([1], "", 1, 8, ""),
+        ([0, 2], "ab", 1, 8, ""),
+    ],
+)
+def test_gpus_that_stay_idle_for_want_of_helpers(
+    slots: list[int], gpus: str, each: float, wanted: float, said: str
+) -> None:
+    ranks = [place(rank=k, slots=each_slots, gpus=tuple(gpus)) for k, each_slots in enumerate(slots)]
+    assert idle_gpus(ranks, each, wanted, "EZPYP_HELPERS") == [f"n1: {said}"] * bool(said)
 
 
 # ----- on a virtual clock

@@ -70,12 +70,12 @@ def copy(script: Path, cache: Path) -> str:
             del sys.modules[name]
 
 
-def run(python: Launcher, code: str, *args: str) -> tuple[int, str, str]:
+def run(python: Launcher, code: str, *args: str, **env: str) -> tuple[int, str, str]:
     """As a job starts it."""
     done = subprocess.run(
         [str(python.bin / "python"), "-P", "-m", "ezpyp.cluster.submitted", code, *args],
         cwd=python.folder,
-        env=python.environment(),
+        env=python.environment(env),
         capture_output=True,
         text=True,
         check=False,
@@ -100,6 +100,14 @@ def test_edits_after_the_copy_change_nothing(python: Launcher, study: Path, tmp_
     code = copy(study, tmp_path / "cache")
     edit(study)
     status, out, err = run(python, code, "word")
+    assert status == 0, err
+    assert out.endswith("\n['word', 30, 'late', 'data'] 40\n")
+
+
+def test_helpers_that_are_new_interpreters_run_the_copy(python: Launcher, study: Path, tmp_path: Path) -> None:
+    code = copy(study, tmp_path / "cache")
+    edit(study)
+    status, out, err = run(python, code, "word", EZPYP_START="fresh")
     assert status == 0, err
     assert out.endswith("\n['word', 30, 'late', 'data'] 40\n")
 

@@ -9,7 +9,7 @@ from ezpyp.model.kinds import Requests
 from ezpyp.model.request import Request
 from ezpyp.ranks import exits
 from ezpyp.run.job import Job
-from ezpyp.schedule.placement import Place, cannot_hold, crowded, describe, underused
+from ezpyp.schedule.placement import Place, cannot_hold, crowded, describe, idle_gpus, underused
 from ezpyp.scripts import renewed
 from ezpyp.scripts.cuda import starts_cuda
 from ezpyp.scripts.loading import main_script
@@ -90,9 +90,13 @@ def _spoilt(asked: Mapping[str, Request]) -> str:
 def remarks(job: Job, ready: int, places: Sequence[Place], requests: Requests | None) -> list[str]:
     """What of the nodes this run leaves unused, or shares badly."""
     found: list[str] = []
+    word = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}"
     if job.settings.executor != "inline" and job.settings.helpers == 1 and requests is None:
-        remedy = f"EZPYP_{'WORKERS' if job.link is None else 'HELPERS'}=auto"
-        found += underused(places, ready, remedy)
+        found += underused(places, ready, f"{word}=auto")
+    if job.settings.executor != "inline" and requests is not None and wants_gpus(requests):
+        gpus_of = [request.gpus for request in requests.listed]
+        wanted = sum(gpus_of[requests.numbers[k]] for k in job.todo)
+        found += idle_gpus(places, max(gpus_of), wanted, word)
     if (
         any(place.stock.gpus for place in places)
         and not wants_gpus(requests)

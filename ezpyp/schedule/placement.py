@@ -337,6 +337,27 @@ def underused(places: Iterable[Place], ready: int, remedy: str) -> list[str]:
     return found
 
 
+def idle_gpus(places: Iterable[Place], each: float, wanted: float, word: str) -> list[str]:
+    """A warning for each node that runs too few steps at a time for its GPUs, although there are enough of them.
+
+    Args:
+        each: the most GPUs that one step asks for. wanted: what all ask for together.
+        word: the setting that says how many steps a rank runs at a time.
+    """
+    found = []
+    for node in (node for node in _nodes(places) if node.seats):
+        count = len({device for seat in node.seats for device in seat.devices})
+        slots = sum(seat.slots for seat in node.seats)
+        used = ceil(slots * each)
+        if used < count <= wanted:
+            steps = "1 step runs" if slots == 1 else f"{slots} steps run"
+            found.append(
+                f"{node.host}: {count} GPUs, at most {used} used, because {steps} at a time there. Set "
+                f"{word}={ceil(count / each / len(node.seats))}."
+            )
+    return found
+
+
 def shares(places: Iterable[Place]) -> dict[int, tuple[str, ...]]:
     """The GPUs that steps of each rank use where no step asks for any."""
     found: dict[int, tuple[str, ...]] = {}

@@ -143,6 +143,43 @@ def test_steps_that_ask_never_overlap_on_a_gpu_and_the_others_see_none(node: Nod
     assert "share" not in node.said
 
 
+def test_one_is_told_of_gpus_that_too_few_helpers_leave_idle(node: Node) -> None:
+    four = "GPU-a GPU-b GPU-c GPU-d"
+    node.run(2, asked={"gpus": 1}, FAKE_NVML=four)
+    assert node.said.count("4 GPUs, at most 2 used, because 2 steps run at a time there. Set EZPYP_HELPERS=2.") == 1
+    found = node.run(2, asked={"gpus": 1}, EZPYP_HELPERS="2", FAKE_NVML=four)
+    assert "at most" not in node.said
+    assert {gpu for *_, gpu, _ in found[8:]} == set(four.split())
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "nothing"),
+    [("ROCR_VISIBLE_DEVICES", "2,3", "-1"), ("HIP_VISIBLE_DEVICES", "2,3", "-1"), ("ZE_AFFINITY_MASK", "2,3", "2,3")],
+)
+def test_gpus_of_other_vendors(mpirun: Launcher, variable: str, given: str, nothing: str) -> None:
+    """Of Intel's it is not known how to hide them."""
+    script = VENDORS.replace("VARIABLE", variable)
+    done = mpirun.run(2, script, env={variable: given, "EZPYP_HELPERS": "2"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"SEEN ['2', '3'] ['{nothing}']" in done.stdout
+
+
+VENDORS = """
+import os, time
+from ezpyp import Pipeline, as_pickle_step
+pipeline = Pipeline("cache", "vendors")
+def work(k):
+    time.sleep(0.02)
+    assert "CUDA_VISIBLE_DEVICES" not in os.environ
+    return os.environ["VARIABLE"]
+asked = as_pickle_step(pipeline, gpus=1, name="asked")(work).map(range(8))
+plain = as_pickle_step(pipeline, name="plain")(work).map(range(8))
+pipeline.execute()
+if pipeline.is_root:
+    print("SEEN", *(sorted({step.result() for step in steps}) for steps in (asked, plain)))
+"""
+
+
 def test_halves_share(node: Node) -> None:
     steps = node.run(2, asked={"gpus": 0.5}, steps=8, FAKE_NVML="GPU-a", EZPYP_HELPERS="2")[8:]
     assert {gpu for *_, gpu, _ in steps} == {"GPU-a"}
