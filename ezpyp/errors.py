@@ -14,6 +14,7 @@ EzpypError
 ├── SubmissionError             Slurm did not take a job, or cannot be asked
 ├── LauncherError               the launcher and the MPI library do not belong together
 ├── RankMismatch                ranks built different plans, or left while others ran
+│   └── RankLost                no sign of life from another host
 ├── ResourceError               a step asks for what cannot be had
 ├── CodecError                  a result that its codec cannot write or read
 ├── CommandFailed               a program ended otherwise than it should
@@ -92,6 +93,16 @@ class RankMismatch(EzpypError):
     """The ranks of one run do not agree: another plan, or a rank that left."""
 
     exit_code = 4
+    #: Seconds that a quiet rank leaves to the one that speaks before it ends the job.
+    delay = 5.0
+
+
+class RankLost(RankMismatch):
+    """No sign of life came from the host of a rank for too long. `who` names the ranks."""
+
+    def __init__(self, message: str, who: str = "") -> None:
+        super().__init__(message)
+        self.who = who
 
 
 class ResourceError(EzpypError):

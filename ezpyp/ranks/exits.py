@@ -173,7 +173,7 @@ def _abort(error: RankMismatch) -> None:
     link = mpi.connected()
     if link is not None and link.broken:
         if error.quiet:
-            time.sleep(5)
+            time.sleep(error.delay)
         link.abort(error.exit_code)
 
 
@@ -191,6 +191,8 @@ def _leave() -> None:
 def _leave_others() -> None:
     with contextlib.suppress(EzpypError):
         link = mpi.connect()
+        if link is not None and link.lost is not None:
+            link.abort(link.lost.exit_code)
         if link is not None and not link.over:
             link.meet(mpi.Mark.LEAVING, b"", lambda: _reason or "left its script")
         if link is not None and (earned() or _acts):

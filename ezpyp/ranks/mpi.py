@@ -17,20 +17,15 @@ import time
 import warnings
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-from ezpyp.errors import EzpypError, LauncherError, RankMismatch
+from ezpyp.errors import EzpypError, LauncherError, RankLost, RankMismatch
 from ezpyp.ranks.launched import Launch, cannot_meet, launch, wrong_launcher
-from ezpyp.schedule.seats import Seats
 from ezpyp.system.bells import Bell
 from ezpyp.system.pauses import WOKEN, pause
-
-if TYPE_CHECKING:
-    from ezpyp.system.stopping import Stop
-    from ezpyp.work.lots import Lot, Report
 
 T = TypeVar("T")
 
@@ -39,6 +34,8 @@ _ECHO = 0.002
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
 _TAG = 7
+#: Of signs of life, which another thread sends and receives.
+_SIGN = 8
 
 
 def started() -> bool:
@@ -86,6 +83,9 @@ class Link:
         self._sending: list[Any] = []
         #: Set when a rank left or died: no further meeting can succeed.
         self.broken = False
+        #: Set by a vigil that hears nothing of some rank any more.
+        self.lost: RankLost | None = None
+        self._signs: list[Any] = []
         first = str(module.Get_library_version()).strip("\0").splitlines()[0]
         self.library = " ".join(first.replace("Version:", "").split())[:80]
 
@@ -99,6 +99,7 @@ class Link:
             RankMismatch: some rank is leaving, or came for something else. False is left for unequal digests, which the
             caller can explain.
         """
+        self._check_all_live()
         if self.over:
             raise RankMismatch(
                 "An earlier meeting of the ranks failed, or the script ended MPI (MPI.Finalize); this run cannot go on."
@@ -192,19 +193,58 @@ class Link:
         self._sending = [each for each in self._sending if not each.Test()]
 
     def receive(self) -> tuple[int, Any] | None:
-        """(rank, message) if one is here, else None at once."""
+        """(rank, message) if one is here, else None at once.
+
+        Raises:
+            RankLost: some rank is, that this one cannot do without.
+        """
+        self._check_all_live()
         status = self._mpi.Status()
         if not self._comm.iprobe(self._mpi.ANY_SOURCE, _TAG, status):
             return None
         source = status.Get_source()
         return source, self._comm.recv(None, source, _TAG)
 
+    @cached_property
+    def takes_threads(self) -> bool:
+        """Whether MPI may be called by several threads at once."""
+        return bool(self._mpi.Query_thread() == self._mpi.THREAD_MULTIPLE)
+
+    def sign(self, ranks: Iterable[int]) -> None:
+        """Tell others that this rank lives. Does not wait."""
+        self._signs = [each for each in self._signs if not each.Test()]
+        self._signs += [self._comm.Isend([b"+", self._mpi.BYTE], rank, _SIGN) for rank in ranks]
+
+    def signs(self) -> Iterator[int]:
+        """Of which ranks a sign of life has come since the last look."""
+        status, sign = self._mpi.Status(), bytearray(1)
+        while self._comm.Iprobe(self._mpi.ANY_SOURCE, _SIGN, status):
+            self._comm.Recv([sign, self._mpi.BYTE], status.Get_source(), _SIGN)
+            yield status.Get_source()
+
+    def lose(self, why: str) -> NoReturn:
+        """Rank 0 says that some rank is lost: wait for the end of the job, which rank 0 brings about.
+
+        Raises:
+            RankLost: always.
+        """
+        self.lost = RankLost(why)
+        self.lost.quiet, self.lost.delay = True, PATIENCE
+        self.broken = True
+        raise self.lost
+
+    def _check_all_live(self) -> None:
+        if self.lost is not None:
+            self.broken = True
+            raise self.lost
+
     def abort(self, code: int) -> NoReturn:
         """End all ranks now."""
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(Exception):
                 stream.flush()
-        self._comm.Abort(code)
+        if self.lost is None:  # without all of the network it may hang; the launcher notices an exit, too
+            self._comm.Abort(code)
         os._exit(code)
 
     @property
@@ -220,7 +260,7 @@ class Link:
 
     def _await(self, request: Any, what: str) -> None:
         text = f"ezpyp: rank {self.rank} ({self.host}) has waited {PATIENCE:.0f} s at {what}."
-        _sleep_until(request, self.rank, text)
+        _sleep_until(request, self.rank, text, self._check_all_live)
 
 
 def _explain_absence(found: list[tuple[int, str, str]], mark: Mark, own: int) -> None:
@@ -316,10 +356,11 @@ def connected() -> Link | None:
     return _link
 
 
-def _sleep_until(request: Any, rank: int, text: str) -> None:
+def _sleep_until(request: Any, rank: int, text: str, check: Callable[[], None] = lambda: None) -> None:
     """Wait until a request is complete: an MPI wait would spin on the core that a helper computes on."""
     began, said = time.monotonic(), rank > 1  # two speak for all: one of them may be the late one
     while not request.Test():
+        check()
         waited = time.monotonic() - began
         time.sleep(pause(waited))
         if not said and waited > PATIENCE:
@@ -361,86 +402,6 @@ def _watched(told: Launch) -> Iterator[None]:
     finally:
         os.kill(watcher, signal.SIGKILL)
         os.waitpid(watcher, 0)
-
-
-class Ranks:
-    """Rank 0's view of the other ranks: an Executor whose slots are theirs."""
-
-    def __init__(self, link: Link, slots: Mapping[int, int], stop: Stop) -> None:
-        """`slots` says how many steps each rank runs at once; `stop` hears of signals to ranks, and they hear of it."""
-        self._link, self._ranks, self._stop, self._told = link, tuple(slots), stop, False
-        self._seats = Seats(slots)
-        self._arrived: list[Report] = []
-        #: Lots that were started since the last look, by rank: they go out in one message.
-        self._leaving: dict[int, list[Lot]] = {}
-
-    @property
-    def slots(self) -> int:
-        return self._seats.slots
-
-    @property
-    def lots(self) -> int:
-        return self._seats.lots
-
-    @property
-    def idle(self) -> int:
-        return self._seats.idle
-
-    @property
-    def ranks(self) -> Sequence[int]:
-        return self._ranks
-
-    def start(self, lot: Lot, rank: int | None = None) -> None:
-        if rank is None:
-            rank = self._seats.choose()
-        self._seats.give(rank, len(lot))
-        self._leaving.setdefault(rank, []).append(lot)
-
-    def poll(self) -> list[Report]:
-        for rank, lots in self._leaving.items():
-            self._link.send(("lots", lots), rank)
-        self._leaving.clear()
-        while (message := self._link.receive()) is not None:
-            rank, (kind, content) = message
-            if kind == "reports":
-                reports, finished, slots, idle = content
-                self._arrived += reports
-                ended = sum(each.ended + len(each.returned) for each in reports)
-                self._seats.take(rank, lots=finished, tasks=ended, slots=slots, idle=idle)
-            elif kind == "signal":
-                number, again = content
-                self._stop.hear(number, again=again)
-            else:
-                raise RankMismatch(f"Rank {rank} cannot go on: {content}")
-        if self._stop.signal and not self._told:
-            self._told = True
-            for rank in self._ranks:
-                self._link.send(("stop", self._stop.signal), rank)
-        arrived, self._arrived = self._arrived, []
-        return arrived
-
-    def recall(self) -> None:
-        for rank in self._seats.crowded():
-            self._link.send(("recall", None), rank)
-
-    def wait(self, seconds: float) -> None:
-        bell = self._link.bell
-        (bell.wait if bell is not None else time.sleep)(seconds)
-
-    def interrupt(self) -> None:
-        for rank in self._ranks:
-            self._link.send(("interrupt", None), rank)
-
-    def sync(self) -> None:
-        for rank in self._ranks:
-            self._link.send(("sync", None), rank)
-
-    def leave(self) -> None:
-        for rank in self._ranks:
-            self._link.send(("end", None), rank)
-
-    def close(self) -> None:
-        """They end by themselves; whoever wants to know that they have meets them."""
 
 
 _SHARED_BY_MPI = (

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from itertools import compress
 from typing import NamedTuple
 
-from ezpyp.errors import CacheTakenOver, EzpypError
+from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
 from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
@@ -22,6 +24,8 @@ from ezpyp.model.naming import some
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.programs import surroundings
 from ezpyp.ranks import mpi
+from ezpyp.ranks.team import Ranks
+from ezpyp.ranks.vigil import Vigil
 from ezpyp.run import demands
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
@@ -51,6 +55,8 @@ class Finished(NamedTuple):
     blame: Mapping[int, int]
     #: For each step 1 if its result is of an earlier run, else 0.
     cached: bytes
+    #: On rank 0: who is lost, so that the others cannot be met any more.
+    lost: RankLost | None = None
     #: Nothing was left to do, and nothing was done.
     idle: bool = False
     #: Whether a step asks for GPUs.
@@ -84,6 +90,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
 
     Raises:
         ResourceError: a step asks for what no rank has; before anything ran, on every rank.
+        RankLost: on ranks other than 0, the host of rank 0 is lost. Rank 0 returns what came of the run.
     """
     if not job.todo and not job.standing.missing:
         return _nothing_to_do(job, bus, mpi_library)
@@ -97,20 +104,28 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         own = _open_everywhere(job, places, neighbours, requests)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library, places, requests)
-        finished = None
-        if job.rank == 0:
+        with Vigil(job.link, job.patience):
+            if job.rank != 0:
+                _follow(job, own, stop)
+                return _part(job.link, None)
             others = {each.rank: each.slots for each in places[1:] if each.slots}
-            team: list[Executor] = [mpi.Ranks(job.link, others, stop)]
+            team: list[Executor] = [Ranks(job.link, others, stop)]
             if place.slots:
                 team.insert(0, own)
             finished = _lead(job, team, bus, stop, mpi_library, places, requests)
-        else:
-            _follow(job, own, stop)
-        job.link.meet(mpi.Mark.FINISH, b"", lambda: "left")
-        told = job.link.share(finished._replace(outcomes={}) if finished is not None else None)
-        conclusion = finished or told
-        assert conclusion is not None
-        return conclusion
+            try:
+                return _part(job.link, finished)
+            except RankLost as lost:
+                return finished._replace(lost=lost)
+
+
+def _part(link: mpi.Link, finished: Finished | None) -> Finished:
+    """Meet at the end of a run, and hear from rank 0 what came of it."""
+    link.meet(mpi.Mark.FINISH, b"", lambda: "left")
+    told = link.share(finished._replace(outcomes={}) if finished is not None else None)
+    conclusion = finished or told
+    assert conclusion is not None
+    return conclusion
 
 
 class _Neighbours(NamedTuple):
@@ -250,6 +265,7 @@ def _lead(
     left_out = 0 if job.wanted is None else len(job.plan.steps) - len(done | job.todo)
     if job.next_start is not None:
         job.next_start.begin(ledger.not_run - left_out)
+    lost = None
     try:
         if job.settings.executor != "inline":
             conductor.begin(team, pace)
@@ -257,17 +273,19 @@ def _lead(
         for text in remarks:
             print(f"ezpyp: {text}", file=sys.stderr)
         conductor.conduct(team, pace, stop)
-    except CacheTakenOver:
+    except (CacheTakenOver, RankLost) as error:
         for executor in team:
             executor.interrupt()
-        raise
+        if not isinstance(error, RankLost):
+            raise
+        lost = error
     finally:
         for executor in reversed(team):  # the other ranks first: they end their helpers meanwhile
             executor.leave()
         for executor in team:
             executor.close()
     job.store.sync()
-    ended = _ended(job, ledger, stop, pace.deadline, started)._replace(durations=conductor.durations())
+    ended = _ended(job, ledger, stop, pace.deadline, started, lost)._replace(durations=conductor.durations())
     if job.next_start is not None:
         for_time = ended.exit_code == 85 and (stop.is_for_time or not stop.signal)
         left = ledger.not_run - left_out
@@ -282,6 +300,7 @@ def _lead(
         blame=dict(ledger.blame),
         cached=_cached(done, conductor.outcomes, len(job.plan.steps)),
         on_gpus=demands.wants_gpus(requests),
+        lost=lost,
     )
 
 
@@ -350,7 +369,8 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                     stop.hear(content, again=False)
                     told = stop.signal, False
                 else:
-                    {"sync": own.sync, "recall": own.recall, "interrupt": own.interrupt}[kind]()
+                    lose: Callable[[], None] = partial(link.lose, content)
+                    {"sync": own.sync, "recall": own.recall, "interrupt": own.interrupt, "lost": lose}[kind]()
                 moved = True
             reports = own.poll()
             if reports or own.lots != held or own.slots != slots:
@@ -366,6 +386,8 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
             if not moved:
                 own.wait(link.nap(now - moved_at))
     except Exception as error:
+        with suppress(EzpypError):  # it may be what failed
+            own.interrupt()
         link.send(("failed", f"{type(error).__name__}: {error}"), 0)
         raise
     finally:
@@ -404,7 +426,9 @@ def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
     return Deadline(functions, time.monotonic(), stop.limit, recorded=recorded, declared=declared)
 
 
-def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, started: RunStarted) -> RunEnded:
+def _ended(
+    job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, started: RunStarted, lost: RankLost | None
+) -> RunEnded:
     now = time.time()
     unforgiven = ledger.failed - ledger.allowed
     statuses = ledger.statuses()
@@ -417,6 +441,8 @@ def _ended(job: Job, ledger: Ledger, stop: Stop, deadline: Deadline | None, star
     if deadline is not None and deadline.refused and not stop.signal and not complete:
         print(f"ezpyp: {deadline.message(time.monotonic())}", file=sys.stderr)
         code, reason = 85, "stopped before its time limit"
+    if lost is not None:
+        code, reason = lost.exit_code, f"lost {lost.who}"
     return RunEnded(
         run=job.run,
         when=now,

@@ -48,6 +48,8 @@ class Job:
     share: str = ""
     #: On rank 0: where the run comes from.
     origin: Origin | None = None
+    #: Seconds without a sign of life after which a host is lost; 0 for never.
+    patience: float = 0.0
     #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
     sign: Callable[[], None] | None = None
     #: On rank 0, where the Slurm job is to be started again when it needs more time.

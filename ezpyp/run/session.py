@@ -24,7 +24,7 @@ from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, with_needs
 from ezpyp.model.settings import Choices, Settings
-from ezpyp.ranks import exits, launched, mpi
+from ezpyp.ranks import exits, launched, mpi, vigil
 from ezpyp.run import engine, resume
 from ezpyp.run.engine import Finished
 from ezpyp.run.job import Job
@@ -42,6 +42,10 @@ if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
     from ezpyp.model.shares import Share
     from ezpyp.run.division import Part
+
+#: The name of a run, the seconds that it has, those after which a host is lost, and why these cannot be told, "" where
+#: they can.
+_Begun = tuple[str, float, float, str]
 
 #: Folders that pipelines of this process were initialized in, with the digests of their plans.
 _folders: dict[str, bytes] = {}
@@ -233,9 +237,9 @@ class Session:
         if settings.start == "fork":
             _warn_of_threads()
         link = self._link
-        began: tuple[str, float, str]
+        began: _Begun
         began = _begin(self._share) if link is None else link.share(_begin(self._share) if self._is_root else None)
-        run, left, problem = began
+        run, left, patience, problem = began
         if problem:
             error = InitializationError(problem)
             error.quiet = not self._is_root
@@ -253,6 +257,7 @@ class Session:
             wanted=wanted,
             time=left,
             origin=self._origin,
+            patience=patience if settings.executor != "inline" else 0.0,
             sign=self._lock.sign if self._lock is not None else None,
             next_start=self._next_start,
             share=self._part.told if self._part is not None else "",
@@ -305,6 +310,9 @@ class Session:
         earned = code if code in (85, 130) or raise_on_failure is None else 0
         if self._is_root:
             launch.tell_outcome(earned, self._folder)
+        if finished.lost is not None:
+            launch.tell_outcome(finished.lost.exit_code, self._folder)
+            raise finished.lost
         if code in (85, 130):
             if exits.from_script():
                 if finished.ended.next_job:
@@ -404,12 +412,11 @@ def _share(asked: str | None) -> Share | None:
         raise
 
 
-def _begin(share: Share | None) -> tuple[str, float, str]:
-    """The name of a run, the seconds that it has, and why these cannot be told, "" where they can."""
+def _begin(share: Share | None) -> _Begun:
     run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
     if share is not None:  # its journal and logs are to lie beside those of others, made in this second on other hosts
         run += f"-{share.number}of{share.total}"
     try:
-        return run, allocation.seconds_left(os.environ, time.time()), ""
+        return run, allocation.seconds_left(os.environ, time.time()), vigil.limit_of(os.environ), ""
     except InitializationError as error:
-        return run, 0.0, str(error)
+        return run, 0.0, 0.0, str(error)

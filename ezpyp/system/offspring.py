@@ -43,6 +43,18 @@ def children(pid: int) -> list[int]:
     return [child for child, parent, _ in _processes() if parent == pid]
 
 
+def ancestor(names: Collection[str]) -> int | None:
+    """The nearest process above this one that has one of these names."""
+    state, pid = _state(os.getpid()), 0
+    while state is not None and state[1] > 1:
+        pid = state[1]
+        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+            if file.read().strip() in names:
+                return pid
+        state = _state(pid)
+    return None
+
+
 def descendants(pid: int) -> list[int]:
     """Every living process below one, those nearest to it first."""
     families: dict[int, list[int]] = {}

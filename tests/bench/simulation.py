@@ -28,7 +28,7 @@ from ezpyp.folder.events import Bus, Journal
 from ezpyp.model.kinds import Functions
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Status
-from ezpyp.ranks import mpi
+from ezpyp.ranks import mpi, team
 from ezpyp.run import conductor, telling
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
@@ -194,7 +194,7 @@ class Wire:
             self._at(arrival, self._recalled, to)
         self._clock.go()
 
-    nap, bell = staticmethod(pause), None
+    nap, bell, lost = staticmethod(pause), None, None
 
     def receive(self) -> tuple[int, Any] | None:
         self._clock.stop()
@@ -301,7 +301,7 @@ def simulate(
     run, clock, slots = Run(), Clock(), dict.fromkeys(range(1, ranks + 1), helpers)
     wire = Wire(clock, costs, seconds, slots, run)
     with ExitStack() as stack:
-        for module in (conductor, telling, mpi):
+        for module in (conductor, telling, mpi, team):
             stack.enter_context(patch.object(module, "time", clock))
         ledger = run.ledger = Ledger(plan.graph)
         ledger.resume([Status.DONE if k in done else Status.NOT_RUN for k in range(len(plan.steps))], {})
@@ -318,11 +318,11 @@ def simulate(
         )
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
         leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
-        team = [mpi.Ranks(cast("mpi.Link", wire), slots, Stop())]
+        others = [team.Ranks(cast("mpi.Link", wire), slots, Stop())]
         pacing = Pace(Functions.of(plan), ranks * helpers)
         clock.begin(dies_at, measured=costs.measured)
         with suppress(Killed):
-            leader.conduct(team, pacing, Stop())
+            leader.conduct(others, pacing, Stop())
         clock.end()
         bus.close()
     run.makespan, run.busy = min(clock.now, dies_at), clock.busy

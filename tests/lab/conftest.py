@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TextIO
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).resolve().parent
 NEEDED = ("slurmctld", "slurmd", "sbatch", "munged", "ip", "unshare")
-#: Between nodes there is no shared memory, and none is to get all ranks.
-ACROSS = {**OPEN_MPI, "OMPI_MCA_btl": "tcp,sm,self"}
+#: Between nodes there is no shared memory, though these are one machine; and none is to get all ranks.
+ACROSS = {**OPEN_MPI, "OMPI_MCA_btl": "tcp,sm,self", "UCX_TLS": "tcp,self"}
 del ACROSS["PRTE_MCA_rmaps_default_mapping_policy"]
 #: States in which nothing of a job is left to happen.
 OVER = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE"}
@@ -143,6 +143,17 @@ class Hosts:
             stderr=subprocess.STDOUT,
             text=True,
         )
+
+    def at_work(self, names: tuple[str, ...]) -> list[int]:
+        """The processes of Python on hosts, by number."""
+        found = []
+        for name in names:
+            told = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True, check=True)
+            for pid in told.stdout.split():
+                with suppress(OSError):
+                    if Path(f"/proc/{pid}/comm").read_text().startswith("python"):
+                        found.append(int(pid))
+        return found
 
     def strike(self, what: Literal["cut", "heal", "crash"], name: str) -> None:
         """Unplug a host from the network, plug it in again, or kill all that runs on it."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -10,6 +12,7 @@ import pytest
 import ezpyp
 from ezpyp.folder.lock import held_by
 from ezpyp.folder.summary import Row
+from ezpyp.model.steps import Status
 from tests.lab.test_lab import FITTING, STUDY
 
 if TYPE_CHECKING:
@@ -162,11 +165,65 @@ pipeline.execute()
 """
 
 
-def all_wait(hosts: Hosts, folder: Path) -> None:
+def all_wait(names: tuple[str, ...], folder: Path) -> None:
     until = time.monotonic() + 30
-    while not all((folder / f"at-{name}").exists() for name in hosts.names):
+    while not all((folder / f"at-{name}").exists() for name in names):
         assert time.monotonic() < until
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("count", "cut"), [(2, 0), (2, 1), (3, 0), (3, 2)])
+def test_a_host_that_is_cut_from_the_network_ends_the_run(hosts: Hosts, mpirun: Launcher, count: int, cut: int) -> None:
+    """Neither MPI notices. On each side all ranks end, and rank 0 writes what it knows; so does the launcher, which it
+    does not reach. Once the network is there again, the next run goes on.
+    """
+    names, folder = hosts.names[:count], mpirun.folder
+    (folder / "study.py").write_text(WAIT)
+    command = hosts.command(mpirun, count, "study.py", wrap=("env", "EZPYP_LOST_AFTER=1s"))
+    with hosts.start(mpirun, *command) as run:
+        all_wait(names, folder)
+        hosts.strike("cut", names[cut])
+        try:
+            assert run.wait(20)
+            seen = ezpyp.open(folder / "cache")
+            until = time.monotonic() + 20
+            while (ended := seen.status.run.ended) is None or held_by(str(folder / "cache")) or hosts.at_work(names):
+                assert time.monotonic() < until, f"{ended} {held_by(str(folder / 'cache'))} {hosts.at_work(names)}"
+                time.sleep(0.05)
+        finally:
+            hosts.strike("heal", names[cut])
+            hosts.strike("crash", names[cut])  # Open MPI's daemon there holds the output open
+        text, _ = run.communicate(timeout=10)
+    if cut:
+        assert f"Nothing was heard of rank {cut} ({names[cut]}) for 1 s" in text, text
+        others = f"lost rank {cut} ({names[cut]})"
+    else:  # it cannot tell those outside
+        assert f"Nothing was heard of rank 0 ({names[0]}) for 1 s" in text, text
+        others = "lost rank 1 "
+    assert (ended.exit_code, ended.done, ended.not_run) == (4, 20, 3)
+    assert ended.reason.startswith(others)
+    assert [row.status for row in seen.summary().rows].count(Status.NOT_RUN) == 3
+    (folder / "go").touch()
+    again = hosts.mpirun(mpirun, count, "study.py")
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "23 done (20 before)" in again.stdout
+
+
+def test_a_job_that_was_suspended_goes_on(hosts: Hosts, mpirun: Launcher) -> None:
+    """As `scontrol suspend` does it, for far longer than it takes to be given up."""
+    (mpirun.folder / "study.py").write_text(WAIT)
+    command = hosts.command(mpirun, 3, "study.py", wrap=("env", "EZPYP_LOST_AFTER=1s"))
+    with hosts.start(mpirun, *command) as run:
+        all_wait(hosts.names, mpirun.folder)
+        ranks = hosts.at_work(hosts.names)
+        for number in (signal.SIGSTOP, signal.SIGCONT):
+            for rank in ranks:
+                os.kill(rank, number)
+            time.sleep(3)  # and then for as long, for somebody might be missed
+        (mpirun.folder / "go").touch()
+        text, _ = run.communicate(timeout=30)
+    assert run.returncode == 0, text
+    assert "23 done" in text
 
 
 def test_a_host_that_is_lost_ends_the_run_and_the_next_goes_on(hosts: Hosts, mpirun: Launcher) -> None:
@@ -176,7 +233,7 @@ def test_a_host_that_is_lost_ends_the_run_and_the_next_goes_on(hosts: Hosts, mpi
     if mpirun.name == "openmpi":  # told of a list of hosts by a variable, it fills the first of them
         command = hosts.command(mpirun, 3, "study.py")
     with hosts.start(mpirun, *command) as run:
-        all_wait(hosts, mpirun.folder)
+        all_wait(hosts.names, mpirun.folder)
         status = ezpyp.open(mpirun.folder / "cache").status
         assert status.run.started is not None
         assert (status.run.started.hosts, status.run.ended) == (hosts.names, None)
