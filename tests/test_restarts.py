@@ -289,6 +289,29 @@ def test_where_a_job_may_not_be_requeued_another_takes_its_place(scene: Scene) -
     assert (code, scene.ran) == (1, ["0", "1", "1"]), "it goes on as the same job would"
 
 
+@pytest.mark.parametrize("given", ["{}/script.py", "{}/script.py --fast", ""])
+def test_so_does_one_that_was_submitted_by_hand(scene: Scene, given: str) -> None:
+    args = given.format(scene.folder)
+    shown = " ".join(filter(None, ("JobName=eve NumNodes=2 Command=/x/b.sh", args, f"WorkDir={scene.folder}")))
+    script = f"{scene.folder}/cache/jobs/7.sbatch"
+    scene.says(
+        "scontrol",
+        f"case $1 in requeue) echo disabled >&2; exit 1;; write) echo '# mine' > $4;; *) echo '{shown}';; esac",
+    )
+    scene.says("sbatch", f'echo "$@" > {scene.folder}/submitted; cp {script} {scene.folder}/copy; echo 8')
+    code, out = scene.run(signal.SIGUSR1)
+    assert code == 85
+    if args.endswith("--fast"):
+        assert f"job 7 is not started again (disabled): the arguments of its script, '{args}', cannot" in out
+        return
+    assert "ezpyp: job 7 may not be requeued (disabled): job 8 takes its place.\n" in out
+    flags, _, rest = (scene.folder / "submitted").read_text().partition(f" {script}")
+    assert flags == f"--parsable --job-name=eve --nodes=2 --chdir={scene.folder} --dependency=afterany:7"
+    assert rest.strip() == args
+    assert (scene.folder / "copy").read_text() == "# mine\n"
+    assert not os.path.exists(script)
+
+
 def test_a_job_of_which_nothing_is_known_is_left_to_people(scene: Scene) -> None:
     scene.says("scontrol", "echo 'Requested operation is presently disabled for job 7' >&2; exit 1")
     code, out = scene.run(signal.SIGUSR1)

@@ -134,6 +134,34 @@ def test_what_slurm_fills_in_is_not_quoted_away() -> None:
     )
 
 
+#: As Slurm 22.05 told of a job, with less of what is not asked for.
+SHOWN = (
+    "JobId=7 JobName=nm UserId=root(0) Account=(null) QOS=(null) JobState=RUNNING Requeue=0 TimeLimit=00:07:00 "
+    "Partition=debug ReqNodeList=(null) NodeList=rq[1-2] NumNodes=2 NumCPUs=16 NumTasks=4 CPUs/Task=3 "
+    "ReqB:S:C:T=0:0:*:* TRES=cpu=16,node=2,billing=16 MinMemoryNode=100M Features= Command=/x/b.sh study.py a b K=3 "
+    "WorkDir=/x StdErr=/x/7.log StdOut=/x/7.log Power= TresPerNode=gres:gpu:1 "
+)
+
+
+def test_a_job_is_described_by_the_flags_that_ask_for_it(bin_folder: Path) -> None:
+    program(bin_folder, "scontrol", f"echo '{SHOWN}'")
+    found = slurm.described("7")
+    assert found.args == "study.py a b K=3"
+    assert sorted(found.flags) == [
+        *("--chdir=/x", "--cpus-per-task=3", "--gres=gpu:1", "--job-name=nm", "--mem=100M", "--nodes=2"),
+        *("--ntasks=4", "--partition=debug", "--time=00:07:00"),
+    ]
+    less = SHOWN.replace("CPUs/Task=3", "CPUs/Task=1").replace("MinMemoryNode=100M", "MinMemoryNode=0")
+    program(bin_folder, "scontrol", f"echo '{less}'")
+    assert not [flag for flag in slurm.described("7").flags if flag.startswith(("--cpus", "--mem"))]
+
+
+def test_a_job_that_slurm_does_not_know_is_not_described(bin_folder: Path) -> None:
+    program(bin_folder, "scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
+    with pytest.raises(SubmissionError, match=r"Slurm does not tell of job 7: .*Invalid job id"):
+        slurm.described("7")
+
+
 def test_many_jobs_are_one_question(bin_folder: Path, tmp_path: Path) -> None:
     program(bin_folder, "squeue", f"echo asked >> {tmp_path}/asked; echo '1|PENDING|Priority'; echo '2|RUNNING|None'")
     found = slurm.states(["1", "2"])

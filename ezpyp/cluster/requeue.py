@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from ezpyp.cluster import restarts, slurm, submission
@@ -95,18 +95,35 @@ def _requeue(job: str) -> str:
 
 
 def _follow_up(folder: str, job: str) -> str:
-    """Submit a job anew, to begin when this one has ended; its number.
+    """Submit a job anew, to begin when this one has ended; its number. Of jobs that `ezpyp submit` did not submit, it
+    asks for what Slurm tells of them.
 
     Raises:
-        SubmissionError: Slurm refuses, or the job is none of `ezpyp submit`.
+        SubmissionError: Slurm refuses, or does not tell enough.
     """
-    mine = next((each for each in submission.jobs(folder) if each.job == job), None)
-    if mine is None:
-        raise SubmissionError("it is not a job of `ezpyp submit`, of which it is known how it was submitted.")
-    script = os.path.join(folder, mine.batch)
-    number, cluster = slurm.submit(script, "--dependency=singleton", environ=surroundings(os.environ))
-    submission.note(folder, replace(mine, job=number, cluster=cluster, when=time.time()))
-    return number
+    mine, environ = next((each for each in submission.jobs(folder) if each.job == job), None), surroundings(os.environ)
+    if mine is not None:
+        script = os.path.join(folder, mine.batch)
+        number, cluster = slurm.submit(script, flags=["--dependency=singleton"], environ=environ)
+        submission.note(folder, replace(mine, job=number, cluster=cluster, when=time.time()))
+        return number
+    about, script = slurm.described(job), os.path.join(folder, f"jobs/{job}.sbatch")
+    args = _words(about.args, sys.orig_argv)
+    slurm.write_script(job, script)
+    try:
+        # Of such a name there may be other jobs.
+        flags = [*about.flags, f"--dependency=afterany:{job}"]
+        return slurm.submit(script, *args, flags=flags, environ=environ)[0]
+    finally:
+        os.unlink(script)
+
+
+def _words(text: str, argv: Sequence[str]) -> list[str]:
+    """The arguments of a batch script, which Slurm tells as one text: they are those of the Python that it started."""
+    for k in range(len(argv) + 1):
+        if " ".join(argv[k:]) == text:
+            return [*argv[k:]]
+    raise SubmissionError(f"the arguments of its script, {text!r}, cannot be told apart.")
 
 
 def surroundings(environ: Mapping[str, str]) -> dict[str, str]:

@@ -159,17 +159,74 @@ def check(text: str) -> str:
     return _said(err or out)
 
 
-def submit(path: str, *flags: str, environ: Mapping[str, str] = os.environ) -> tuple[str, str]:
-    """Submit a batch script: the job's number and its cluster, "" where Slurm does not say.
+def submit(
+    path: str, *args: str, flags: Sequence[str] = (), environ: Mapping[str, str] = os.environ
+) -> tuple[str, str]:
+    """Submit a batch script: the job's number and its cluster, "" where Slurm does not say. Flags come before those in
+    the script.
 
     Raises:
         SubmissionError: Slurm refused; the text is its own.
     """
-    code, out, err = _ask(["sbatch", "--parsable", *flags, path], environ=environ)
+    code, out, err = _ask(["sbatch", "--parsable", *flags, path, *args], environ=environ)
     job, _, cluster = out.strip().partition(";")
     if code or not job.isdecimal():
         raise SubmissionError(f"Slurm refused the job: {_said(err or out)}.")
     return job, cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What a job was submitted with, as far as Slurm tells."""
+
+    flags: Sequence[str]
+    #: The arguments of its script, as one text.
+    args: str
+
+
+#: What `scontrol show job` calls what flags of sbatch ask for.
+_TOLD = {
+    "JobName": "job-name",
+    "WorkDir": "chdir",
+    "TimeLimit": "time",
+    "Partition": "partition",
+    "Account": "account",
+    "QOS": "qos",
+    "NumNodes": "nodes",
+    "NumTasks": "ntasks",
+    "Features": "constraint",
+    "Reservation": "reservation",
+    "CPUs/Task": "cpus-per-task",
+    "MinMemoryNode": "mem",
+    "MinMemoryCPU": "mem-per-cpu",
+    "TresPerNode": "gres",
+}
+#: What it says of those of which nothing was asked.
+_NOT_ASKED = ("(null)", "CPUs/Task=1", "MinMemoryNode=0")
+
+
+def described(job: str) -> Description:
+    """Raises SubmissionError where Slurm does not tell of a job."""
+    code, out, err = _ask(["scontrol", "-o", "show", "job", job])
+    found = re.fullmatch(r"(.*) Command=\S+ ?(.*) (WorkDir=.*)", out.strip())
+    if code or not found:
+        raise SubmissionError(f"Slurm does not tell of job {job}: {_said(err or out)}.")
+    flags = []
+    for name, value in re.findall(r"(?<!\S)([\w/]+)=(\S+)", f"{found[1]} {found[3]}"):
+        if name in _TOLD and not {value, f"{name}={value}"} & {*_NOT_ASKED}:
+            flags.append(f"--{_TOLD[name]}={re.sub('gres[:/]', '', value)}")  # of `gres:gpu:1` sbatch reads `gpu:1`
+    return Description(flags=flags, args=found[2])
+
+
+def write_script(job: str, path: str) -> None:
+    """Have the batch script of a job written.
+
+    Raises:
+        SubmissionError: Slurm does not have it.
+    """
+    code, out, err = _ask(["scontrol", "write", "batch_script", job, path])
+    if code:
+        raise SubmissionError(f"Slurm does not tell the script of job {job}: {_said(err or out)}.")
 
 
 def requeue(job: str) -> str:

@@ -125,19 +125,26 @@ def test_steps_are_run_once_however_often_the_job_stops(slurm: Slurm, mpirun: La
     assert "[STOP]" not in log
 
 
-def test_a_script_of_ones_own_requeues_its_job(slurm: Slurm, mpirun: Launcher) -> None:
+@pytest.mark.parametrize("requeued", [True, False])
+def test_a_script_of_ones_own_goes_on(slurm: Slurm, mpirun: Launcher, requeued: bool) -> None:
+    """Requeued, or in the place of a job that may not be."""
     folder = mpirun.folder
     study(folder, count=3, waits=2)
     env = mpirun.environment({"STUDY_ENV": str(mpirun.bin.parent)})
-    flags = ("--ntasks=2", "--signal=B:USR1@60")
+    flags = ("--ntasks=2", "--signal=B:USR1@60", *(() if requeued else ("--no-requeue",)))
     job = slurm.sbatch(CHECKOUT / "slurm/one_node.sbatch", *flags, args=("study.py",), env=env, cwd=folder)
     has_begun(folder, 3)
     slurm.run("scancel", "--batch", "--signal=USR1", job, env=env, cwd=folder)
-    comes_to(slurm, job, "PENDING")
+    if requeued:
+        comes_to(slurm, job, "PENDING")
+    else:
+        assert slurm.ended(job) == "FAILED"
     (folder / "go").touch()
-    log = folder / f"{job}.log"
-    assert slurm.ended(job) == "COMPLETED", log.read_text()
-    assert f"Job {job} is requeued, and goes on from here.\n" in log.read_text()
+    said = (folder / f"{job}.log").read_text()
+    assert f"Job {job} is requeued, and goes on from here.\n" in said
+    follower = re.search(r"job (\d+) takes its place", said)
+    assert (follower is None) == requeued, said
+    assert slurm.ended(follower[1] if follower is not None else job) == "COMPLETED", said
     assert Counter(step for step, _, _ in begun(folder)) == {"0": 1, "1": 1, "2": 2}
 
 
