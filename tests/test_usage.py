@@ -75,6 +75,8 @@ def test_what_a_process_and_those_below_it_use(busy: Path, child: int, monkeypat
     assert meter.look("3", [me]) == {}
     monkeypatch.setenv("FAKE_NVML_LACKS", "accounts")
     assert Meter(["GPU-a"]).look("GPU-a", [me]) == {me: Look(2 * GIB, 100.0)}
+    (busy / str(child)).write_text(f"GPU-a {GIB} {5 * GIB} 123456")  # as drivers tell at times
+    assert Meter(["GPU-a"]).look("GPU-a", [me]) == {me: Look(2 * GIB, 30.0)}
 
 
 def test_who_has_a_device_alone_is_as_busy_as_it_is(busy: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ezpyp.errors import InitializationError
 from ezpyp.scripts import frozen, loading
 
-#: Process, socket, shared memory and letter: a process that this one starts is no helper, whatever it inherits.
+#: The process, and the descriptors of a Call: a process that this one starts is no helper, whatever it inherits.
 VARIABLE = "EZPYP_RENEWED"
 
 
@@ -24,6 +24,8 @@ class Call(NamedTuple):
     memory: int
     #: What it has to know.
     letter: int
+    #: What standard output was, and becomes again.
+    output: int
 
 
 def _received() -> Call | None:

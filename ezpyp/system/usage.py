@@ -102,6 +102,8 @@ class Meter:
         except nvml.NVMLError:
             return None
         for each in samples:
+            if each.smUtil > 100:  # some drivers leave parts of the list as they find the memory
+                continue
             self._seen[device] = max(self._seen.get(device, 0), each.timeStamp)
             found.setdefault(each.pid, []).append(each.smUtil)
         return {pid: sum(values) / len(values) for pid, values in found.items()}

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from ezpyp.errors import InitializationError
 from ezpyp.scripts import renewed
+from ezpyp.scripts.renewed import Call
 from ezpyp.system import gpus, resources
 from ezpyp.work import helper, nursery
 from ezpyp.work.helper import Order
@@ -25,7 +26,7 @@ from ezpyp.work.wire import Wire
 
 if TYPE_CHECKING:
     from ezpyp.model.plan import Plan
-    from ezpyp.scripts.renewed import Call, Command
+    from ezpyp.scripts.renewed import Command
     from ezpyp.work.lots import Lot
 
 
@@ -43,7 +44,7 @@ def wait(own: socket.socket, slot: int, order: Order, again: Command, digest: by
     letter = os.memfd_create("ezpyp-letter")
     with open(letter, "wb", closefd=False) as file:
         pickle.dump((slot, order, digest, lot), file)
-    descriptors = own.fileno(), memory, letter
+    descriptors = Call(own.fileno(), memory, letter, os.dup(1))
     for each in descriptors:
         os.set_inheritable(each, True)
     environ[renewed.VARIABLE] = " ".join(map(str, (os.getpid(), *descriptors)))
@@ -102,7 +103,11 @@ def take_part(call: Call, plan: Plan, folder: str) -> None:
         return
     if plan.digest != digest:
         _refuse(call, "it built another plan.")
-    os.close(call.letter)
+    with contextlib.suppress(Exception):  # whatever the script made of it
+        sys.stdout.flush()
+    os.dup2(call.output, 1)
+    for each in (call.letter, call.output):
+        os.close(each)
     own, position = socket.socket(fileno=call.socket), Position(call.memory)
 
     def work() -> None:

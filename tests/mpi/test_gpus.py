@@ -120,6 +120,21 @@ def test_exactly_one_instance_of_a_divided_gpu(node: Node) -> None:
     assert node.seen(2, FAKE_NVML="GPU-a:MIG-1:MIG-2:MIG-3:MIG-4") == {"MIG-1", "MIG-3"}
 
 
+def test_instances_of_a_divided_gpu_are_granted_one_by_one(node: Node) -> None:
+    divided = "GPU-a:MIG-1:MIG-2"
+    found = node.run(2, asked={"gpus": 1}, FAKE_NVML=divided)[8:]
+    assert {gpu for *_, gpu, _ in found} == {"MIG-1", "MIG-2"}
+    assert node.run(2, asked={"gpus": 2}, code=3, FAKE_NVML=divided) == []
+    assert "Step 'where[0]' asks for 2 GPUs, and no node has that" in node.said
+
+
+def test_disjoint_masks_are_what_is_granted_from(node: Node) -> None:
+    """A rank's steps get no GPU that the scheduler gave another rank."""
+    each = {"CUDA_VISIBLE_DEVICES": ["GPU-b", "GPU-a,GPU-c"]}
+    found = node.run(2, each=each, asked={"gpus": 2}, steps=4, FAKE_NVML="GPU-a GPU-b GPU-c")[8:]
+    assert {gpu for *_, gpu, _ in found} == {"GPU-a,GPU-c"}
+
+
 def test_a_node_without_gpus_is_not_touched_and_a_step_that_wants_one_is_refused(node: Node) -> None:
     assert node.seen(2, FAKE_NVML="") == {None}
     assert node.run(2, asked={"gpus": 1}, code=3, FAKE_NVML="") == []

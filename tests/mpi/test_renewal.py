@@ -61,6 +61,24 @@ def test_the_script_runs_as_main_up_to_execute_and_nothing_of_it_is_seen(python:
     assert log.stdout == "STEP 3\n"
 
 
+def test_signals_to_the_whole_job_end_no_step_but_what_it_started(python: Launcher) -> None:
+    lines = """
+    import signal, subprocess
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    found = subprocess.run(["sh", "-c", "kill -TERM $$; echo alive"], capture_output=True, text=True)
+    assert (found.returncode, found.stdout) == (-signal.SIGTERM, "")
+"""
+    done = python.run(0, SCRIPT.replace("IMPORT", "").replace('    print("STEP", k)\n', lines), env=FRESH)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_where_output_is_not_captured_only_steps_are_seen(python: Launcher) -> None:
+    done = python.run(0, SCRIPT.replace("IMPORT", ""), env={**FRESH, "EZPYP_CAPTURE": "off"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout.count("BEGUN"), done.stdout.count("STEP")) == (1, 6)
+
+
 def test_on_ranks_with_mpi_in_the_script_and_gpus_from_its_first_line(mpirun: Launcher) -> None:
     script = SCRIPT.replace("IMPORT", "from mpi4py import MPI")
     done = mpirun.run(2, script, env={**FRESH, "CUDA_VISIBLE_DEVICES": "4,7"})
