@@ -278,3 +278,65 @@ def test_repeated_values_read_as_a_list(runs: list[tuple[str, int]]) -> None:
     for value, count in runs:
         found.add(value, count)
     assert list(found) == [value for value, count in runs for _ in range(count)]
+
+
+# ----- single calls that follow each other
+
+
+def test_single_calls_that_follow_each_other_are_kept_as_one_family(made: Any) -> None:
+    pipeline, f = made()
+    steps = [f(k, y="same") for k in range(2000)]
+    assert [step.name for step in steps] == ["take", *(f"take[{k}]" for k in range(1, 2000))]
+    assert steps[7].label == "take[7] args=7 y=same"
+    plan = planned(pipeline)
+    assert [len(family) for family in plan.register.families] == [1, 1999]
+    assert [step.args for step in steps] == [[k] for k in range(2000)]
+    assert [plan.index[step.name] for step in steps] == [plan.places[step] for step in steps] == [*range(2000)]
+    assert isinstance(plan.register.families[1].calls, Columns)
+    assert plan.register.families[1].calls.columns[0].values == range(1, 2000)
+
+
+Given = st.tuples(
+    st.sampled_from(["take", "other"]),
+    st.lists(plain, max_size=2),
+    st.dictionaries(st.sampled_from(["a", "b"]), plain | st.lists(st.integers(), max_size=1), max_size=2),
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=60)
+@given(calls=st.lists(Given, max_size=12), looked=st.integers(0, 12))
+def test_how_single_calls_are_kept_changes_nothing_about_their_steps(calls: list[Any], looked: int, made: Any) -> None:
+    gathered, alone = made()[0], made()[0]
+    alone.gather = lambda *_: None
+    functions = [{each.__name__: as_pickle_step(home)(each) for each in (take, other)} for home in (gathered, alone)]
+    for place, (which, args, kwargs) in enumerate(calls):
+        if place == looked and gathered.steps:
+            gathered.organize_steps()
+        came: list[Any] = []
+        for each in functions:
+            try:
+                step = each[which](*args, **kwargs)
+                came.append((step.name, step.args, step.kwargs, step.texts(), step.bound()))
+            except RepeatedStepError as error:
+                came.append(str(error).partition("It is")[0])
+        assert repr(came[0]) == repr(came[1])
+    if not alone.steps:
+        return
+    plans = [planned(each) for each in (gathered, alone)]
+    assert [step.name for step in plans[0].steps] == [step.name for step in plans[1].steps]
+    assert [*plans[0].stems] == [*plans[1].stems]
+    assert [*identify(plans[0]).fingerprints] == [*identify(plans[1]).fingerprints]
+
+
+def other(*args: Any, **kwargs: Any) -> Any:
+    return kwargs, args
+
+
+def test_a_name_that_a_user_gave_is_not_given_again_in_a_row_of_calls(made: Any) -> None:
+    _, f = made()
+    f(0)
+    f(1)
+    f.options(name="take[3]")("x")
+    f(2)
+    with pytest.raises(RepeatedStepError, match=r"There is a step named 'take\[3\]' already"):
+        f(3)

@@ -97,7 +97,7 @@ def test_a_folded_entry_tells_every_step_as_an_entry_of_its_own_would(
 def test_a_schema_of_very_many_entries_has_a_line_for_each(tmp_path: Path) -> None:
     pipeline, f = build(tmp_path / "c", 0)
     for k in range(25):
-        f(k)
+        f([k])
     f.map(range(30, 50), y=f(f(0, y="é"), y=1))
     pipeline.organize_steps()
     content = of(pipeline._organised("looking"), cache_location="c")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 from ezpyp.folder import folding
@@ -54,11 +54,12 @@ class Differences:
 
 NO_DIFFERENCES = Differences(new=(), gone=(), changed={}, former={})
 
-#: The fingerprint of so many first steps of a folded family together.
-FirstOf = Callable[[Mapping[str, Any], int], str]
+#: The fingerprint of steps of the plan together, by label, number of the first, and count; "" where they do not follow
+#: each other in it.
+DigestOf = Callable[[str, int, int], str]
 
 
-def between(before: Mapping[str, Any], after: Mapping[str, Any], first_of: FirstOf) -> Differences:
+def between(before: Mapping[str, Any], after: Mapping[str, Any], digest_of: DigestOf) -> Differences:
     """Compare two schemas. Only fingerprints decide; everything else explains.
 
     A step that is not in the other schema is taken for a changed one if there is one of the same function and arguments
@@ -66,6 +67,7 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any], first_of: First
     """
     old = {entry["name"]: entry for _, entry in entries(before)}
     now = {entry["name"]: entry for _, entry in entries(after)}
+    now = _cut_like(now, old, digest_of)
     old, now = _folded_like(old, now), _folded_like(now, old)
     prints = {entry["fingerprint"]: name for name, entry in old.items()}
     former = {name: prints[e["fingerprint"]] for name, e in now.items() if e["fingerprint"] in prints}
@@ -81,7 +83,7 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any], first_of: First
                 former[name] = candidates.pop(0)
                 del lost[former[name]], strange[name]
     pairs = {name: (old[was], now[name]) for name, was in former.items()}
-    grown = {name: _rest(then, today) for name, (then, today) in pairs.items() if _has_grown(then, today, first_of)}
+    grown = {name: _rest(then, today) for name, (then, today) in pairs.items() if _has_grown(then, today, digest_of)}
     shrunk = [_rest(today, then) for then, today in pairs.values() if 0 < today.get("count", 0) < then.get("count", 0)]
     edits: dict[tuple[str, str], list[str]] = {}
     changed = {
@@ -136,15 +138,55 @@ def _folded_like(entries: Mapping[str, Any], others: Mapping[str, Any]) -> dict[
     return found
 
 
+def _cut_like(now: Mapping[str, Any], old: Mapping[str, Any], digest_of: DigestOf) -> dict[str, Any]:
+    """The entries of this plan, folded families cut and joined where those of the former one begin and end: by one call
+    or by several, the steps are the same.
+    """
+    found = dict(now)
+    for other in old.values():
+        if "count" not in other or found.get(other["name"], {}).get("count") == other["count"]:
+            continue
+        label, first, end = other["label"], other["first"], other["first"] + other["count"]
+        # From where to where each entry of the label goes that has some of the same numbers.
+        mine = {name: numbers for name in found if (numbers := _numbers(found[name], label)) and numbers[0] < end}
+        mine = {name: numbers for name, numbers in mine.items() if numbers[-1] >= first}
+        if not mine or not any("count" in found[name] for name in mine):
+            continue
+        low, high = min(each[0] for each in mine.values()), max(each[-1] for each in mine.values()) + 1
+        cuts = sorted({low, max(low, first), min(high, end), high})
+        pieces = [(begin, stop - begin) for begin, stop in pairwise(cuts)]
+        prints = [digest_of(label, begin, count) for begin, count in pieces]
+        if all(prints) and sum(map(len, mine.values())) == high - low:
+            like = next(found[name] for name in mine if "count" in found[name])
+            for name in mine:
+                del found[name]
+            for (begin, count), fingerprint_ in zip(pieces, prints, strict=True):
+                name = folding.span(label, begin, count)
+                own = {"name": name, "first": begin, "count": count, "arguments_digest": name}
+                found[name] = {**like, **own, "fingerprint": fingerprint_}
+    return found
+
+
+def _numbers(entry: Mapping[str, Any], label: str) -> range:
+    """The numbers of an entry, of one step or a folded family, where it has this label."""
+    if "count" in entry:
+        return range(entry["first"], entry["first"] + entry["count"]) if entry["label"] == label else range(0)
+    base, _, number = entry["name"].rpartition("[")
+    known = base == label and number[:-1].isdecimal() and not entry["named"]
+    return range(int(number[:-1]), int(number[:-1]) + 1) if known else range(0)
+
+
 def _rest(fewer: Mapping[str, Any], more: Mapping[str, Any]) -> str:
     """The name of what a family has beyond another of the same beginning."""
     return folding.span(more["label"], more["first"] + fewer["count"], more["count"] - fewer["count"])
 
 
-def _has_grown(old: Mapping[str, Any], now: Mapping[str, Any], first_of: FirstOf) -> bool:
+def _has_grown(old: Mapping[str, Any], now: Mapping[str, Any], digest_of: DigestOf) -> bool:
     """Whether a family is the former one with more at its end."""
     count = old.get("count", 0)
-    return bool(0 < count < now.get("count", 0) and first_of(now, count) == old["fingerprint"])
+    if not 0 < count < now.get("count", 0):
+        return False
+    return bool(digest_of(now["label"], now["first"], count) == old["fingerprint"])
 
 
 class Pair(NamedTuple):

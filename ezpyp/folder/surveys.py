@@ -83,11 +83,11 @@ def survey(
     wanted = schemas.of(plan, cache_location=folder, identity=identity, store=kind, script=script, when=_now())
     before = schemas.read(folder)
 
-    def first_of(entry: Mapping[str, Any], count: int) -> str:
-        start = plan.index[f"{entry['label']}[{entry['first']}]"]
-        return folding.digest(identity.fingerprints, start, start + count)
+    def digest_of(label: str, first: int, count: int) -> str:
+        start, last = (plan.index.get(f"{label}[{number}]", -1) for number in (first, first + count - 1))
+        return folding.digest(identity.fingerprints, start, last + 1) if 0 <= start == last + 1 - count else ""
 
-    found = differences.between(before, wanted, first_of) if before is not None else differences.NO_DIFFERENCES
+    found = differences.between(before, wanted, digest_of) if before is not None else differences.NO_DIFFERENCES
     return Survey(
         plan=plan,
         identity=identity,

@@ -16,7 +16,7 @@ from ezpyp.encoding import codecs
 from ezpyp.errors import InitializationError
 from ezpyp.identity.inputs import Input, inputs_of
 from ezpyp.identity.outline import shorten
-from ezpyp.model.arguments import Arguments, Deferred, freeze
+from ezpyp.model.arguments import Arguments, Deferred, freeze, plain_call
 from ezpyp.model.columns import Column, Columns, column_of
 from ezpyp.model.outputs import Outputs
 from ezpyp.model.policy import Allowance, Retry
@@ -35,6 +35,11 @@ class Collector(Home, Protocol):
 
     def add(self, family: Family, /) -> None:
         """Take new steps, or refuse them."""
+
+    def gather(
+        self, definition: Definition, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], identity: bytes, /
+    ) -> Step | None:
+        """Take a single call with plain arguments together with those before it, or None where it has to be added."""
 
     def number(self, base: str, count: int = 1, /) -> int:
         """How many steps were named after `base` so far; counts so many more."""
@@ -158,12 +163,27 @@ class StepFunction:
         if inside_step():
             return self.function(*args, **kwargs)
         wishes, kwargs = self._split(kwargs) if kwargs else (self._wishes, kwargs)
+        if (step := self._gathered(wishes, args, kwargs)) is not None:
+            return step
         name = wishes.name or self._named()
         family = Family(
             self._defined(wishes), (self._taken(name, args, kwargs, wishes),), name, None, self._group(name, wishes)
         )
         self._home.add(family)
         return Step(family)
+
+    def _gathered(self, wishes: Wishes, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Step | None:
+        """A call with plain arguments and no wishes of its own, taken with those before it; None where it is another,
+        or one that the function does not take.
+        """
+        plain = not (wishes.inputs or wishes.identity or wishes.allowance or wishes.name)
+        if wishes is not self._wishes or not plain or (identity := plain_call(args, kwargs)) is None:
+            return None
+        try:
+            self._check("", args, kwargs)
+        except TypeError:
+            return None
+        return self._home.gather(self._defined(wishes), self._name, args, kwargs, identity)
 
     def options(self, **options: Any) -> StepFunction:
         """The same function with other options: `train.options(name="long", timeout=3600)(x)`."""

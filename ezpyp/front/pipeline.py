@@ -24,7 +24,7 @@ from ezpyp.model.plan import Plan
 from ezpyp.model.register import Register
 from ezpyp.model.selection import Selection, unknown
 from ezpyp.model.settings import Choices
-from ezpyp.model.steps import Family, Status, Step
+from ezpyp.model.steps import Definition, Family, Status, Step
 from ezpyp.ranks import exits, launched, mpi
 from ezpyp.scripts import loading, renewed
 from ezpyp.system import files
@@ -199,6 +199,15 @@ class Pipeline:
             )
         self._steps.add(family)
         self._plan = None
+
+    def gather(
+        self, definition: Definition, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], identity: bytes
+    ) -> Step | None:
+        """Take a single call with plain arguments; see `Register.gather`."""
+        if self._session is not None:
+            return None
+        self._plan = None
+        return self._steps.gather(definition, base, args, kwargs, identity)
 
     def number(self, base: str, count: int = 1) -> int:
         """How many steps were named after `base` so far; counts so many more."""

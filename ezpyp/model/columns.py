@@ -229,6 +229,65 @@ class Columns(Sequence[Arguments]):
         return brief(group(b"t", [group(b"t", pieces[1 : count + 1]), tail if self.named else pieces[-1]]))
 
 
+class Gathered(Sequence[Arguments]):
+    """The arguments of single calls, plain and given in the same way, as they come in; columns once all are here."""
+
+    __slots__ = ("_columns", "_size", "names")
+
+    def __init__(self, positional: int, names: tuple[str, ...]) -> None:
+        """
+        Args:
+            positional: how many arguments have no names. names: of the others.
+        """
+        self._columns: list[list[Any]] = [[] for _ in range(positional + len(names))]
+        self.names, self._size = names, 0
+
+    def add(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        for column, value in zip(self._columns, (*args, *kwargs.values()) if kwargs else args, strict=True):
+            column.append(value)
+        self._size += 1
+
+    def takes(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+        """Whether a call is given its arguments in the same way."""
+        return len(args) + len(kwargs) == len(self._columns) and self.names == (*kwargs,)
+
+    def undo(self) -> None:
+        """Forget the last call."""
+        for column in self._columns:
+            column.pop()
+        self._size -= 1
+
+    def columns(self, of: str) -> Columns:
+        """All of them; for the function of this name."""
+        made = [Column(_counted(each) or tuple(each)) for each in self._columns]
+        count = len(made) - len(self.names)
+        return Columns(made[:count], dict(zip(self.names, made[count:], strict=True)), {}, self._size, of=of)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, i: int) -> Arguments: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Arguments]: ...
+    def __getitem__(self, i: int | slice) -> Arguments | list[Arguments]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(self._size))]
+        if not 0 <= i < self._size:
+            raise IndexError(i)
+        values = [column[i] for column in self._columns]
+        count = len(values) - len(self.names)
+        return freeze(tuple(values[:count]), dict(zip(self.names, values[count:], strict=True)), of="")
+
+
+def _counted(values: list[Any]) -> range | None:
+    """Numbers that follow each other at equal distances as a range."""
+    if len(values) < 2 or set(map(type, values)) != {int} or not (step := values[1] - values[0]):
+        return None
+    found = range(values[0], values[0] + step * len(values), step)
+    return found if column_of(found) is not None and values == [*found] else None
+
+
 def _piece(value: Any) -> bytes:
     if isinstance(value, Deferred):
         return _ONLY

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
 from hashlib import blake2b
 from itertools import count
+from operator import attrgetter
 
 #: The plan of a folder, and the table that a run leaves behind.
 SCHEMA_FILE = "pipeline.schema"
@@ -33,8 +35,10 @@ class Stems:
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
-        #: By label without regard to case, spans of numbers that are stems as they stand.
+        #: By label without regard to case: spans of numbers that are stems as they stand, in their order, and numbers
+        #: that were taken alone.
         self._spans: dict[str, list[range]] = {}
+        self._alone: dict[str, set[int]] = {}
         self._safe: dict[str, bool] = {}
 
     def add(self, name: str) -> str:
@@ -44,6 +48,9 @@ class Stems:
             key = stem.casefold()
             if key not in self._taken and not (self._spans and self._in_span(key)):
                 self._taken.add(key)
+                label, number = _parted(key)
+                if number >= 0:
+                    self._alone.setdefault(label, set()).add(number)
                 return stem
         # Two digests of 40 bits may meet in a million names.
         stem = next(each for each in map(partial(_digested, name), count()) if each.casefold() not in self._taken)
@@ -55,12 +62,15 @@ class Stems:
         if not numbers or "[" in label or not all(_is_safe(f"{label}[{n}]") for n in (numbers[0], numbers[-1])):
             return False
         key = label.casefold()
-        spans = self._spans.setdefault(key, [])
-        if any(each.start < numbers.stop and numbers.start < each.stop for each in spans):
+        spans, alone = self._spans.setdefault(key, []), self._alone.get(key, set())
+        place = bisect_left(spans, numbers.start, key=_start)
+        beside = spans[max(0, place - 1) : place + 1]
+        if any(each.start < numbers.stop and numbers.start < each.stop for each in beside):
             return False
-        if any(stem.startswith(f"{key}[") and _number_in(stem, numbers) for stem in self._taken):
+        few, many = (alone, numbers) if len(alone) < len(numbers) else (numbers, alone)
+        if any(number in many for number in few):
             return False
-        spans.append(numbers)
+        spans.insert(place, numbers)
         return True
 
     def _is_safe(self, name: str) -> bool:
@@ -74,14 +84,21 @@ class Stems:
         return safe
 
     def _in_span(self, key: str) -> bool:
-        spans = self._spans.get(key.partition("[")[0], ())
-        return any(_number_in(key, span) for span in spans)
+        label, number = _parted(key)
+        spans = self._spans.get(label, [])
+        place = bisect_right(spans, number, key=_start)
+        return place > 0 and number in spans[place - 1]
 
 
-def _number_in(stem: str, numbers: range) -> bool:
-    """Whether a stem ends in one of these numbers, as they are written."""
-    number = stem.partition("[")[2].removesuffix("]")
-    return number.isdecimal() and number.isascii() and str(int(number)) == number and int(number) in numbers
+_start = attrgetter("start")
+
+
+def _parted(stem: str) -> tuple[str, int]:
+    """The label and the number of a stem that ends in one as numbers are written; -1 for none."""
+    label, _, rest = stem.partition("[")
+    number = rest.removesuffix("]")
+    written = number.isdecimal() and number.isascii() and str(int(number)) == number
+    return label, int(number) if written else -1
 
 
 def _is_safe(name: str) -> bool:

@@ -163,6 +163,7 @@ def organise(register: Register, *, pipeline_id: str, following: Following = Fol
     """
     if not register:
         raise InitializationError(f"Pipeline '{pipeline_id}' has no steps. Call a decorated function to add one.")
+    register.settle()
     needs = [_needs(family, register) for family in register.families]
     depths = _depths(register, needs)
     parts, phases = _ordered(register.families, depths)

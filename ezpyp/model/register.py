@@ -9,8 +9,8 @@ from typing import Any
 
 from ezpyp.errors import RepeatedStepError
 from ezpyp.model.arguments import Arguments
-from ezpyp.model.columns import Columns
-from ezpyp.model.steps import Family, Step, Steps
+from ezpyp.model.columns import Columns, Gathered
+from ezpyp.model.steps import Definition, Family, Step, Steps
 
 _NUMBERED = re.compile(r"(.*)\[(0|[1-9][0-9]*)\]", re.DOTALL)
 
@@ -29,6 +29,8 @@ class Register(Mapping[str, Step]):
         #: Names with a number that the user gave to single calls.
         self._odd: list[str] = []
         self._steps: Steps | None = None
+        #: Families of single calls that follow each other; the last one grows while nothing else comes.
+        self._growing: list[Family] = []
 
     @property
     def steps(self) -> Steps:
@@ -57,11 +59,7 @@ class Register(Mapping[str, Step]):
         elif odd := next((name for name in self._odd if _member(family, name) is not None), None):
             raise _taken(odd)
         if not definition.named:
-            key = id(definition.function), definition.options.codec
-            calls = self._calls.get(key)
-            if calls is None:
-                calls = self._calls[key] = _Calls()
-            calls.add(family)
+            self._calls_of(definition).add(family)
         if family.first is None:
             self._single[label] = family
             if definition.named and label.endswith("]"):
@@ -72,6 +70,57 @@ class Register(Mapping[str, Step]):
         self.families.append(family)
         self._size += len(family)
         self._steps = None
+
+    def gather(
+        self, definition: Definition, base: str, args: tuple[Any, ...], kwargs: dict[str, Any], identity: bytes
+    ) -> Step | None:
+        """Take a single call with plain arguments, of this identity, into the family of those right before it: they
+        need not be kept one by one. None where it is to be added as a family of its own: the first of its function is
+        called by the name of that alone.
+
+        Raises:
+            RepeatedStepError: as `add`.
+        """
+        number = self._counts.get(base, 0)
+        if not number:
+            return None
+        family = self._growing[-1] if self._growing else None
+        if family is not None and family is self.families[-1] and family.definition is definition:
+            calls, first = family.calls, family.first or 0
+            if first + len(calls) == number and isinstance(calls, Gathered) and calls.takes(args, kwargs):
+                self._counts[base] = number + 1
+                if self._odd and f"{base}[{number}]" in self._odd:
+                    raise _taken(f"{base}[{number}]")
+                calls.add(args, kwargs)
+                try:
+                    self._calls_of(definition).append(family, identity)
+                except RepeatedStepError:
+                    calls.undo()
+                    raise
+                self._size += 1
+                self._steps = None
+                return Step(family, number - first)
+        calls = Gathered(len(args), (*kwargs,))
+        calls.add(args, kwargs)
+        family = Family(definition, calls, base, number)
+        self._counts[base] = number + 1
+        self.add(family)
+        self._growing.append(family)
+        return Step(family)
+
+    def settle(self) -> None:
+        """No family grows any more."""
+        for family in self._growing:
+            if isinstance(family.calls, Gathered):
+                family.calls = family.calls.columns(family.label)
+        self._growing.clear()
+
+    def _calls_of(self, definition: Definition) -> _Calls:
+        key = id(definition.function), definition.options.codec
+        calls = self._calls.get(key)
+        if calls is None:
+            calls = self._calls[key] = _Calls()
+        return calls
 
     def holds(self, step: Step) -> bool:
         """Whether a step is one of these, not only called like one."""
@@ -125,16 +174,14 @@ class _Calls:
     """The calls of one function. Those of large families are not written out while it is plain that none repeats."""
 
     def __init__(self) -> None:
-        self._known: dict[Hashable, tuple[Family, int]] = {}
+        #: Calls that were written out, numbered; the families that they are of, and the number of the first of each.
+        self._known: dict[Hashable, int] = {}
+        self._families: list[Family] = []
+        self._firsts: list[int] = []
         self._unwritten: list[tuple[Family, Columns]] = []
 
     def add(self, family: Family) -> None:
         calls = family.calls
-        if family.first is None and not self._unwritten:
-            before = self._known.setdefault(_key(calls[0]), (family, 0))
-            if before[0] is not family:
-                raise _repeated(family, 0, *before)
-            return
         if isinstance(calls, Columns) and self._is_plainly_new(calls):
             self._unwritten.append((family, calls))
             return
@@ -143,18 +190,31 @@ class _Calls:
         self._unwritten.clear()
         self._write(family)
 
+    def append(self, family: Family, key: Hashable) -> None:
+        """Note the last call of the last family, which grew by it."""
+        number = len(self._known)
+        if (before := self._known.setdefault(key, number)) != number:
+            raise _repeated(family, len(family) - 1, *self._find(before))
+
     def _is_plainly_new(self, calls: Columns) -> bool:
         return not self._known and all(calls.apart(each) for _, each in self._unwritten) and calls.differ()
 
     def _write(self, family: Family) -> None:
         """Note the calls, or none of them where one was made before."""
-        mine: dict[Hashable, tuple[Family, int]] = {}
-        for member, key in enumerate(_keys(family)):
-            before = self._known.get(key) or mine.get(key)
-            if before is not None:
-                raise _repeated(family, member, *before)
-            mine[key] = family, member
+        first = len(self._known)
+        mine: dict[Hashable, int] = {}
+        for number, key in enumerate(_keys(family), first):
+            if (before := self._known.get(key)) is not None:
+                raise _repeated(family, number - first, *self._find(before))
+            if (before := mine.setdefault(key, number)) != number:
+                raise _repeated(family, number - first, family, before - first)
         self._known.update(mine)
+        self._families.append(family)
+        self._firsts.append(first)
+
+    def _find(self, number: int) -> tuple[Family, int]:
+        place = bisect_right(self._firsts, number) - 1
+        return self._families[place], number - self._firsts[place]
 
 
 def _keys(family: Family) -> Iterator[Hashable]:
