@@ -100,7 +100,7 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
         from ezpyp.run import division
 
         mine = division.part_of(found, folder, parse(asked), kind=kind).steps()
-    if lenders := (*(each for _, each in shares.found(folder)), *choices.of("reuse_from")):
+    if lenders := (*(each for _, each in shares.found(folder)), *(choices.of("reuse_from") or ())):
         found = resume.with_offers(found, folder, lenders)
     return foresee(found, folder, on_change=choices.on_change(), selection=selection, mine=mine)
 
