@@ -5,10 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
-import tempfile
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -164,7 +162,9 @@ def mpirun_at_hand(search: str) -> tuple[str, str]:
 
 
 def _srun(ranks: int, nodes: int, environ: Mapping[str, str]) -> list[str]:
-    srun = shutil.which("srun", path=environ.get("PATH", os.defpath))
+    from shutil import which
+
+    srun = which("srun", path=environ.get("PATH", os.defpath))
     have = int(environ.get("SLURM_JOB_NUM_NODES", "0") or 0) if "SLURM_JOB_ID" in environ else 0
     if srun is None or have < nodes:
         here = f"this job has {have}" if have else "this is no Slurm job"
@@ -210,6 +210,8 @@ def run(script: str, args: Sequence[str] = (), *, ranks: int | None = None, all_
     """
     if ranks is None:
         os.execv(sys.executable, [sys.executable, *python_flags(sys.orig_argv), script, *args])
+    import tempfile
+
     make = mpi_library()
     descriptor, note = tempfile.mkstemp(prefix="ezpyp-", suffix=".json")
     os.close(descriptor)
@@ -314,8 +316,10 @@ class _Relay:
 
 def _candidates(folders: Iterable[str]) -> list[str]:
     """Every mpirun and mpiexec of these folders; each once."""
+    from shutil import which
+
     once = dict.fromkeys(folders)
-    found = (shutil.which(name, path=folder) for folder in once if folder for name in ("mpirun", "mpiexec"))
+    found = (which(name, path=folder) for folder in once if folder for name in ("mpirun", "mpiexec"))
     return [path for path in found if path]
 
 

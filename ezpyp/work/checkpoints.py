@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -61,6 +60,8 @@ def drop(folder: str, stem: str) -> None:
         return
     for name in names:
         if stem_of(name) == stem:
+            import shutil
+
             shutil.rmtree(os.path.join(root, name), ignore_errors=True)
 
 
