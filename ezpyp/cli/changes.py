@@ -13,6 +13,7 @@ from ezpyp.cli.console import FOLDER, SHARE, STEP, environment, load, output_opt
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
 from ezpyp.folder import lock, runs
 from ezpyp.folder.folding import count
+from ezpyp.folder.script import Script
 from ezpyp.inspection import explain
 from ezpyp.inspection import why as reasons
 from ezpyp.model.naming import compact
@@ -255,7 +256,7 @@ def _of_folder(folder: str, args: Sequence[str]) -> tuple[Run, Prospect | None, 
     if not run.script:
         return run, None, f"{folder} does not say which script made it."
     try:
-        loaded = loading.load(run.script, args or runs.arguments_of_script(run))
+        loaded = loading.load(run.script, args or Script(run.folder, run.script).arguments())
         found = [pipeline.prospect() for pipeline in dict.fromkeys(loaded.pipelines)]
         own = _belonging(found, run) if found else None
         if own is None or own.plan.pipeline_id != run.pipeline_id:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
 from array import array
 from dataclasses import fields, is_dataclass, replace
@@ -13,17 +12,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
+from ezpyp.folder import folding, shares
 from ezpyp.folder import schema as schemas
-from ezpyp.folder import shares
 from ezpyp.folder.entries import Entries, Entry, Places, choose
 from ezpyp.folder.events import History, last_run
 from ezpyp.folder.progress import Position, positions
+from ezpyp.folder.script import Script
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
 from ezpyp.model.fingerprints import SIZE
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.selection import unknown
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.scripts import loading
 from ezpyp.storage.opening import open_store
 
 if TYPE_CHECKING:
@@ -31,8 +30,8 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from ezpyp.model.plan import Plan
     from ezpyp.run.engine import Finished
-    from ezpyp.scripts.loading import Loaded
     from ezpyp.storage.opening import Record, Store
 
 
@@ -191,9 +190,32 @@ class Run:
             positions=positions(self.folder, newest.started.run) if newest.started and not newest.ended else {},
         )
 
-    def summary(self, finished: Finished | None = None) -> Summary:
-        """Every row and the totals, from what lies in the folder; after a run in this process, from what it brought."""
-        return self._summary_of_run(finished) if finished is not None else self._summary_of_folder()
+    def summary(self) -> Summary:
+        """Every row and the totals, from what lies in the folder."""
+        statuses, seconds, on_gpus = array("b"), array("d"), False
+        for outcome in self._outcomes(self._store.records().records):
+            statuses.append(outcome.status if outcome else Status.NOT_RUN)
+            seconds.append(outcome.seconds if outcome else 0.0)
+            on_gpus = on_gpus or bool(outcome and outcome.gpu)
+        failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
+        run = last_run(self.folder)
+        told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
+        last = run.ended if told == (failed, skipped, not_run) else None
+        return Summary(
+            folder=self.folder,
+            pipeline_id=self.pipeline_id,
+            rows=Rows(statuses, self._row_at, partial(self._wholes, lambda of: sum(seconds[of.start : of.stop]))),
+            done=statuses.count(Status.DONE),
+            failed=failed,
+            skipped=skipped,
+            not_run=not_run,
+            allowed=last.allowed if last else 0,
+            cached=last.cached if last else 0,
+            seconds=run.seconds,
+            exit_code=last.exit_code if last else 85 if not_run else 1 if failed else 0,
+            reason=last.reason if last else "",
+            on_gpus=on_gpus,
+        )
 
     def summary_of(self, pipeline_id: str, statuses: Sequence[int]) -> Summary:
         """The summary where it is known what came of each step: a row is read when it is looked at."""
@@ -231,8 +253,8 @@ class Run:
         return open_store(self.store, self.folder)
 
     @cached_property
-    def _loaded(self) -> Loaded:
-        return loading.load(self.script, arguments_of_script(self))
+    def _script(self) -> Script:
+        return Script(self.folder, self.script)
 
     def _known(self, name: str) -> Entry:
         place = self.index.get(name)
@@ -263,35 +285,7 @@ class Run:
     def _value(self, record: Record) -> Any:
         outcome = record.outcome
         decode = partial(codecs.decode_result, outcome.codec, self._store.get(record), self.folder, outcome.files)
-        try:
-            return decode()
-        except Exception as error:
-            if not self._is_elsewhere(error):
-                raise
-        return self._value_by_script(record, decode)
-
-    def _is_elsewhere(self, error: BaseException) -> bool:
-        """Whether what is missing may be found by running the script: a class of its own or of a module beside it."""
-        main = getattr(sys.modules.get("__main__"), "__file__", None)
-        if not self.script or (main is not None and os.path.abspath(main) == self.script):
-            return False
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ModuleNotFoundError) or (isinstance(cause, AttributeError) and "main__" in str(cause)):
-                return True
-            cause = cause.__cause__ or cause.__context__
-        return False
-
-    def _value_by_script(self, record: Record, decode: Callable[[], Any]) -> Any:
-        try:
-            module = self._loaded.module
-        except Exception as error:
-            raise StoreError(
-                f"The result of '{record.name}' has a class of its script, {self.script}, and that cannot be run: "
-                f"{type(error).__name__}: {error}. Mend the script, or read the result in it."
-            ) from error
-        with loading.standing_in(module):
-            return decode()
+        return self._script.value(record.name, decode)
 
     def _unavailable(self, entry: Entry, outcome: Outcome | None) -> EzpypError:
         again = f"run {os.path.basename(self.script) or 'its script'} again"
@@ -350,23 +344,30 @@ class Run:
         record = self._record(entry)
         return self._row(entry, record.outcome if record is not None else None)
 
-    def _summary_of_run(self, finished: Finished) -> Summary:
-        """Reads nothing yet: the ranks of a large run all make one, and few look at it."""
-        ended = finished.ended
+    def summary_of_run(self, finished: Finished, plan: Plan) -> Summary:
+        """The summary after a run in this process, from what that brought.
+
+        Reads nothing yet: the ranks of a large run all make one, and few look at it.
+        """
+        ended, parents = finished.ended, plan.graph.parents
 
         def make(k: int) -> Row:
-            entry = self.entries[k]
-            outcome = finished.outcome(k, alone=not entry.upstream)
-            if outcome is None and (record := self._record(entry)) is not None:
+            outcome, step = finished.outcome(k, alone=not parents[k]), plan.steps[k]
+            if outcome is None and (record := self._record(self.entries[k])) is not None:
                 outcome = record.outcome
                 if finished.cached[k]:
                     outcome = replace(outcome, note=f"cached; {outcome.note}" if outcome.note else "cached")
-            return self._row(entry, outcome)
+            args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
+            phase = plan.graph.phases[k]
+            return row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
+
+        def wholes() -> Sequence[Whole]:
+            return self._wholes(finished.spent, finished.cached) if len(plan.steps) > folding.MOST else ()
 
         return Summary(
             folder=self.folder,
             pipeline_id=finished.started.pipeline_id,
-            rows=Rows(array("b", finished.statuses), make, self._wholes(finished.spent, finished.cached)),
+            rows=Rows(array("b", finished.statuses), make, wholes),
             done=ended.done,
             failed=ended.failed,
             skipped=ended.skipped,
@@ -393,32 +394,6 @@ class Run:
             )
             for start, stop, phase, content in self.entries.wholes()
         ]
-
-    def _summary_of_folder(self) -> Summary:
-        statuses, seconds, on_gpus = array("b"), array("d"), False
-        for outcome in self._outcomes(self._store.records().records):
-            statuses.append(outcome.status if outcome else Status.NOT_RUN)
-            seconds.append(outcome.seconds if outcome else 0.0)
-            on_gpus = on_gpus or bool(outcome and outcome.gpu)
-        failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
-        run = last_run(self.folder)
-        told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
-        last = run.ended if told == (failed, skipped, not_run) else None
-        return Summary(
-            folder=self.folder,
-            pipeline_id=self.pipeline_id,
-            rows=Rows(statuses, self._row_at, self._wholes(lambda steps: sum(seconds[steps.start : steps.stop]))),
-            done=statuses.count(Status.DONE),
-            failed=failed,
-            skipped=skipped,
-            not_run=not_run,
-            allowed=last.allowed if last else 0,
-            cached=last.cached if last else 0,
-            seconds=run.seconds,
-            exit_code=last.exit_code if last else 85 if not_run else 1 if failed else 0,
-            reason=last.reason if last else "",
-            on_gpus=on_gpus,
-        )
 
 
 def open(folder: str | os.PathLike[str]) -> Run:  # noqa: A001 (as in `ezpyp.open`)
@@ -497,12 +472,3 @@ def _fields(value: Any) -> dict[str, Any]:
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return {"result": value}
-
-
-def arguments_of_script(run: Run) -> tuple[str, ...]:
-    """What the script was given on its command line when it last ran."""
-    started = last_run(run.folder).started
-    words = started.command if started else ()
-    script = os.path.basename(run.script)
-    place = next((k for k, word in enumerate(words) if os.path.basename(word) == script), len(words))
-    return words[place + 1 :]

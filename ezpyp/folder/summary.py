@@ -97,11 +97,14 @@ class Whole(NamedTuple):
 class Rows(Sequence[Row]):
     """Rows that are made when they are looked at: a million of them need not be in memory."""
 
-    __slots__ = ("_make", "statuses", "wholes")
+    __slots__ = ("_make", "_wholes", "statuses")
 
-    def __init__(self, statuses: Sequence[int], make: Callable[[int], Row], wholes: Sequence[Whole] = ()) -> None:
-        self.statuses, self.wholes = statuses, wholes
-        self._make = make
+    def __init__(
+        self, statuses: Sequence[int], make: Callable[[int], Row], wholes: Callable[[], Sequence[Whole]] = tuple
+    ) -> None:
+        """`wholes` gives the very large families, in order."""
+        self.statuses = statuses
+        self._make, self._wholes = make, wholes
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -117,7 +120,7 @@ class Rows(Sequence[Row]):
     def folded(self) -> Iterator[Row]:
         """The rows for a table: of very large families one, and those of members that failed or were skipped."""
         place = 0
-        for whole in self.wholes:
+        for whole in self._wholes():
             yield from map(self._make, range(place, whole.start))
             yield self._of_whole(whole)
             odd = self._bytes(whole).translate(_ODD)

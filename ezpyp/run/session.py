@@ -288,7 +288,7 @@ class Session:
 
     def _conclude(self, finished: Finished) -> Summary:
         """The summary; rank 0 also writes it if anything is new."""
-        summary = runs.open(self._folder).summary(finished)
+        summary = runs.open(self._folder).summary_of_run(finished, self.plan)
         written = os.path.exists(os.path.join(self._folder, SUMMARY_FILE))
         is_known = finished.idle and not self._standing.rewritten and written
         if self._is_root and not is_known:
