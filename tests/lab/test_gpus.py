@@ -59,3 +59,37 @@ def test_the_example_as_a_batch_job(slurm: Slurm, mpirun: Launcher) -> None:
     assert state == "COMPLETED", log
     assert "4 slots on 1 node" in log
     assert "Best of 24 by" in log
+
+
+FRESH = """
+import os
+mask = os.environ["CUDA_VISIBLE_DEVICES"]
+from mpi4py import MPI
+size = MPI.COMM_WORLD.Get_size()
+from ezpyp import Pipeline, as_json_step
+pipeline = Pipeline("cache", "fresh")
+
+@as_json_step(pipeline, gpus=1)
+def work(k):
+    return [size, mask, os.environ["CUDA_VISIBLE_DEVICES"], os.environ["SLURMD_NODENAME"]]
+
+work.map(range(8))
+pipeline.execute()
+if pipeline.is_root:
+    print("RANKS", size)
+"""
+
+
+def test_new_interpreters_under_srun_are_no_ranks_and_have_the_gpu_of_their_step(
+    slurm: Slurm, mpirun: Launcher
+) -> None:
+    (mpirun.folder / "fresh.py").write_text(FRESH)
+    command = ("srun", f"--mpi={FITTING[mpirun.name]}", "--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=2")
+    environ = mpirun.environment({"EZPYP_HELPERS": "2", "EZPYP_START": "fresh"})
+    done = slurm.run(*command, "--cpus-per-task=3", "python", "fresh.py", env=environ, cwd=mpirun.folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "RANKS 2" in done.stdout
+    steps = list(ezpyp.open(mpirun.folder / "cache").select("work").values())
+    assert len(steps) == 8
+    assert all(size == 1 and early == mask in "01" for size, early, mask, _ in steps)
+    assert {(host, mask) for _, _, mask, host in steps} == {(host, gpu) for host in slurm.nodes for gpu in "01"}
