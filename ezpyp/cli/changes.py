@@ -24,11 +24,10 @@ from ezpyp.storage.opening import open_store
 from ezpyp.upkeep import acceptance
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from ezpyp.folder.runs import Run
     from ezpyp.run.prospect import Prospect
-    from ezpyp.storage.opening import Record
 
 _SCRIPT = click.argument("script", type=click.Path(exists=True, dir_okay=False))
 _ARGS = click.argument("args", nargs=-1, type=click.UNPROCESSED)
@@ -211,23 +210,14 @@ def invalidate(folder: str, step: str, descendants: bool, dry_run: bool) -> None
         with lock.acquire(run.folder):
             results = acceptance.results_of(run.folder, names)
             acceptance.invalidate(run.folder, results)
-    say(_invalid_lines(run, results, names, "Would invalidate" if dry_run else "Invalidated"))
-    rest = [name for name in later if name not in {*names}]
-    if keep := _with_result(run, rest, acceptance.results_of(run.folder, rest)):
-        kept = compact(keep)
+    if results:
+        say([f"{'Would invalidate' if dry_run else 'Invalidated'} {len(results):,} results: {compact([*results])}\n"])
+    else:
+        say([f"None of the {len(names):,} steps has a result: a run makes them anyway.\n"])
+    asked = {*names}
+    if keep := acceptance.results_of(run.folder, [name for name in later if name not in asked]):
+        kept = compact([*keep])
         print(f"ezpyp: steps after them keep their results: {kept}. For them too: --descendants.", file=sys.stderr)
-
-
-def _invalid_lines(run: Run, results: Mapping[str, Record], names: Sequence[str], verb: str) -> Sequence[str]:
-    found = _with_result(run, names, results)
-    if not found:
-        return [f"None of the {len(names):,} steps has a result: a run makes them anyway.\n"]
-    return [f"{verb} {len(found):,} results: {compact(found)}\n"]
-
-
-def _with_result(run: Run, names: Sequence[str], results: Mapping[str, Record]) -> list[str]:
-    prints = {record.fingerprint for record in results.values()}
-    return [name for name in names if run.fingerprint(name) in prints]
 
 
 # ----- scripts and folders

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from ezpyp.cluster.restarts import Start
     from ezpyp.folder.runs import Progress, Run
+    from ezpyp.folder.tallies import Kept
     from ezpyp.model.shares import Share
 
 
@@ -163,7 +164,7 @@ def _status_values(run: Run, now: Progress) -> dict[str, Any]:
         "running": {each.name: each.when for each in now.run.running},
         "progress": {name: {"done": each.done, "total": each.total} for name, each in now.positions.items()},
         "failures": dict(now.failures),
-        "sizes": {name: {"files": files, "bytes": size} for name, (files, size) in now.sizes.items()},
+        "sizes": {name: _size_values(run, each) for name, each in now.kept.items()},
         "problems": now.problems,
     }
 
@@ -177,8 +178,17 @@ def _status_lines(run: Run, now: Progress, when: float) -> Iterator[str]:
     yield from _next_lines(run, now)
     yield from few("failed", (f"{name}: {reason}" for name, reason in now.failures.items()))
     yield from few("wrong", now.problems)
-    largest = sorted(now.sizes.items(), key=lambda each: each[1][1], reverse=True)
-    yield from few("kept", (f"{size_text(size)} in {files:,} files of {name}" for name, (files, size) in largest))
+    largest = sorted(now.kept.items(), key=lambda each: each[1].bytes, reverse=True)
+    yield from few("kept", (f"{size_text(each.bytes)} in {_counted(run, each)} of {name}" for name, each in largest))
+
+
+def _counted(run: Run, kept: Kept) -> str:
+    return f"{kept.records:,} records" if run.store == "packed" else f"{kept.files:,} files"
+
+
+def _size_values(run: Run, kept: Kept) -> dict[str, int]:
+    count = {"records": kept.records} if run.store == "packed" else {"files": kept.files}
+    return {**count, "bytes": kept.bytes}
 
 
 def _run_lines(now: Progress, when: float) -> Iterator[str]:

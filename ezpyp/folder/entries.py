@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import accumulate, repeat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, chain
 from typing import Any, NamedTuple, overload
 
 from ezpyp.errors import UnknownStep
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.folding import Folded, named
+from ezpyp.folder.folding import Folded, named, parsed
 from ezpyp.model.arguments import plain_value
 from ezpyp.model.selection import meant, unknown
 
@@ -97,11 +97,50 @@ class Entries(Sequence[Entry]):
             if folded is not None:
                 yield end - content["count"], end, phase, content
 
-    def functions(self) -> Iterator[tuple[str, str]]:
-        """The stem of each step, and the name of its function."""
+    def after(self, places: Iterable[int]) -> list[int]:
+        """These steps and all that come after them, by their places, in order."""
+        found, end = {*places}, 0
         for _, content, folded in self._listed:
-            stems = (content["stem"],) if folded is None else map(folded.name, range(content["count"]))
-            yield from zip(stems, repeat(content["function_name"]), strict=False)
+            start, end = end, end + content.get("count", 1)
+            if not content["upstream"]:
+                continue
+            before = chain.from_iterable(map(self._placed, content["upstream"]))
+            if folded is not None and content["one_each"]:
+                found.update(start + i for i, place in enumerate(before) if place in found)
+            elif not found.isdisjoint(before):
+                found.update(range(start, end))
+        return sorted(found)
+
+    def _placed(self, name: str) -> range:
+        """The places of the steps that a name stands for."""
+        label, first, count = parsed(name)
+        place = self.place(name if first < 0 else f"{label}[{first}]")
+        return range(place, place + count) if place is not None else range(0)
+
+    def stems(self) -> Iterator[str]:
+        """The stem of each step."""
+        for _, content, folded in self._listed:
+            if folded is None:
+                yield content["stem"]
+            else:
+                yield from map(folded.name, range(content["count"]))
+
+    def alone(self) -> Iterator[tuple[int, str]]:
+        """The places and the fingerprints of the steps that are in no folded family."""
+        for (_, content, folded), end in zip(self._listed, self._ends, strict=True):
+            if folded is None:
+                yield end - 1, content["fingerprint"]
+
+    def blocks(self) -> Iterator[tuple[int, int, str]]:
+        """Steps of one function that follow each other: from, to, and what the function is called."""
+        start, end, function = 0, 0, ""
+        for _, content, _ in self._listed:
+            if content["function_name"] != function and end > start:
+                yield start, end, function
+                start = end
+            function, end = content["function_name"], end + content.get("count", 1)
+        if end > start:
+            yield start, end, function
 
     def place(self, name: str) -> int | None:
         """The place of the step of that name."""
@@ -117,6 +156,12 @@ class Entries(Sequence[Entry]):
             if 0 <= member < content["count"]:
                 return int(self._ends[k]) - int(content["count"]) + int(member)
         return None
+
+    def only(self, pattern: str) -> int | None:
+        """The place of the step that a pattern means and no other: quick, where there are very many."""
+        if "*" in pattern or "?" in pattern or any(name.startswith(f"{pattern}[") for name in self._single):
+            return None
+        return self.place(pattern) if not any(f"{each}[".startswith(f"{pattern}[") for each in self._folded) else None
 
 
 class Places(Mapping[str, int]):
@@ -138,13 +183,18 @@ class Places(Mapping[str, int]):
         return (entry.name for entry in self._entries)
 
 
-def choose(entries: Sequence[Entry], pattern: str, arguments: Mapping[str, Any]) -> list[Entry]:
+def choose(entries: Entries, pattern: str, arguments: Mapping[str, Any]) -> list[Entry]:
     """The steps that a pattern means (see `selection.meant`), in their order, of which only those with these arguments.
 
     Raises:
         UnknownStep: no step is meant, or none of them has an argument of that name.
     """
-    found = meant(pattern, entries, name=lambda e: e.name, function=lambda e: e.function_name)
+    place = entries.only(pattern)
+    found = (
+        [entries[place]]
+        if place is not None
+        else meant(pattern, entries, name=lambda e: e.name, function=lambda e: e.function_name)
+    )
     if not found:
         raise UnknownStep(unknown(pattern, (entry.name for entry in entries)))
     for key, wanted in arguments.items():

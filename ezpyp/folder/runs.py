@@ -19,24 +19,20 @@ from ezpyp.folder.events import History, last_run
 from ezpyp.folder.progress import Position, positions
 from ezpyp.folder.script import Script
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
-from ezpyp.model.fingerprints import SIZE
+from ezpyp.folder.tallies import Kept, fits, tally
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.selection import unknown
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas
 
     from ezpyp.model.plan import Plan
     from ezpyp.run.engine import Finished
     from ezpyp.storage.opening import Record, Store
-
-
-#: What stands for the functions of steps that left the plan, and of former results.
-FORMER = "(former)"
 
 
 class Progress(NamedTuple):
@@ -53,8 +49,8 @@ class Progress(NamedTuple):
     run: History
     #: Files that are torn or foreign.
     problems: tuple[str, ...]
-    #: Files and bytes of results by function; what no step of the plan has is under FORMER.
-    sizes: Mapping[str, tuple[int, int]]
+    #: What is kept, by function; what no step of the plan has is under `tallies.FORMER`.
+    kept: Mapping[str, Kept]
     #: How far running programs are that tell.
     positions: Mapping[str, Position]
 
@@ -173,30 +169,26 @@ class Run:
     def status(self) -> Progress:
         """Where the folder stands now."""
         scan = self._store.records()
-        outcomes = [*self._outcomes(scan.records)]
-        statuses = [outcome.status if outcome else Status.NOT_RUN for outcome in outcomes]
-        newest = last_run(self.folder)
-        failed = ((e, o) for e, o in zip(self.entries, outcomes, strict=True) if o and o.status is Status.FAILED)
+        found, newest = tally(self.entries, scan.records), last_run(self.folder)
+        statuses, told = found.statuses, found.told
+        failed = (k for k, outcome in told.items() if outcome.status is Status.FAILED)
         return Progress(
             total=len(statuses),
             done=statuses.count(Status.DONE),
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
             not_run=statuses.count(Status.NOT_RUN),
-            failures={entry.name: outcome.note for entry, outcome in failed},
+            failures={self.entries[k].name: told[k].note for k in failed},
             run=newest,
             problems=tuple(f"{problem.path}: {problem.what}" for problem in scan.problems),
-            sizes=self._sizes(scan.records),
+            kept=found.kept,
             positions=positions(self.folder, newest.started.run) if newest.started and not newest.ended else {},
         )
 
     def summary(self) -> Summary:
         """Every row and the totals, from what lies in the folder."""
-        statuses, seconds, on_gpus = array("b"), array("d"), False
-        for outcome in self._outcomes(self._store.records().records):
-            statuses.append(outcome.status if outcome else Status.NOT_RUN)
-            seconds.append(outcome.seconds if outcome else 0.0)
-            on_gpus = on_gpus or bool(outcome and outcome.gpu)
+        found = tally(self.entries, self._store.records().records)
+        statuses, seconds = found.statuses, found.seconds
         failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
         run = last_run(self.folder)
         told = run.ended and (run.ended.failed, run.ended.skipped, run.ended.not_run)
@@ -214,7 +206,7 @@ class Run:
             seconds=run.seconds,
             exit_code=last.exit_code if last else 85 if not_run else 1 if failed else 0,
             reason=last.reason if last else "",
-            on_gpus=on_gpus,
+            on_gpus=any(outcome.gpu for outcome in found.told.values()),
         )
 
     def summary_of(self, pipeline_id: str, statuses: Sequence[int]) -> Summary:
@@ -265,22 +257,7 @@ class Run:
     def _record(self, entry: Entry) -> Record | None:
         """The record of a step; one of another fingerprint is of a former plan and counts as none."""
         record = self._store.read(entry.stem)
-        return record if record is not None and _fits(record, entry) else None
-
-    def _outcomes(self, records: Mapping[str, Record]) -> Iterator[Outcome | None]:
-        for entry in self.entries:
-            record = records.get(entry.stem)
-            yield record.outcome if record is not None and _fits(record, entry) else None
-
-    def _sizes(self, records: Mapping[str, Record]) -> dict[str, tuple[int, int]]:
-        functions = dict(self.entries.functions())
-        found: dict[str, tuple[int, int]] = {}
-        for stem, record in records.items():
-            outcome, of = record.outcome, functions.get(stem, FORMER)
-            sizes = [outcome.bytes, *(size for _, size, _ in outcome.files)] if _done(record) else []
-            files, size = found.get(of, (0, 0))
-            found[of] = files + 1 + len(sizes), size + sum(sizes)  # with the status
-        return found
+        return record if record is not None and fits(record, entry.fingerprint) else None
 
     def _value(self, record: Record) -> Any:
         outcome = record.outcome
@@ -453,11 +430,6 @@ def _known_run(folder: str) -> Run | None:
     if known is None or known[0] != signature:
         known = _runs[folder] = signature, Run(folder)
     return known[1]
-
-
-def _fits(record: Record, entry: Entry) -> bool:
-    """Whether a record is of the step as the plan has it. Of a folded family nothing else is left under its stems."""
-    return record.fingerprint == entry.fingerprint or (not entry.fingerprint and len(record.fingerprint) == 2 * SIZE)
 
 
 def _done(record: Record | None) -> TypeGuard[Record]:

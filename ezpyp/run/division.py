@@ -80,7 +80,7 @@ def settle_in(
         script=main_script(),
         on_change=choices.on_change(),
         keep_old=choices.of("keep_old"),
-        reuse_from=(*((part.main,) if found.before is not None else ()), *choices.of("reuse_from")),
+        reuse_from=(*((part.main,) if found.before is not None else ()), *(choices.of("reuse_from") or ())),
         keeps=keeps,
         identity=found.identity,
         borrowers=own | {p for k in own for p in parents[k]},

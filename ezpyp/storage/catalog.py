@@ -19,7 +19,7 @@ from ezpyp.model.places import PlannedStems
 from ezpyp.model.steps import Status
 from ezpyp.storage import series
 from ezpyp.storage.index import ENTRY, STEP, WORDS, digest_of, listing
-from ezpyp.storage.protocol import Problem, Records
+from ezpyp.storage.protocol import Plain, Problem, Records
 from ezpyp.storage.record import Record
 from ezpyp.storage.segment import (
     APART,
@@ -377,6 +377,36 @@ class Catalog(Records):
             odd = self._unfolded()[_STATUS::STEP]
             numbers.update(compress(range(len(odd)), odd))
         return self._stems(sorted(numbers))
+
+    def plain(self, stems: Sequence[str]) -> Plain:
+        plain, last = Plain.none(len(stems)), (-1, -1)
+        seconds: list[float] = []
+        sizes: list[int] = []
+        live, owners = self._weighed(), self._owners
+        for k, n in enumerate(self._places(_digests(stems))):
+            if n < 0 or live[n] != _SETTLED:
+                continue
+            address: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
+            member, at = address >> MEMBER, (owners[n], address & ((1 << MEMBER) - 1))
+            if member and at != last:
+                whole = self._known[at[0]].segment.series(at[1])
+                seconds, sizes = (whole.seconds(), whole.sizes()) if whole is not None else ([], [])
+                last = at
+            if member and member <= len(seconds):
+                plain.found[k], plain.seconds[k], plain.sizes[k] = 1, seconds[member - 1], sizes[member - 1]
+            elif not member and (header := self.header(n)) is not None:
+                plain.found[k], plain.seconds[k], plain.sizes[k] = 1, header.seconds, header.size
+        return plain
+
+    def _places(self, digests: Iterable[int]) -> Iterator[int]:
+        """The number of the newest record of each stem, by its digest; -1 for none."""
+        table, mask = self._table, self._mask
+        with memoryview(self._entries) as entries, entries.cast("Q") as words:
+            for digest in digests:
+                slot = digest & mask
+                while (n := table[slot] - 1) >= 0 and words[n * WORDS + _STEM_WORD] != digest:
+                    slot = (slot + 1) & mask
+                yield n
 
     def under(self, fingerprint: str) -> list[str]:
         try:

@@ -45,9 +45,27 @@ class Records(Mapping[str, Record]):
         """The stems of all that is not done, or of which there is something else to say."""
         raise NotImplementedError
 
+    def plain(self, stems: Sequence[str]) -> Plain:
+        """What is done under these stems, of which there is nothing else to say."""
+        raise NotImplementedError
+
     def under(self, fingerprint: str) -> list[str]:
         """The stems of records with this fingerprint."""
         raise NotImplementedError
+
+
+class Plain(NamedTuple):
+    """Of some stems, whether a done result lies under each of which there is nothing else to say."""
+
+    #: 1 or 0 for each.
+    found: bytearray
+    #: How long each took, and how many bytes its result has; 0 where there is none.
+    seconds: array[float]
+    sizes: array[int]
+
+    @classmethod
+    def none(cls, count: int) -> Plain:
+        return cls(bytearray(count), array("d", bytes(8 * count)), array("q", bytes(8 * count)))
 
 
 class Known(Records):
@@ -80,6 +98,15 @@ class Known(Records):
         found = self._found.items()
         return (stem for stem, record in found if len(record.fingerprint) != 32 or not is_plain(record.outcome))
 
+    def plain(self, stems: Sequence[str]) -> Plain:
+        plain = Plain.none(len(stems))
+        for k, stem in enumerate(stems):
+            record = self._found.get(stem)
+            if record is not None and len(record.fingerprint) == 32 and is_plain(record.outcome):
+                plain.found[k] = 1
+                plain.seconds[k], plain.sizes[k] = record.outcome.seconds, record.outcome.bytes
+        return plain
+
     def under(self, fingerprint: str) -> list[str]:
         if not self._stems:
             for stem, record in self._found.items():
@@ -89,7 +116,7 @@ class Known(Records):
 
 def is_plain(outcome: Outcome) -> bool:
     """Whether a step is done and there is nothing else to say of it but where, when and with what arguments."""
-    rest = (outcome.note, outcome.log, outcome.missing, outcome.files, outcome.outputs, outcome.dropped)
+    rest = (outcome.note, outcome.log, outcome.missing, outcome.files, outcome.outputs, outcome.dropped, outcome.gpu)
     return outcome.status is Status.DONE and not any(rest)
 
 

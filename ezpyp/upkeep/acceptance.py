@@ -165,35 +165,40 @@ def _by(what: str) -> str:
 # ----- results that are not to be used
 
 
-def results_of(folder: str, names: Iterable[str]) -> dict[str, Record]:
-    """Results of these steps by their stems, wherever they lie in the folder."""
-    run = runs.open(folder)
-    prints = {*map(run.fingerprint, names)} - {""}
-    records = _store(folder).records().records
-    return {s: r for s, r in records.items() if r.fingerprint in prints and r.outcome.status is Status.DONE}
+def results_of(folder: str, names: Iterable[str]) -> dict[str, dict[str, Record]]:
+    """Of those of these steps that have results: these by their stems, wherever they lie in the folder."""
+    run, records = runs.open(folder), _store(folder).records().records
+    found = {}
+    for name in names:
+        print_ = run.fingerprint(name)
+        mine = {stem: records[stem] for stem in records.under(print_)} if print_ else {}
+        if done := {stem: each for stem, each in mine.items() if each.outcome.status is Status.DONE}:
+            found[name] = done
+    return found
 
 
 def after(folder: str, names: Iterable[str]) -> list[str]:
     """These steps and all after them, in the order of the plan."""
-    entries, found = runs.open(folder).entries, set(names)
-    before = 0
-    while len(found) > before:
-        before = len(found)
-        found.update(entry.name for entry in entries if found.intersection(entry.upstream))
-    return [entry.name for entry in entries if entry.name in found]
+    run = runs.open(folder)
+    return [run.entries[k].name for k in run.entries.after(run.index[name] for name in names)]
 
 
-def invalidate(folder: str, results: Mapping[str, Record], keep_old: int = 1) -> None:
-    """Have these results found by no step any more, and put them on the shelf. The caller holds the folder."""
+def invalidate(folder: str, results: Mapping[str, Mapping[str, Record]], keep_old: int = 1) -> None:
+    """Have these results (see `results_of`) found by no step any more, and put them on the shelf.
+
+    The caller holds the folder.
+    """
     store, note = _store(folder), _by("invalidated")
     void = {
         stem: replace(record, fingerprint=record.fingerprint + VOID, outcome=replace(record.outcome, note=note))
-        for stem, record in results.items()
+        for mine in results.values()
+        for stem, record in mine.items()
     }
     for stem, record in void.items():
         store.put(stem, record, None)
-    records = {**store.records().records, **void}
-    resume.shelve([stem for stem in void if not stem.startswith(SHELF)], records, store, keep_old)
+    records = store.records().records
+    shelved = {stem: records[stem] for stem in records if stem.startswith(SHELF)}
+    resume.shelve([stem for stem in void if not stem.startswith(SHELF)], {**shelved, **void}, store, keep_old)
     store.sync()
     runs.open(folder).summary().write()
 

@@ -312,6 +312,19 @@ def test_what_is_settled_is_told_at_once(store: Store) -> None:
     assert store.records().records.settled(b"", []) == b""
 
 
+def test_what_is_plain_is_told_with_how_long_it_took(store: Store) -> None:
+    filled(store)
+    add(store, "s6", b"new", seconds=0.5)
+    store.move("s1", "s9")
+    store.drop("s2", result_only=True)
+    store.drop("s0")
+    found = store.records().records.plain([*(f"s{k}" for k in range(10)), "s6"])
+    assert found.found == bytes([0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1])
+    assert [*found.seconds] == [0, 0, 0, 0, 0, 0, 0.5, 0, 0, 2.5, 0.5]
+    assert [*found.sizes] == [0, 0, 0, 0, 0, 0, 3, 0, 0, 1, 3]
+    assert store.records().records.plain([]).found == b""
+
+
 def test_of_two_results_of_a_step_the_newer_may_be_settled(store: Store) -> None:
     for fingerprint in FINGERPRINTS[:2]:
         add(store, "s0", b"x", fingerprint=fingerprint)

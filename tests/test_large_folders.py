@@ -1,0 +1,126 @@
+"""Folders of families that are folded, packed: every verb finds its way to their members."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+import ezpyp
+from ezpyp.cli.main import ezpyp_command
+from ezpyp.upkeep import acceptance
+from tests.conftest import Launcher, interpreter
+
+COUNT = 1500
+STUDY = f"""
+import os
+from ezpyp import Pipeline, as_json_step
+
+pipeline = Pipeline("cache", "large")
+
+@as_json_step(pipeline)
+def f(k):
+    if k == 777 and not os.path.exists("mended"):
+        raise ValueError("seven")
+    return k
+
+@as_json_step(pipeline)
+def g(x):
+    return 2 * x
+
+@as_json_step(pipeline)
+def other(k):
+    return k
+
+fs = f.map(range({COUNT}), allow_failure=True)
+gs = g.map(fs[:1])
+other.map(range(10, {COUNT} + 10))
+pipeline.execute()
+"""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    done = interpreter(folder).run(0, STUDY)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def study(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Launcher:
+    """A copy of the study that has run, in the working directory."""
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    return interpreter(tmp_path)
+
+
+def typed(*words: str) -> Result:
+    return CliRunner().invoke(ezpyp_command, words, catch_exceptions=False, standalone_mode=False)
+
+
+def test_the_folder_is_told_of_without_its_members(study: Launcher) -> None:
+    told = typed("status", "cache").output
+    assert f"{2 * COUNT:,} of {2 * COUNT + 1:,} done, 1 failed" in told
+    assert "failed: f[777]: ValueError: seven" in told
+    assert f"{COUNT:,} records of f" in told
+    summary = ezpyp.open("cache").summary()
+    assert (summary.done, summary.failed, list(summary.failures)) == (2 * COUNT, 1, ["f[777]"])
+    assert summary.rows[776].status == 0
+    assert summary.rows[777].status == 1
+    rows = [line.split()[0] for line in typed("summary", "cache").output.splitlines()[3:]]
+    assert rows == ["f[0..1499]", "f[777]", "other[0..1499]", "g[0]"]
+
+
+def test_verbs_know_members(study: Launcher) -> None:
+    assert typed("result", "cache", "f[776]").output == "776\n"
+    assert "failed" in typed("why", "cache", "f[777]").output
+    assert "is done" in typed("why", "cache", "other[1499]").output
+    assert "ValueError: seven" in typed("log", "cache", "f[777]").output
+    for name in ("f[1500]", "f[007]", "nothing"):
+        with pytest.raises(ezpyp.UnknownStep, match="No step is called"):
+            typed("result", "cache", name)
+    run = ezpyp.open("cache")
+    assert run.names("f[12]") == ["f[12]"]
+    assert run.names("f", k=12) == ["f[12]"]
+    assert len(run.names("f")) == COUNT
+    assert run.names("*[1499]") == ["f[1499]", "other[1499]"]
+
+
+def test_a_member_is_invalidated_by_its_name_and_nothing_else(study: Launcher) -> None:
+    assert typed("invalidate", "cache", "f[0]", "--dry-run").output.startswith("Would invalidate 1 results: f[0]\n")
+    told = typed("invalidate", "cache", "f[0]").output
+    assert told.startswith("Invalidated 1 results: f[0]\n")
+    assert "steps after them keep their results: g[0]." in told
+    assert typed("invalidate", "cache", "f[0]").output.startswith("None of the 1 steps has a result")
+    progress = ezpyp.open("cache").status
+    assert (progress.done, progress.failed, progress.not_run) == (2 * COUNT - 1, 1, 1)
+    counts = json.loads(typed("plan", "script.py", "--output", "json").output)["counts"]
+    assert counts["run"] == 2
+    done = study.run(0, study.folder / "script.py")
+    assert "2 to run" in done.stdout, done.stderr
+
+
+def test_what_comes_after_a_member_is_found_by_its_place(study: Launcher) -> None:
+    assert acceptance.after("cache", ["f[0]"]) == ["f[0]", "g[0]"]
+    assert acceptance.after("cache", ["f[1]"]) == ["f[1]"]
+
+
+def test_a_failed_member_alone_is_run_again(study: Launcher) -> None:
+    (study.folder / "mended").touch()
+    done = study.run(0, study.folder / "script.py")
+    assert "1 to run" in done.stdout, done.stderr
+    assert ezpyp.open("cache")["f[777]"] == 777
+    assert ezpyp.open("cache").status.failed == 0
+
+
+def test_the_folder_can_be_merged_and_repacked(study: Launcher) -> None:
+    assert f"{2 * COUNT:,} of {2 * COUNT + 1:,} steps done" in typed("merge", "cache", "--into", "merged").output
+    for folder in ("cache", "merged"):
+        assert typed("repack", folder).return_value == 0
+        assert typed("check", folder).return_value == 0
+        assert ezpyp.open(folder)["other[7]"] == 17
+        assert ezpyp.open(folder).status.failures == {"f[777]": "ValueError: seven"}
