@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 typedef void *device; /* number of the GPU, from 1; for an instance its number too, from 1, in hundreds */
 
@@ -83,7 +84,8 @@ int nvmlDeviceGetMigDeviceHandleByIndex(device which, unsigned index, device *fo
 }
 
 /* What processes use: a file a process in the folder FAKE_NVML_USE, named by its number, with UUID, bytes now, bytes at
-   most, and percent busy. FAKE_NVML_LACKS names what this driver cannot do: `samples`, `accounts`, `rates`. */
+   most, and percent busy. FAKE_NVML_LACKS names what this driver cannot do: `samples`, `accounts`, `rates`; without
+   an `answer` it hangs, without `life` it dies. */
 
 typedef struct {
     unsigned pid;
@@ -145,6 +147,8 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, device *found) {
 
 int nvmlDeviceGetComputeRunningProcesses_v3(device which, unsigned *count, process *into) {
     unsigned room = *count;
+    if (lacks("life")) kill(getpid(), SIGKILL);
+    while (lacks("answer")) pause();
     *count = each_process(which, room, into, NULL);
     return *count > room ? 7 : 0;
 }

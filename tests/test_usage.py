@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 import ezpyp
 from ezpyp import Pipeline, as_pickle_step
+from ezpyp.cli.main import ezpyp_command
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.record import Record, extras_of, from_extras, from_json, to_json
 from ezpyp.system import offspring
@@ -174,6 +177,13 @@ def test_gpus_are_bits_and_those_beyond_are_not_looked_at(places: list[int], bey
 # ----- kept
 
 
+def say(*words: str) -> str:
+    """What the program `ezpyp` prints."""
+    done = CliRunner().invoke(ezpyp_command, words)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
 uses = st.none() | st.builds(
     Use,
     st.lists(st.text(), min_size=1).map(tuple),
@@ -204,8 +214,6 @@ def test_the_summary_tells_what_steps_used(busy: Path, tmp_path: Path, store: st
     pipeline = Pipeline(tmp_path / "cache", "usage", store=store, workers=2)
 
     def work(uuid: str) -> None:
-        import time
-
         (busy / str(os.getpid())).write_text(f"{uuid} {GIB} {GIB + GIB // 2} 70")
         time.sleep(0.4)
         if uuid == "GPU-x":
@@ -232,6 +240,26 @@ def test_the_summary_tells_what_steps_used(busy: Path, tmp_path: Path, store: st
     again = ezpyp.open(tmp_path / "cache").summary()
     assert [row.gpus for row in again.rows] == [row.gpus for row in summary.rows]
     assert again.columns == summary.columns
+    header, *listed = say("summary", str(tmp_path / "cache"), "--output", "csv").splitlines()
+    assert header.endswith(",note,gpus,gpu_memory,gpu_mean,gpu_peak")
+    assert next(line for line in listed if line.startswith("first")).endswith(f",GPU-a,{GIB * 3 // 2},70.0,70.0")
+    assert '"gpu_peak": 70.0' in say("summary", str(tmp_path / "cache"), "--output", "json")
+    assert f"GPUs        {os.uname().nodename}: GPU-a, MIG-1\n" in say("show", str(tmp_path / "cache"))
+    assert list(summary.to_frame()["gpus"]) == ["", "GPU-a", "GPU-a", "GPU-a"]
+
+
+@pytest.mark.parametrize("lacks", ["answer", "life"])
+def test_a_driver_that_hangs_or_dies_costs_neither_a_step_nor_the_run(
+    busy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: str
+) -> None:
+    monkeypatch.setenv("FAKE_NVML_LACKS", lacks)
+    pipeline = Pipeline(tmp_path / "cache", "usage")
+    step = as_pickle_step(pipeline, gpus=1)(time.sleep)(0.3)
+    began = time.monotonic()
+    summary = pipeline.execute()
+    assert time.monotonic() - began < 5
+    assert step.get_status() == Status.DONE
+    assert [(row.gpus, row.gpu_memory) for row in summary.rows] == [(("GPU-a",), None)]
 
 
 def test_where_no_step_asks_for_a_gpu_the_table_is_as_ever(busy: Path, tmp_path: Path) -> None:

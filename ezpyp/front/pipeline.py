@@ -60,6 +60,8 @@ class Pipeline:
         store: "files": a file pair a step; "packed": many results in few files; "memory": none, with executor="inline";
             "auto": packed for over 1,000 steps. Decided when the folder is made (else EZPYP_STORE, else "auto").
 
+    EZPYP_START=fresh has helpers be new interpreters that run the script up to execute(), instead of forked.
+
     Every rank of an MPI job makes the same pipeline; `initialize_schema`, `execute` and `barrier` are collective.
     """
 
