@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shutil
@@ -85,6 +86,7 @@ def _file_system(folder: str) -> Iterator[Finding]:
     try:
         yield from _trials(trial)
         yield from _room(folder)
+        yield from _quota(folder)
     finally:
         shutil.rmtree(trial, ignore_errors=True)
 
@@ -148,6 +150,41 @@ def _room(folder: str) -> Iterator[Finding]:
     )
 
 
+def _quota(folder: str) -> Iterator[Finding]:
+    """What this user may still write there, where quotas are set and told of."""
+    user = getpass.getuser()
+    for question in (["lfs", "quota", "-q", "-u", user, folder], ["quota", "-w", "-p", "-f", folder]):
+        code, text = _output(question, patience=10) if shutil.which(question[0]) else (1, "")
+        if not code and (found := _limits(text)):
+            break
+    else:
+        return
+    (kilobytes, most), (files_, most_files) = found
+    parts = [f"{kilobytes / 1e6:,.1f} of {most / 1e6:,.1f} GB"] if most else []
+    parts += [f"{files_:,} of {most_files:,} files"] if most_files else []
+    scarce = (most and kilobytes > 0.9 * most) or (most_files and files_ > min(0.9 * most_files, most_files - 10_000))
+    yield Finding(
+        level="doubtful" if scarce else "good",
+        what=f"quota of {user}: {' and '.join(parts)} are used",
+        remedy="Free some, ask for more, or choose another folder. Pipeline(store='packed') needs few files."
+        if scarce
+        else "",
+    )
+
+
+def _limits(text: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Kilobytes and files, each with how many may be used, 0 for no limit. None where there is none of either.
+
+    The last words of `lfs quota -q` and `quota -p`: for both used, quota, limit and grace; a star where it is exceeded.
+    """
+    words = [word.rstrip("*") for word in text.split()][-8:]
+    numbers = [int(word) if word.isdecimal() else 0 for word in words]
+    if len(words) < 8 or not all(words[k].isdecimal() for k in (0, 1, 2, 4, 5, 6)):
+        return None
+    found = (numbers[0], numbers[1] or numbers[2]), (numbers[4], numbers[5] or numbers[6])
+    return found if found[0][1] or found[1][1] else None
+
+
 def _ranks(ranks: int, launcher: Sequence[str], folder: str) -> Iterator[Finding]:
     """Start ranks, and compare what they say."""
     token = os.path.join(folder, f"{_TRIAL}-{os.getpid()}-{time.time_ns():x}")
@@ -179,6 +216,39 @@ def _ranks(ranks: int, launcher: Sequence[str], folder: str) -> Iterator[Finding
         remedy="Put the cache on a file system that all hosts share." if blind else "",
     )
     yield from compare(answer)
+    yield from gpus_each(answer)
+
+
+def gpus_each(answer: Sequence[dict[str, Any]]) -> Iterator[Finding]:
+    """How many GPUs each rank would have; nothing where there are none."""
+    places = [
+        Place(
+            rank=rank,
+            host=each["host"],
+            slots=1,
+            stock=Stock(gpus=tuple(each["gpus"]), own_gpus=each["own_gpus"]),
+        )
+        for rank, each in enumerate(answer)
+    ]
+    own = placement.shares(places)
+    if not any(own.values()):
+        return
+    by_host: dict[str, list[int]] = {}
+    for place in places:
+        by_host.setdefault(place.host, []).append(len(own[place.rank]))
+    by_counts: dict[tuple[int, ...], list[str]] = {}
+    for host, each in by_host.items():
+        by_counts.setdefault(tuple(each), []).append(host)
+    told = "; ".join(f"{', '.join(map(str, counts))} on {', '.join(on)}" for counts, on in by_counts.items())
+    remedy = ""
+    if not all(map(any, by_host.values())):
+        remedy = "Some hosts have none: ask the scheduler for as many on each (--gpus-per-node), or for fewer nodes."
+    elif len({count for each in by_host.values() for count in each}) > 1:
+        remedy = "Start as many ranks on each host as divide its GPUs."
+    yield Finding(level="doubtful" if remedy else "good", what=f"GPUs of each rank: {told}", remedy=remedy)
+    for text in placement.crowded(places):
+        what, _, remedy = text.partition(". ")
+        yield Finding(level="doubtful", what=what, remedy=remedy)
 
 
 def compare(answer: Sequence[dict[str, Any]]) -> Iterator[Finding]:
@@ -235,12 +305,12 @@ def _called(ranks: int, launcher: Sequence[str], token: str) -> list[dict[str, A
     return said if "Use: " in said else f"{argv[0]} with {ranks} ranks ended with {code}: {said}"
 
 
-def _output(argv: Sequence[str], environ: dict[str, str] | None = None) -> tuple[int, str]:
+def _output(argv: Sequence[str], environ: dict[str, str] | None = None, patience: int = _PATIENCE) -> tuple[int, str]:
     import subprocess
 
     try:
         done = subprocess.run(
-            ["timeout", "-k", "5", str(_PATIENCE), *argv],
+            ["timeout", "-k", "5", str(patience), *argv],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -264,4 +334,12 @@ def here(token: str, installed: Callable[[str], str]) -> dict[str, Any]:
     from ezpyp import __version__
 
     versions = {"python": sys.version.split()[0], **{name: version(name) for name in PACKAGES}, "ezpyp": __version__}
-    return {"rollcall": 1, "host": os.uname().nodename, "sees": os.path.exists(token), "versions": versions}
+    have = gpus.devices()
+    return {
+        "rollcall": 1,
+        "host": os.uname().nodename,
+        "sees": os.path.exists(token),
+        "versions": versions,
+        "gpus": have,
+        "own_gpus": gpus.bound_by_slurm(have),
+    }
