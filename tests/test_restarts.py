@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ezpyp.cluster import requeue, restarts, submission
-from ezpyp.cluster.restarts import Start, begun, ended, told
+from ezpyp.cluster.restarts import Start, begun, ended
 from ezpyp.cluster.submission import Job
 from tests.test_launch import program
 
@@ -30,7 +30,7 @@ FIRST = begun(None, job="7", restart=0, now=100.0)
 
 def at_end(start: Start, **changes: Any) -> Start:
     """A start that needs more time, and gets it."""
-    found = ended(start, **{"left": start.left - 1, "saved": start.saved, "nothing_began": False, **changes})
+    found = ended(start, **{"left": start.left - 1, "saved": start.saved, **changes})
     return found if found.is_last else replace(found, next=start.job)
 
 
@@ -84,12 +84,6 @@ def test_the_second_start_in_a_row_without_progress_is_the_last(gets_on: list[bo
 
 def test_what_a_step_saved_is_progress() -> None:
     assert at_end(replace(FIRST, idle=1, left=3, saved="a"), left=3, saved="b").idle == 0
-
-
-def test_where_nothing_could_begin_no_further_start_helps() -> None:
-    start = at_end(replace(FIRST, left=3), left=3, nothing_began=True)
-    assert start.is_last
-    assert "Job 7 is not started again: its start got nothing done. Ask more by --time" in told(start)
 
 
 def test_saving_the_same_again_is_no_progress(tmp_path: Path) -> None:
@@ -349,10 +343,11 @@ pipeline.execute()
 def test_nor_is_one_whose_steps_take_longer_than_it_has(scene: Scene) -> None:
     done = scene.python.run(0, LONG, "1")
     assert done.returncode == 0, done.stderr
-    env = {**scene.environment("7", 0), "EZPYP_TIME_LIMIT": "2s", "EZPYP_ON_CHANGE": "extend"}
-    again = scene.python.run(0, LONG, "2", env=env)
-    assert again.returncode == 85, again.stderr
-    assert "Nothing can start: 'long' took 1.0 s in earlier runs" in again.stderr
-    assert "Job 7 is not started again: its start got nothing done. Ask more by --time" in again.stderr
+    for restart in range(2):
+        env = {**scene.environment("7", restart), "EZPYP_TIME_LIMIT": "2s", "EZPYP_ON_CHANGE": "extend"}
+        again = scene.python.run(0, LONG, "2", env=env)
+        assert again.returncode == 85, again.stderr
+        assert "Nothing can start: 'long' took 1.0 s in earlier runs" in again.stderr
+    assert "Job 7 is not started again: two starts in a row got nothing done. Ask more by --time" in again.stderr
     assert "To go on: the same command again" in again.stdout
-    assert scene.asked == ""
+    assert scene.asked == "requeue 7\n"

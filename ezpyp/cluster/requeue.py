@@ -50,12 +50,11 @@ class NextStart:
         except StoreError as error:
             print(f"ezpyp: {error}", file=sys.stderr)
 
-    def end(self, left: int, *, for_time: bool, nothing_began: bool) -> str:
+    def end(self, left: int, *, for_time: bool) -> str:
         """The run ends with so many: the job that is to go on, "" for none. `for_time` says that it needs more time."""
         start = self.start
         if for_time and left:
-            saved = restarts.saved_in(self._folder)
-            start = restarts.ended(start, left=left, saved=saved, nothing_began=nothing_began)
+            start = restarts.ended(start, left=left, saved=restarts.saved_in(self._folder))
             start = start if start.is_last else replace(start, next=start.job)
         try:
             restarts.write(self._folder, start)

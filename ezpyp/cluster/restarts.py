@@ -73,11 +73,10 @@ def begun(former: Start | None, *, job: str, restart: int, now: float) -> Start:
     return replace(follows, job=job, restart=restart, number=former.number + 1, began=now, next="")
 
 
-def ended(start: Start, *, left: int, saved: str, nothing_began: bool) -> Start:
-    """The start at its end: whether it got on. Where nothing could even begin, another start could not, either."""
-    if left < start.left or saved != start.saved:
-        return replace(start, idle=0)
-    return replace(start, idle=MOST_IDLE if nothing_began else start.idle + 1)
+def ended(start: Start, *, left: int, saved: str) -> Start:
+    """The start at its end: whether it got on."""
+    gets_on = left < start.left or saved != start.saved
+    return replace(start, idle=0 if gets_on else start.idle + 1)
 
 
 def asked(environ: Mapping[str, str]) -> tuple[str, int] | None:
@@ -96,8 +95,8 @@ def told(start: Start) -> str:
         return f"Job {start.next} {how} goes on from here (start {start.number + 1})."
     if start.is_last:
         return (
-            f"Job {start.job} is not started again: {'two starts in a row' if start.number > 1 else 'its start'} got "
-            "nothing done. Ask more by --time, or save in ezpyp.checkpoint_dir(); then submit it again."
+            f"Job {start.job} is not started again: two starts in a row got nothing done. Ask more by --time, or save "
+            "in ezpyp.checkpoint_dir(); then submit it again."
         )
     return ""
 

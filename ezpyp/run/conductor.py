@@ -57,8 +57,6 @@ class Conductor:
         self._early: list[Report] = []
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
-        #: Whether anything was handed out.
-        self.began = False
         #: How long to sleep where nothing came for so long. Alone, whatever comes ends a sleep.
         self._nap = job.link.nap if job.link is not None else lambda _: WOKEN
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
@@ -157,7 +155,7 @@ class Conductor:
         return moved
 
     def _lot(self, steps: Sequence[int], grant: Grant | None) -> Lot:
-        ledger, self.began = self._ledger, True
+        ledger = self._ledger
         if grant is not None:
             (k,) = steps
             task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)

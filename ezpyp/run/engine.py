@@ -286,11 +286,9 @@ def _lead(
             executor.close()
     job.store.sync()
     ended = _ended(job, ledger, stop, pace.deadline, started, lost)._replace(durations=conductor.durations())
-    if job.next_start is not None:
+    if job.next_start is not None and lost is None:
         for_time = ended.exit_code == 85 and (stop.is_for_time or not stop.signal)
-        left = ledger.not_run - left_out
-        next_job = job.next_start.end(left, for_time=for_time, nothing_began=not conductor.began)
-        ended = ended._replace(next_job=next_job)
+        ended = ended._replace(next_job=job.next_start.end(ledger.not_run - left_out, for_time=for_time))
     bus.tell(ended)
     return Finished(
         started=started,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import time
 from collections import Counter
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from ezpyp.folder.archive import runs_of
-from tests.conftest import CHECKOUT, MPIS, Launcher, mpi_name
+from tests.conftest import CHECKOUT, Launcher, interpreter
 from tests.lab.conftest import Slurm
 from tests.lab.test_submit import appears, command, submitted
 
@@ -28,6 +30,9 @@ import ezpyp
 from ezpyp import Pipeline, as_json_step
 
 pipeline = Pipeline("cache", "study")
+if pipeline.is_root:
+    with open("agent", "w") as file:
+        file.write(f"{os.getppid()} {os.getpid()}")
 
 @as_json_step(pipeline)
 def step(k):
@@ -90,11 +95,16 @@ def log_of(folder: Path, job: str) -> str:
     return (folder / f"cache/jobs/{job}.log").read_text()
 
 
+@pytest.fixture
+def alone(tmp_path: Path) -> Launcher:
+    """For jobs of one rank, which need no MPI."""
+    return interpreter(tmp_path)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def long_job(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Launcher, str]]:
     """A job that needs more than its two minutes, on the second node, beside everything else here."""
-    folder: Path = MPIS[0].values[0]  # type: ignore[assignment]  # as tests/conftest.py made it
-    launcher = Launcher(name=mpi_name(folder), bin=folder, folder=tmp_path_factory.mktemp("long"))
+    launcher = interpreter(tmp_path_factory.mktemp("long"))
     study(launcher.folder, count=50, seconds=2)
     words = ("--cpus-per-task", "1", "--helpers", "1", "--time", "2m", "--", f"--nodelist={slurm.nodes[1]}")
     job = submitted(slurm, launcher, "study.py", *words)
@@ -121,7 +131,7 @@ def test_steps_are_run_once_however_often_the_job_stops(slurm: Slurm, mpirun: La
     assert "result 660\n" in log
     stops = log.count("stopped before its time limit")
     assert stops == log.count(f"Job {job} is requeued, and goes on from here.") == starts(slurm, mpirun, job) - 1, log
-    assert 1 <= stops <= 3, log
+    assert stops >= 1, log
     assert "[STOP]" not in log
 
 
@@ -148,14 +158,14 @@ def test_a_script_of_ones_own_goes_on(slurm: Slurm, mpirun: Launcher, requeued: 
     assert Counter(step for step, _, _ in begun(folder)) == {"0": 1, "1": 1, "2": 2}
 
 
-def test_where_a_job_may_not_be_requeued_another_goes_on(slurm: Slurm, mpirun: Launcher) -> None:
+def test_where_a_job_may_not_be_requeued_another_goes_on(slurm: Slurm, alone: Launcher) -> None:
     """And what failed is not tried again by it."""
-    folder = mpirun.folder
+    folder = alone.folder
     study(folder, count=2, waits=1, fails=0)
-    job = submitted(slurm, mpirun, "study.py", *SMALL, "--", "--no-requeue")
+    job = submitted(slurm, alone, "study.py", *SMALL, "--", "--no-requeue")
     has_begun(folder, 2)
     (folder / "mended").touch()
-    slurm.run("scancel", "--batch", "--signal=USR1", job, env=mpirun.environment(), cwd=folder)
+    slurm.run("scancel", "--batch", "--signal=USR1", job, env=alone.environment(), cwd=folder)
     assert slurm.ended(job) == "FAILED"
     (folder / "go").touch()
     log = log_of(folder, job)
@@ -164,45 +174,56 @@ def test_where_a_job_may_not_be_requeued_another_goes_on(slurm: Slurm, mpirun: L
     assert slurm.ended(found[1]) == "FAILED"
     assert [step for step, _, _ in begun(folder)] == ["0", "1", "1"]
     assert "not tried again by the job in which they failed: 'step[0]'" in log_of(folder, found[1])
-    assert f"Job {found[1]}: FAILED" in command(slurm, mpirun, "watch", "cache").stdout
+    assert f"Job {found[1]}: FAILED" in command(slurm, alone, "watch", "cache").stdout
 
 
-def test_a_job_whose_node_is_lost_goes_on_on_another(slurm: Slurm, mpirun: Launcher) -> None:
-    folder = mpirun.folder
+def test_a_job_whose_node_is_lost_goes_on_on_another(slurm: Slurm, alone: Launcher) -> None:
+    """Nothing of it could end in order, and its lock is there."""
+    folder, environ = alone.folder, alone.environment()
     study(folder, count=3, waits=2)
 
     def node(name: str, *words: str) -> None:
-        slurm.run("scontrol", "update", f"NodeName={name}", *words, env=mpirun.environment(), cwd=folder)
+        slurm.run("scontrol", "update", f"NodeName={name}", *words, env=environ, cwd=folder)
 
     first, second = slurm.nodes
     node(second, "State=DRAIN", "Reason=test")
-    job = submitted(slurm, mpirun, "study.py", *SMALL)
+    job = submitted(slurm, alone, "study.py", *SMALL)
     has_begun(folder, 3)
     node(second, "State=RESUME")
+    keeper, agent = map(int, (folder / "agent").read_text().split())
+    os.kill(keeper, signal.SIGSTOP)  # who would tell Slurm
+    os.kill(agent, signal.SIGKILL)
+    assert (folder / "cache/.lock").exists()
+    node(first, "State=DRAIN", "Reason=test")  # or it would be back at once, for its slurmd answers
     node(first, "State=DOWN", "Reason=test")
     try:
         comes_to(slurm, job, "PENDING")
         (folder / "go").touch()
         assert slurm.ended(job) == "COMPLETED", log_of(folder, job)
     finally:
+        os.kill(keeper, signal.SIGCONT)
         node(first, "State=RESUME")
+        until = time.monotonic() + 60
+        while slurm.run("srun", "--nodes=2", "true", env=environ, cwd=folder).returncode:
+            assert time.monotonic() < until, "the node does not come back"
+            time.sleep(0.5)
     assert begun(folder)[2:] == [["2", "0", first], ["2", "1", second]]
     assert "result 30\n" in log_of(folder, job)
 
 
-def test_a_cancelled_job_stays_so_and_the_next_goes_on(slurm: Slurm, mpirun: Launcher) -> None:
-    folder = mpirun.folder
+def test_a_cancelled_job_stays_so_and_the_next_goes_on(slurm: Slurm, alone: Launcher) -> None:
+    folder = alone.folder
     study(folder, count=3, waits=2)
-    job = submitted(slurm, mpirun, "study.py", *SMALL)
+    job = submitted(slurm, alone, "study.py", *SMALL)
     has_begun(folder, 3)
-    command(slurm, mpirun, "cancel", "cache")
+    command(slurm, alone, "cancel", "cache")
     assert slurm.ended(job) == "CANCELLED"
     (folder / "go").touch()
-    second = submitted(slurm, mpirun, "study.py", *SMALL)
+    second = submitted(slurm, alone, "study.py", *SMALL)
     assert slurm.ended(second) == "COMPLETED"
     assert "result 30\n" in log_of(folder, second)
     assert [step for step, _, _ in begun(folder)] == ["0", "1", "2", "2"]
-    assert (slurm.state(job), starts(slurm, mpirun, job)) == ("CANCELLED", 1)
+    assert (slurm.state(job), starts(slurm, alone, job)) == ("CANCELLED", 1)
 
 
 #: What takes its time before ezpyp can listen.
