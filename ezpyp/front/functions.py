@@ -163,6 +163,7 @@ class StepFunction:
         if inside_step():
             return self.function(*args, **kwargs)
         wishes, kwargs = self._split(kwargs) if kwargs else (self._wishes, kwargs)
+        args, kwargs = tuple(map(_as_steps, args)), {key: _as_steps(value) for key, value in kwargs.items()}
         if (step := self._gathered(wishes, args, kwargs)) is not None:
             return step
         name = wishes.name or self._named()
@@ -199,7 +200,7 @@ class StepFunction:
             raise TypeError(f"{self._name}.map() needs at least one iterable")
         for each in iterables:
             _iterable(each, "map")
-        wishes, constants = self._split(constants)
+        wishes, constants = self._split({key: _as_steps(value) for key, value in constants.items()})
         columns = [*map(_taken_once, iterables)]
         sizes = [*map(len, columns)]
         if len(set(sizes)) > 1:
@@ -351,8 +352,14 @@ def _taken_once(given: Iterable[Any]) -> Sequence[Any]:
     """What was given to `map` or `product`, which may be used up by being read."""
     if isinstance(given, (range, tuple, Steps)):
         return given
-    listed = tuple(given)
-    return Steps(listed) if listed and all(type(each) is Step for each in listed) else listed
+    listed = [*given]
+    found = _as_steps(listed)
+    return found if isinstance(found, Steps) else tuple(listed)
+
+
+def _as_steps(value: Any) -> Any:
+    """A list of steps as what `map` gives for them: it arrives as the list of their values, and counts as the same."""
+    return Steps(value) if type(value) is list and value and set(map(type, value)) == {Step} else value
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
