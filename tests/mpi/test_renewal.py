@@ -99,9 +99,11 @@ torch.cuda = types.SimpleNamespace(is_initialized=lambda: True)
     script = started + SCRIPT.replace("IMPORT", "")
     assert "EZPYP_START=fresh" in python.run(0, script, env={"CUDA_VISIBLE_DEVICES": "0"}).stderr
     (python.folder / "made").unlink()
-    done = python.run(0, script, env={**FRESH, "CUDA_VISIBLE_DEVICES": "0"})
+    done = python.run(0, script, env={**FRESH, "CUDA_VISIBLE_DEVICES": "0,1"})
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len({each[4] for each in found(done.stdout)[6:]}) == 4
+    plain, gpu = found(done.stdout)[:6], found(done.stdout)[6:]
+    assert len({each[4] for each in gpu}) == 4
+    assert ({each[3] for each in gpu}, {each[3] for each in plain}) == ({"0"}, {"0,1"})
 
 
 def test_a_crash_fails_one_step(python: Launcher) -> None:
