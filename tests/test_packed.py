@@ -58,6 +58,26 @@ def store(tmp_path: Path) -> PackedStore:
     return PackedStore(tmp_path)
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_new_names_survive_a_power_failure_once_they_are_asked_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shared: bool
+) -> None:
+    """Where other hosts look for them they do at once. Elsewhere nobody waits for it who begins a step."""
+    synced: list[str] = []
+    monkeypatch.setattr(appender, "sync_folder", synced.append)
+    both = [str(tmp_path / "store"), str(tmp_path)]
+    for slot in range(2):
+        store = PackedStore(tmp_path, Writer(slot=slot), shared=shared)
+        store.begin()
+        add(store, f"alpha{slot}", b"one")
+        store.flush()
+        assert synced == both * shared
+        for _ in range(2):
+            store.sync()
+            assert synced == both
+        synced.clear()
+
+
 @pytest.fixture
 def three(tmp_path: Path) -> Path:
     """A folder with three results, one of them in place of a former one."""

@@ -39,6 +39,8 @@ class Appender:
         import xxhash
 
         self._path, self._shared = path, shared
+        #: Whether the names of its file and folder would survive a power failure.
+        self._is_named = True
         self._index = self._descriptor = -1
         self._digest = xxhash.xxh3_64_intdigest
         #: What is to be written, its length, and its entries.
@@ -75,9 +77,10 @@ class Appender:
             start = MAGIC + os.urandom(FIRST - len(MAGIC))
             os.ftruncate(self._descriptor, 0)
             write_all(self._descriptor, start)
+            self._is_named = False
             if self._shared:
                 os.fdatasync(self._descriptor)
-            sync_folder(os.path.dirname(self._path))
+                self._sync_names()
         self.salt = segment.salt_of(start)
 
     def _open_index(self) -> None:
@@ -244,6 +247,15 @@ class Appender:
             except OSError as error:
                 raise refusal(self._path, error) from error
             self._synced = True
+        if not self._is_named:
+            self._sync_names()
+
+    def _sync_names(self) -> None:
+        # Late: a file system may write all that others left unwritten before it has synced a folder.
+        folder = os.path.dirname(self._path)
+        sync_folder(folder)
+        sync_folder(os.path.dirname(folder))
+        self._is_named = True
 
     def close(self) -> None:
         """What waits to be flushed is lost."""

@@ -44,7 +44,7 @@ from ezpyp.storage.segment import (
     turn_of,
 )
 from ezpyp.storage.series import TEXT
-from ezpyp.system.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, sync_folder, write_whole
+from ezpyp.system.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, write_whole
 
 #: Where segments lie, and results that are too large for them.
 FOLDER = "store"
@@ -222,7 +222,6 @@ class PackedStore:
             self._turn = self._next_turn()
         with contextlib.suppress(OSError):  # it is there, or what is wrong is told of by what follows
             os.mkdir(f"{self._folder}/{FOLDER}")
-            sync_folder(self._folder)
         path = f"{self._folder}/{FOLDER}/{name_of(self._number)}"
         writer = self._writer
         self._appender = Appender(path, host=writer.host, turn=self._turn, shared=self._shared)
