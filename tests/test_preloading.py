@@ -86,6 +86,25 @@ def test_steps_fail_where_it_cannot_be_loaded_and_others_do_not(tmp_path: Path) 
     assert "no such climate" in summary.failures[needs.name]
 
 
+@pytest.mark.parametrize("end", ["sys.exit(3)", "raise KeyboardInterrupt"])
+def test_a_function_that_wants_to_end_the_process_fails_the_steps_that_need_it(python: Launcher, end: str) -> None:
+    done = python.run(
+        0, SCRIPT.replace('    with open("loads", "a") as file:', f"    {end}\n    with open(path) as file:")
+    )
+    assert done.returncode == 1, done.stderr
+    assert "1 done, 12 failed" in done.stdout
+
+
+def test_a_function_that_does_not_live_to_return_is_named(python: Launcher) -> None:
+    """As one that takes more memory than there is."""
+    done = python.run(
+        0, SCRIPT.replace('    with open("loads", "a") as file:', "    os.kill(os.getpid(), 9)\n    if True:")
+    )
+    assert done.returncode == 4
+    assert "while it ran load() (" in done.stderr
+    assert "script.py:6), which the script gave to ezpyp.preload" in done.stderr
+
+
 def test_arrays_come_read_only_and_in_line_too(tmp_path: Path) -> None:
     import numpy
 

@@ -160,11 +160,13 @@ class Lines:
             return "'->"
         return "╰─>"
 
-    def _out(self) -> TextIO:
+    def _out(self) -> TextIO | None:
         return self._stream or sys.stdout
 
     def _say(self, text: str) -> None:
         out = self._out()
+        if out is None:  # the script was started without it
+            return
         encoding = getattr(out, "encoding", None) or "ascii"
         out.write(text.encode(encoding, "backslashreplace").decode(encoding))
         out.flush()

@@ -33,7 +33,7 @@ from ezpyp.run.report import Lines
 from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
-from ezpyp.system import allocation, launch
+from ezpyp.system import allocation, capture, launch
 from ezpyp.system.files import make_folder
 from ezpyp.work import executors
 from ezpyp.work.nursery import Nursery, Position
@@ -83,6 +83,7 @@ class Session:
             raise SchemaConflictError(
                 f"Another pipeline of this process uses {folder}. Give each its own cache folder. Nothing was run."
             )
+        capture.stand_in()
         self._nest: tuple[Nursery, Position] | None = None
         if launched.launch() is not None and not mpi.started():
             import_module("ctypes")  # mpi4py needs it soon, and what is forked here at once

@@ -75,6 +75,17 @@ class Capture:
         os.dup2(err, 2)
 
 
+def stand_in() -> None:
+    """Open nothing in place of closed standard streams: else sockets and files get their descriptors, and those
+    of helpers are taken for their output.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # it gets the lowest that is free
+
+
 def _open_log(folder: str, log: str) -> int | None:
     path = os.path.join(folder, log)
     try:

@@ -391,12 +391,19 @@ def make_folder(path: str | os.PathLike[str], *, really: bool = True) -> str:
     """The absolute path of a cache folder, made if it is not there and `really`.
 
     Raises:
-        StoreError: it cannot be made, or is a file.
+        StoreError: it cannot be made, or is a file, or its name is no text.
     """
-    folder = os.path.abspath(os.path.expanduser(os.fspath(path)))
+    folder = os.path.expanduser(os.fspath(path))
     try:
+        folder = os.path.abspath(folder)
+        folder.encode()  # files of a run hold it
         if really:
             os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StoreError(f"The cache folder {folder} cannot be made: {error.strerror or error}.") from error
+    except (OSError, UnicodeEncodeError) as error:
+        why = (error.strerror or str(error)) if isinstance(error, OSError) else "its name is not UTF-8"
+        if not os.path.isabs(folder):  # which is made so first
+            why = "the working folder is gone"
+        failure = StoreError(f"The cache folder {folder!a} cannot be made: {why}. Give Pipeline() another.")
+        failure.exit_code = 3
+        raise failure from error
     return folder

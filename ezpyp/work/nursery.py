@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
+from ezpyp.work import preloading
 from ezpyp.work.gauges import Gauges
 
 #: Seconds between two looks for orphans that have ended.
@@ -162,7 +163,13 @@ class Nursery:
 
         Does not wait for the fork: what is sent meanwhile it finds when it is there.
         """
-        ours, theirs = socket.socketpair()
+        try:
+            ours, theirs = socket.socketpair()
+        except OSError as error:
+            raise EzpypError(
+                f"Helper {slot} on {os.uname().nodename} cannot be started: {error.strerror}. Have fewer (workers=, "
+                "helpers=), or let a process open more files (ulimit -n)."
+            ) from error
         with theirs:
             try:
                 self._tell(("spawn", slot, order), theirs)
@@ -226,6 +233,8 @@ class Nursery:
         return pickle.loads(answer)
 
     def _gone(self, why: str) -> NurseryGone:
+        if loading := preloading.unfinished():
+            why = f"{why} while it ran {loading}, which the script gave to ezpyp.preload"
         return NurseryGone(
             f"Process {self.pid} on {os.uname().nodename}, which forks those that run steps, is gone ({why}). Was it "
             "killed, or memory short? What was done is kept: run again to go on."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import sys
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar, cast
@@ -12,6 +13,8 @@ T = TypeVar("T")
 
 #: What the script asked for, in its order.
 _asked: list[Preloaded[Any]] = []
+#: Which of them is being loaded, from 1; shared with the process that loads, for it may not live to say it.
+_at: memoryview | None = None
 
 
 class Preloaded(Generic[T]):
@@ -29,6 +32,11 @@ class Preloaded(Generic[T]):
             self._is_loaded = True
         return cast("T", self._value)
 
+    @property
+    def function(self) -> Callable[..., T]:
+        """What loads the value."""
+        return self._function
+
     def __ezpyp_identity__(self) -> object:
         return self._function, self._args, self._kwargs
 
@@ -45,6 +53,9 @@ def preload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> P
     library whose threads it starts may hang in forked processes. If it raises, so does each step that calls for the
     value. In line, and where it was asked for too late, each process loads the value at its first call.
     """
+    global _at
+    if _at is None:
+        _at = memoryview(mmap.mmap(-1, 8)).cast("q")
     found = Preloaded(function, args, kwargs)
     _asked.append(found)
     return found
@@ -52,9 +63,22 @@ def preload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> P
 
 def load() -> None:
     """Load all that was asked for; in the process that forks those who use it."""
-    for each in _asked:
-        with contextlib.suppress(Exception):  # the steps that need it raise the same, and say so by name
+    for number, each in enumerate(_asked, 1):
+        assert _at is not None
+        _at[0] = number
+        with contextlib.suppress(BaseException):  # the steps that need it raise the same, and say so by name
             each()
+        _at[0] = 0
+
+
+def unfinished() -> str:
+    """What is being loaded, or was when the process that loads it ended: the function and its place; "" for nothing."""
+    if _at is None or not _at[0]:
+        return ""
+    function: Any = _asked[_at[0] - 1].function
+    code = getattr(function, "__code__", None)
+    where = f" ({code.co_filename}:{code.co_firstlineno})" if code is not None else ""
+    return f"{getattr(function, '__qualname__', function)}(){where}"
 
 
 def _read_only(value: T) -> T:

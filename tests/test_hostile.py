@@ -1,0 +1,121 @@
+"""Runs where streams are closed, names are odd, and disks, descriptors and clocks are not what they should be."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import ezpyp
+
+if TYPE_CHECKING:
+    from tests.conftest import Launcher
+
+STUDY = """
+import sys
+from ezpyp import Pipeline, as_pickle_step
+
+pipeline = Pipeline(sys.argv[1] if sys.argv[1:] else "cache", "study")
+
+@as_pickle_step(pipeline)
+def made(k):
+    print("made", k)
+    return k
+
+@as_pickle_step(pipeline)
+def total(parts):
+    return sum(parts)
+
+total(made.map(range(6)))
+pipeline.execute()
+"""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobody_elses(python: Launcher, closed: str) -> None:
+    """What is opened next gets their numbers, and helpers put their output there."""
+    (python.folder / "study.py").write_text(STUDY)
+    done = subprocess.run(
+        ["sh", "-c", f"{python.bin}/python study.py {closed}"],
+        cwd=python.folder,
+        env=python.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert not done.stderr
+    seen = ezpyp.open(python.folder / "cache")
+    assert seen["total"] == 15
+    assert "made 3" in seen.log("made[3]")
+
+
+@pytest.mark.parametrize("name", ["sp ace", "ü/ö", "li\nne", "-n", "per%cent", "d" * 200 + "/" + "d" * 200])
+def test_a_folder_may_be_called_anything(python: Launcher, name: str) -> None:
+    assert python.run(0, STUDY, name).returncode == 0
+    assert "7 of 7 done" in python.run(0, STUDY, name).stdout
+    assert ezpyp.open(python.folder / name)["total"] == 15
+
+
+@pytest.mark.parametrize(("name", "why"), [("d" * 300, "File name too long"), ("ca\udcffche", "not UTF-8")])
+def test_a_folder_that_cannot_be_is_refused_in_one_line(python: Launcher, name: str, why: str) -> None:
+    done = python.run(0, STUDY, name)
+    assert done.returncode == 3
+    assert "ezpyp: StoreError: The cache folder " in done.stderr
+    assert why in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_folder_is_not_looked_for_where_nothing_is_any_more(python: Launcher) -> None:
+    """A folder with a whole path can be used from there."""
+    script = python.folder / "study.py"
+    script.write_text(STUDY)
+    (python.folder / "gone").mkdir()
+    run = f"{python.bin}/python {script}"
+    done = subprocess.run(
+        ["sh", "-c", f"rmdir {python.folder}/gone; {run}; echo ended with $?; {run} {python.folder}/cache"],
+        cwd=python.folder / "gone",
+        env=python.environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "ended with 3" in done.stdout
+    assert "The cache folder 'cache' cannot be made: the working folder is gone" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "7 done" in done.stdout
+
+
+def test_more_helpers_than_files_may_be_open_are_refused_in_one_line(python: Launcher) -> None:
+    (python.folder / "study.py").write_text(STUDY)
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 40; exec {python.bin}/python study.py"],
+        cwd=python.folder,
+        env=python.environment({"EZPYP_WORKERS": "60"}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3, done.stderr
+    assert "cannot be started: Too many open files. Have fewer (workers=, helpers=)" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert python.run(0, STUDY, env={"EZPYP_WORKERS": "2"}).returncode == 0
+
+
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_few_files_are_enough_for_a_run(python: Launcher, store: str) -> None:
+    (python.folder / "study.py").write_text(STUDY)
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 24; exec {python.bin}/python study.py"],
+        cwd=python.folder,
+        env=python.environment({"EZPYP_STORE": store}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
