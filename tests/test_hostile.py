@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
 import ezpyp
+from ezpyp.upkeep.checking import check
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
     from tests.conftest import Launcher
 
 STUDY = """
@@ -119,3 +125,44 @@ def test_few_files_are_enough_for_a_run(python: Launcher, store: str) -> None:
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """A file system, mounted anew with each option that is given."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+
+    def mount(options: str) -> Path:
+        how = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+        if os.geteuid() != 0 or subprocess.run(how, capture_output=True, check=False).returncode:
+            pytest.skip("mounting takes rights that this user lacks")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", str(folder)], check=False, capture_output=True)
+
+
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_a_disk_that_is_full_at_any_moment_costs_nothing_that_was_done(
+    python: Launcher, disk: Callable[[str], Path], store: str
+) -> None:
+    """From the schema to the summary. Nothing is wrong with what is there, and the next run goes on with it."""
+    study = STUDY.replace("return k", 'return k if "+" not in sys.argv else bytes(3000)').replace("sum(parts)", "15")
+    done = set()
+    for size in (8, 16, 24, 32, 36, 40, 48, 128):
+        folder = disk(f"size={size}k")
+        full = python.run(0, study, f"{folder}/cache", "+", env={"EZPYP_STORE": store, "EZPYP_WORKERS": "2"})
+        assert full.returncode in (0, 1, 3), full.stderr
+        assert "/ezpyp/" not in full.stderr
+        if full.returncode:
+            assert "The disk is full: free space and run again." in full.stdout + full.stderr
+        if full.returncode != 3:
+            assert check(folder / "cache").wrong == ()
+        subprocess.run(["mount", "-o", "remount,size=8m", str(folder)], check=True)
+        again = python.run(0, study, f"{folder}/cache", "+", env={"EZPYP_STORE": store})
+        assert again.returncode == 0, again.stderr
+        assert check(folder / "cache") == replace(check(folder / "cache"), results=7, wrong=())
+        done.add(full.returncode)
+        subprocess.run(["umount", str(folder)], check=True)
+    assert done == {0, 1, 3}

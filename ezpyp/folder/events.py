@@ -221,7 +221,7 @@ class Journal:
         self._lines = [to_line({"event": "Journal", "format": FORMAT, "run": run})]
         self._every, self._clock = every, clock
         self._file = -1
-        self._flushed = -every
+        self._flushed, self._has_begun = -every, False
 
     def hear(self, event: Event, /) -> None:
         self._lines.append(to_line(encode(event)))
@@ -233,12 +233,14 @@ class Journal:
 
     def close(self) -> None:
         try:
-            if len(self._lines) > 1 or self._file >= 0:
+            if len(self._lines) > (self._file < 0):  # the first line alone is no history
                 self._flush()
         finally:
             if self._file >= 0:
                 os.close(self._file)
                 self._file = -1
+                if not self._has_begun:  # a full disk left nothing of it, or not a line
+                    self.path.unlink(missing_ok=True)
 
     def _flush(self) -> None:
         # Half of a surrogate pair, as in file names that are no UTF-8, becomes the escape that JSON has for it.
@@ -249,7 +251,7 @@ class Journal:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         while rest:
             rest = rest[os.write(self._file, rest) :]
-        self._flushed = self._clock()
+        self._flushed, self._has_begun = self._clock(), True
 
 
 def journals(folder: str | os.PathLike[str]) -> list[Path]:

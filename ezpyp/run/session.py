@@ -192,7 +192,9 @@ class Session:
 
         try:
             told = look() if self._link is None else self._link.once(look)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, StoreError):  # nothing was run
+                error.exit_code = 3
             self._let_go()
             raise
         kind, standing, self._token, self._part = told
