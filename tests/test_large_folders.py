@@ -119,6 +119,8 @@ def test_a_failed_member_alone_is_run_again(study: Launcher) -> None:
 
 def test_the_folder_can_be_merged_and_repacked(study: Launcher) -> None:
     assert f"{2 * COUNT:,} of {2 * COUNT + 1:,} steps done" in typed("merge", "cache", "--into", "merged").output
+    entries = json.loads(Path("merged/pipeline.schema").read_text())["0"]
+    assert [each["name"] for each in entries] == ["f[0..1499]", "other[0..1499]"], "as they were"
     for folder in ("cache", "merged"):
         assert typed("repack", folder).return_value == 0
         assert typed("check", folder).return_value == 0

@@ -11,13 +11,15 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import admission, archive, lock, runs
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Pair, explain_code
+from ezpyp.folder.entries import Entries
 from ezpyp.folder.folding import FOLDED, Folded, named
+from ezpyp.folder.tallies import fits
 from ezpyp.identity import fingerprint
 from ezpyp.model import naming
 from ezpyp.model.naming import SCHEMA_FILE
@@ -27,8 +29,7 @@ from ezpyp.storage.opening import Problem, Record, Scan, Store, on_shelf, open_s
 from ezpyp.system.files import make_folder, write_whole
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Merged:
+class Merged(NamedTuple):
     """What came of it."""
 
     folder: str
@@ -41,8 +42,7 @@ class Merged:
     wrong: tuple[Problem, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Part:
+class _Part(NamedTuple):
     folder: str
     schema: Mapping[str, Any]
     store: Store
@@ -80,6 +80,10 @@ def merge(folders: Sequence[str | os.PathLike[str]], into: str | os.PathLike[str
         parts.insert(0, _part(target))
     elif os.path.isdir(target) and os.listdir(target):
         raise StoreError(f"{target} is no cache folder, and not empty. Give a new folder, or a cache folder.")
+    if all(_plan_of(part) == _plan_of(parts[0]) for part in parts):
+        with lock.acquire(make_folder(target)):
+            return _gather(target, parts)
+    parts = [part._replace(schema=_unfolded(part.schema, part.scan, part.folder)) for part in parts]
     _check(parts)
     union = _Union()
     for part in parts:
@@ -92,8 +96,34 @@ def _part(folder: str) -> _Part:
     schema = schemas.read(folder)
     assert schema is not None
     store = open_store(schema["ezpyp"]["store"], folder)
-    scan = store.records()
-    return _Part(folder=folder, schema=_unfolded(schema, scan, folder), store=store, scan=scan)
+    return _Part(folder=folder, schema=schema, store=store, scan=store.records())
+
+
+def _plan_of(part: _Part) -> tuple[Any, ...]:
+    """Equal for the same steps under the same names."""
+    names = [(entry["name"], entry["stem"], entry["fingerprint"]) for _, entry in schemas.entries(part.schema)]
+    return part.schema["ezpyp"]["pipeline_id"], names
+
+
+def _gather(target: str, parts: Sequence[_Part]) -> Merged:
+    """Shares of one plan: every step is called the same everywhere, and families of very many steps stay one."""
+    entries = Entries(parts[0].schema)
+    kind = admission.kind_of(target, "auto", len(entries))
+    phases = {
+        phase: [{**entry, "cache_location": target} for entry in parts[0].schema[phase]]
+        for phase in parts[0].schema
+        if phase != "ezpyp"
+    }
+    schema = {**phases, "ezpyp": {**parts[0].schema["ezpyp"], "store": kind, "when": _now()}}
+    write_whole(f"{target}/{SCHEMA_FILE}", schemas.encoded(schema), sync=True)
+    store = open_store(kind, target)
+    here = store.records().records
+    prints, wrong, done = dict(entries.alone()), list[Problem](), 0
+    for place, stem in enumerate(entries.stems()):
+        found = ((part, part.scan.records.get(stem)) for part in parts)
+        known = [(part, record) for part, record in found if record and fits(record, prints.get(place, ""))]
+        done += _take_best(known, store, target, stem, here.get(stem), wrong)
+    return _finished(target, parts, store, Merged(target, len(entries), done, (), tuple(wrong)))
 
 
 def _unfolded(schema: Mapping[str, Any], scan: Scan, folder: str) -> dict[str, Any]:
@@ -206,23 +236,40 @@ def _fill(target: str, union: _Union, parts: Sequence[_Part]) -> Merged:
     for entry in entries:
         entry |= {"stem": stems[entry["name"]], "cache_location": target}
     write_whole(f"{target}/{SCHEMA_FILE}", schemas.encoded(_schema(union, parts, kind)), sync=True)
-    done, wrong = 0, []
+    done, wrong, here = 0, list[Problem](), store.records().records
     for entry in entries:
         found = [(part, record) for part, records in known for record in records.get(entry["fingerprint"], ())]
-        for part, record in sorted(found, key=lambda each: _rank(each[1].outcome)):
-            try:
-                _take(record, part, store, target, entry["stem"])
-                done += record.outcome.status is Status.DONE
-                break
-            except StoreError as error:
-                wrong.append(Problem(path=f"{part.folder}/{record.outcome.location}", what=str(error)))
+        done += _take_best(found, store, target, entry["stem"], here.get(entry["stem"]), wrong)
+    return _finished(target, parts, store, Merged(target, len(entries), done, tuple(union.left_out), tuple(wrong)))
+
+
+def _finished(target: str, parts: Sequence[_Part], store: Store, merged: Merged) -> Merged:
+    """What belongs to no step."""
     store.sync()
     for part in parts:
-        archive.link(
-            part.folder, target, {each.outcome.log[0] for each in part.scan.records.values() if each.outcome.log}
-        )
+        if part.folder != target:
+            logs = (part.scan.records[stem].outcome.log for stem in part.scan.records.notable())
+            archive.link(part.folder, target, {log[0] for log in logs if log})
     runs.open(target).summary().write()
-    return Merged(folder=target, steps=len(entries), done=done, left_out=tuple(union.left_out), wrong=tuple(wrong))
+    return merged
+
+
+def _take_best(
+    found: Sequence[tuple[_Part, Record]],
+    store: Store,
+    target: str,
+    stem: str,
+    former: Record | None,
+    wrong: list[Problem],
+) -> bool:
+    """Take the best that there is of a step; whether it is done then. `former` lies in its place."""
+    for part, record in sorted(found, key=lambda each: _rank(each[1].outcome)):
+        try:
+            _take(record, part, store, target, stem, former)
+            return record.outcome.status is Status.DONE
+        except StoreError as error:
+            wrong.append(Problem(path=f"{part.folder}/{record.outcome.location}", what=str(error)))
+    return False
 
 
 def _rank(outcome: Outcome) -> tuple[bool, bool, int]:
@@ -230,8 +277,7 @@ def _rank(outcome: Outcome) -> tuple[bool, bool, int]:
     return outcome.status is not Status.DONE, outcome.dropped, -outcome.attempt
 
 
-def _take(record: Record, part: _Part, store: Store, target: str, stem: str) -> None:
-    former = store.read(stem)
+def _take(record: Record, part: _Part, store: Store, target: str, stem: str, former: Record | None) -> None:
     if former is not None and former.fingerprint != record.fingerprint:
         store.move(stem, on_shelf(stem, former))
     if part.folder != target:
@@ -251,9 +297,12 @@ def _schema(union: _Union, parts: Sequence[_Part], kind: str) -> dict[str, Any]:
         for key in ("functions", "inputs")
     }
     prints = [entry["fingerprint"] for _, entry in schemas.entries(found)]
-    when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-    found["ezpyp"] = {**abouts[0], **together, "digest": fingerprint.combine(*prints), "store": kind, "when": when}
+    found["ezpyp"] = {**abouts[0], **together, "digest": fingerprint.combine(*prints), "store": kind, "when": _now()}
     return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def told(merged: Merged) -> Iterator[str]:
