@@ -580,6 +580,28 @@ def test_a_kill_at_any_system_call_leaves_a_state_that_there_was(
     assert dies_at > 6
 
 
+def test_what_ended_a_segment_is_told_by_all_that_follows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where not even what was written in part can be taken back, as in a folder that became read-only."""
+    store = PackedStore(tmp_path)
+    store.begin()
+    add(store, "a", b"one")
+    store.flush()
+
+    def refuse(*given: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(appender, "write_all", refuse)
+        patch.setattr(os, "ftruncate", refuse)
+        add(store, "b", b"two")
+        with pytest.raises(StoreError, match="mounted read-only"):
+            store.flush()
+    add(store, "c", b"three")
+    with pytest.raises(StoreError, match="mounted read-only"):
+        store.flush()
+    assert contents(tmp_path) == {"a": b"one"}
+
+
 class Full:
     """Stands in for `os`: a disk that takes some bytes more, then none."""
 

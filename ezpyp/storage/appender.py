@@ -52,6 +52,8 @@ class Appender:
         #: Where the whole records on disk end.
         self.end = FIRST
         self._synced = True
+        #: Why nothing more can be written.
+        self._broken_by: OSError | None = None
         #: What a flush that nobody asked for lost.
         self._lost: StoreError | None = None
         self._order = turn << TURN
@@ -210,19 +212,21 @@ class Appender:
             if self._shared:
                 os.fdatasync(self._descriptor)
         except OSError as error:
-            self._cut()
-            raise refusal(self._path, error, " Former content is untouched.") from error
+            reason = self._broken_by or error
+            self._cut(reason)
+            raise refusal(self._path, reason, " Former content is untouched.") from error
         self.end += len(data)
         self._synced = self._shared
         self._unlisted += b"".join(entries)
         self._write_index()
 
-    def _cut(self) -> None:
+    def _cut(self, reason: OSError) -> None:
         """Take back what was not written whole. Where that fails too, the next opening does it."""
         try:
             os.ftruncate(self._descriptor, self.end)
             os.lseek(self._descriptor, self.end, os.SEEK_SET)
         except OSError:
+            self._broken_by = reason
             self.close()
 
     def _write_index(self) -> None:
