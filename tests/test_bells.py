@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from ezpyp.system.bells import Bell, sleep
+from tests.conftest import CHECKOUT
 
 
 @pytest.fixture
@@ -46,6 +49,20 @@ def test_nobody_has_to_be_there(bell: Bell) -> None:
     gone.close()
     bell.ring(gone.address)
     bell.ring(b"\0none of ours")
+
+
+def test_a_container_with_a_network_of_its_own_is_another_room(bell: Bell) -> None:
+    script = "from ezpyp.system.bells import Bell; print(Bell().room)"
+    command = ["unshare", "--net", sys.executable, "-c", script]
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    except OSError:
+        pytest.skip("there is no unshare")
+    if done.returncode and "unshare" in done.stderr:
+        pytest.skip("not allowed here")
+    assert done.stdout.startswith("net:")
+    assert done.stdout.strip() != bell.room
+    assert bell.room == os.readlink("/proc/self/ns/net")
 
 
 def test_descriptors_of_any_number_are_slept_at(monkeypatch: pytest.MonkeyPatch, bell: Bell) -> None:

@@ -162,13 +162,14 @@ class Link:
         """
         # Splitting the communicator would tell too, and takes 6 ms with two ranks.
         node = self.host, _boot()
-        told = self.gather((node, self.bell.address if self.bell is not None else b""))
-        self._bells = {rank: bell for rank, (there, bell) in enumerate(told) if bell and there == node}
+        room = (*node, self.bell.room) if self.bell is not None else ()
+        told = self.gather((node, room, self.bell.address if self.bell is not None else b""))
+        self._bells = {rank: bell for rank, (_, there, bell) in enumerate(told) if bell and there == room}
         heard = range(self.size) if self.rank == 0 else (0,)
         self._is_woken = self.bell is not None and all(each in self._bells for each in heard)
-        size, place = Counter(there for there, _ in told), Counter[tuple[str, str]]()
+        size, place = Counter(there for there, *_ in told), Counter[tuple[str, str]]()
         found = []
-        for there, _ in told:
+        for there, *_ in told:
             found.append((there[0], place[there], size[there]))
             place[there] += 1
         return found

@@ -8,6 +8,7 @@ nobody heard it is no error: it is there to be early, and who was not woken look
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
 import time
@@ -31,8 +32,12 @@ class Bell:
         except BaseException:
             self._socket.close()
             raise
-        #: What others have to know to ring it. Another machine, and another container, has no such address.
+        #: What others have to know to ring it, and where that is known: in the same network namespace, which another
+        #: machine is not, and another container need not be.
         self.address: bytes = self._socket.getsockname()
+        self.room = ""
+        with contextlib.suppress(OSError):
+            self.room = os.readlink("/proc/self/ns/net")
         #: When it was last heard, by the monotonic clock.
         self.heard = 0.0
 
