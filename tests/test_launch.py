@@ -183,9 +183,11 @@ def test_the_flags_of_python_are_kept(words: list[str], flags: list[str]) -> Non
         (1, 9, 0, 1),
         (0, 1, 0, 1),
         (None, 4, 0, 4),
-        (launch.ABORTED, 0, 0, 4),
-        (launch.ABORTED, -9, 0, 137),
-        (launch.ABORTED, 1, signal.SIGTERM, 85),
+        (launch.UNFINISHED, 0, 0, 4),
+        (launch.UNFINISHED, -9, 0, 137),
+        (launch.UNFINISHED, 1, signal.SIGTERM, 85),
+        (launch.ABORTED, -9, 0, 4),
+        (launch.ABORTED, 255, 0, 4),
         (None, -9, 0, 137),
         (85, 1, signal.SIGTERM, 85),
         (85, 1, signal.SIGINT, 130),
@@ -208,7 +210,7 @@ def test_the_last_word_of_rank_0_is_read(tmp_path: Path, monkeypatch: pytest.Mon
     assert launch.read_outcome(str(note)) is None
     monkeypatch.setenv(launch.OUTCOME, str(note))
     launch.tell_outcome(None, "/c")
-    assert launch.read_outcome(str(note)) == launch.ABORTED
+    assert launch.read_outcome(str(note)) == launch.UNFINISHED
     launch.tell_outcome(85, "/c")
     launch.tell_outcome(1, "/c")
     assert launch.read_outcome(str(note)) == 1

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 #: The file into which rank 0 writes what came of each execute(), for `ezpyp run`.
 OUTCOME = "EZPYP_OUTCOME"
 
-#: The exit code of a run that did not come to its end.
-ABORTED = 4
+#: The exit code of a run that was aborted; and what stands for that of one that began and told no end.
+ABORTED, UNFINISHED = 4, -1
 
 #: What the makes of MPI call themselves, in the library's version text and in `mpirun --version`. Those that share
 #: MPICH's binary interface and its process manager count as MPICH.
@@ -222,7 +222,7 @@ def run(script: str, args: Sequence[str] = (), *, ranks: int | None = None, all_
         )
         code, stopped_by = _drive(told, gentle=make == "openmpi")
         earned = read_outcome(note)
-        if earned == ABORTED and not stopped_by:
+        if earned == UNFINISHED and not stopped_by:
             print(
                 f"ezpyp: the run was lost: mpirun ended with exit code {code} before it did. What is done is kept; run "
                 "again to go on.",
@@ -246,11 +246,11 @@ def tell_outcome(exit_code: int | None, folder: str) -> None:
 
 
 def read_outcome(note: str) -> int | None:
-    """The exit code that was told, None if none was; ABORTED if an execute() began and did not come to its end."""
+    """The exit code that was told, None if none was; UNFINISHED if an execute() began and did not come to its end."""
     try:
         with open(note, encoding="utf-8") as file:
             told = json.load(file)["exit_code"]
-            return ABORTED if told is None else int(told)
+            return UNFINISHED if told is None else int(told)
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -260,8 +260,8 @@ def honest(told: int | None, launcher: int, stopped_by: int = 0) -> int:
 
     Open MPI says 0 where it lost a host.
     """
-    if told == ABORTED and launcher:
-        told = None
+    if told == UNFINISHED:
+        told = None if launcher else ABORTED
     if told == 85 and stopped_by == signal.SIGINT:
         return 130
     if told or not launcher:

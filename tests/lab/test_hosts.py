@@ -209,6 +209,25 @@ def test_a_host_that_is_cut_from_the_network_ends_the_run(hosts: Hosts, mpirun: 
     assert "23 done (20 before)" in again.stdout
 
 
+def test_ezpyp_run_says_4_where_a_host_was_cut(hosts: Hosts, mpirun: Launcher) -> None:
+    """Whatever the launcher makes of it."""
+    if mpirun.name == "openmpi":
+        pytest.skip("told of a list of hosts by a variable, it fills the first of them")
+    (mpirun.folder / "study.py").write_text(WAIT)
+    command = ["env", "EZPYP_LOST_AFTER=1s", str(mpirun.bin / "python"), "-m", "ezpyp", "run", "-n", "3", "study.py"]
+    with hosts.start(mpirun, *command) as run:
+        all_wait(hosts.names, mpirun.folder)
+        hosts.strike("cut", hosts.names[1])
+        try:
+            assert run.wait(20) == 4
+        finally:
+            hosts.strike("heal", hosts.names[1])
+            hosts.strike("crash", hosts.names[1])
+        text, _ = run.communicate(timeout=10)
+    assert f"Nothing was heard of rank 1 ({hosts.names[1]}) for 1 s" in text
+    assert "the run was lost" not in text
+
+
 def test_a_job_that_was_suspended_goes_on(hosts: Hosts, mpirun: Launcher) -> None:
     """As `scontrol suspend` does it, for far longer than it takes to be given up."""
     (mpirun.folder / "study.py").write_text(WAIT)
