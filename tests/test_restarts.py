@@ -306,6 +306,25 @@ def test_so_does_one_that_was_submitted_by_hand(scene: Scene, given: str) -> Non
     assert not os.path.exists(script)
 
 
+ARRAY = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+
+
+def test_a_task_of_an_array_is_requeued_alone(scene: Scene) -> None:
+    code, out = scene.run(signal.SIGUSR1, env=ARRAY)
+    assert (code, scene.asked) == (85, "requeue 7_3\n"), out
+    assert "Job 7_3 is requeued, and goes on from here (start 2).\n" in scene.ezpyp("status", "cache")
+
+
+def test_nothing_takes_the_place_of_a_task_of_an_array(scene: Scene) -> None:
+    """Its script would begin the whole array anew."""
+    scene.says("scontrol", "echo 'disabled' >&2; exit 1")
+    scene.says("sbatch", f"touch {scene.folder}/submitted; echo 8")
+    code, out = scene.run(signal.SIGUSR1, env=ARRAY)
+    assert code == 85
+    assert "job 7_3 is not started again (disabled): it is a task of an array" in out
+    assert not (scene.folder / "submitted").exists()
+
+
 def test_a_job_of_which_nothing_is_known_is_left_to_people(scene: Scene) -> None:
     scene.says("scontrol", "echo 'Requested operation is presently disabled for job 7' >&2; exit 1")
     code, out = scene.run(signal.SIGUSR1)

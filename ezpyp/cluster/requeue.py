@@ -7,6 +7,7 @@ is the last that the script does.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -22,7 +23,10 @@ from ezpyp.system.resources import scrubbed
 _PATIENCE = (2.0, 5.0, 10.0)
 _BUSY = ("timed out", "Unable to contact", "try again", "did not answer")
 #: Set by Slurm for one job; another has its own.
-_OF_A_JOB = ("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK")
+_OF_A_JOB = (
+    *("SLURM_", "SLURMD_", "CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"),
+    *("GPU_DEVICE_ORDINAL", "ZE_AFFINITY_MASK"),
+)
 #: Set by a person for all jobs.
 _OF_A_SITE = ("SLURM_CONF", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT")
 
@@ -104,8 +108,11 @@ def _follow_up(folder: str, job: str) -> str:
     if mine is not None:
         script = os.path.join(folder, mine.batch)
         number, cluster = slurm.submit(script, flags=["--dependency=singleton"], environ=environ)
-        submission.note(folder, replace(mine, job=number, cluster=cluster, when=time.time()))
+        with contextlib.suppress(StoreError):  # it goes on all the same, though `ezpyp watch` cannot say so
+            submission.note(folder, replace(mine, job=number, cluster=cluster, when=time.time()))
         return number
+    if "SLURM_ARRAY_TASK_ID" in os.environ:
+        raise SubmissionError("it is a task of an array, and no other job would be that task.")
     about, script = slurm.described(job), os.path.join(folder, f"jobs/{job}.sbatch")
     args = _words(about.args, sys.orig_argv)
     slurm.write_script(job, script)
@@ -114,7 +121,8 @@ def _follow_up(folder: str, job: str) -> str:
         flags = [*about.flags, f"--dependency=afterany:{job}"]
         return slurm.submit(script, *args, flags=flags, environ=environ)[0]
     finally:
-        os.unlink(script)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(script)
 
 
 def _words(text: str, argv: Sequence[str]) -> list[str]:

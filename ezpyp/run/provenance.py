@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ezpyp.system.allocation import job_of
+
 #: Seconds that git may take.
 _ANSWER = 2.0
 #: Variables that change what a run does or where it runs.
@@ -29,7 +31,7 @@ class Origin:
         self._known = {
             "script": script,
             "directory": directory,
-            "job": environ.get("SLURM_JOB_ID", ""),
+            "job": job_of(environ),
             "environment": {k: environ[k] for k in sorted(environ) if _RELEVANT.fullmatch(k)},
         }
         self._state: tuple[str, bool | None] = "", None
