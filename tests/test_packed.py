@@ -814,6 +814,23 @@ def test_what_another_host_flushed_is_waited_for(two_hosts: Hosts) -> None:
     assert near.records().records.settled(bytes.fromhex(PRINT * 5), stems) == bytes([1] * 5)
 
 
+def test_a_series_of_another_host_is_waited_for(two_hosts: Hosts) -> None:
+    far, near, clock = two_hosts
+    add(far, "before", b"x")
+    far.flush()
+    for first in (0, 2):
+        results = [b"one" * 3000, b"two"]
+        places = far.add_all(batch(first, *results))
+        far.flush()
+        for k, result in enumerate(results):
+            place = Place(places.segment, places.offsets[k], places.sizes[k], places.checksums[k])
+            for at in (place, None):
+                found = near.read(f"sim[{first + k}]", wanted=is_done, at=at)
+                assert found is not None
+                assert near.get(found) == result
+    assert clock.slept > 0
+
+
 def test_a_newer_record_of_another_host_is_waited_for(two_hosts: Hosts) -> None:
     far, near, _ = two_hosts
     far.put("alpha", record(status=Status.FAILED, host="n017"), None)

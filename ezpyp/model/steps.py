@@ -109,7 +109,8 @@ class Definition:
 
 
 class Family:
-    """Calls of one function made together: by `map` or `product`, or a single one. Never changed once it has a number.
+    """Calls of one function made together: by `map` or `product`, or a single one, or single ones that follow each
+    other. More of these may come until the plan is made (`Register.gather`); else it never changes once it is numbered.
 
     Attributes:
         label: the name of a single call; members of others are called `label[first]` and so on.
