@@ -591,6 +591,13 @@ def test_results_of_earlier_runs_count_as_settled_members() -> None:
     assert ledger.take(9) == [3]
 
 
+def test_members_that_were_not_asked_for_are_not_waited_for() -> None:
+    ledger = Ledger(SWEEP)
+    ledger.leave_out([2, 3, 4])
+    assert run(ledger, {1: FAILED}) == [0, 1]
+    assert (ledger.failed, ledger.allowed) == (1, 1)
+
+
 def test_a_result_made_with_all_inputs_is_made_anew_below_one_that_stays_without() -> None:
     """Else 4 would tell of an input that 3, which the user reads beside it, does not know."""
     ledger = Ledger(SWEEP)

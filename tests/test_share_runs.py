@@ -317,6 +317,16 @@ def test_what_all_steps_wait_for_is_named_and_then_they_are_divided(python: Laun
     assert "share 1/4: 5 of 20 steps to run, 15 are in other shares." in share(python, "1/4").stderr
 
 
+def test_failures_that_are_allowed_are_allowed_in_a_share(python: Launcher) -> None:
+    """Whether they are too many together is for the last run to say: it tries them again."""
+    allowed = STUDY.replace("return k * k", "assert k not in (2, 3), k; return k * k")
+    allowed = allowed.replace("g.map(f.map(range(10)))", "g.map(f.map(range(10), allow_failure=1), allow_failure=2)")
+    write(python, allowed.replace("total(g.map", "total.function and (g.map").replace("step.result()", "0"))
+    codes = [share(python, f"{k}/5").returncode for k in range(1, 6)]
+    assert codes == [0] * 5
+    assert ezpyp_command(python, "run", "script.py").returncode == 1
+
+
 @pytest.mark.mpi
 def test_ranks_share_a_share(mpirun: Launcher) -> None:
     write(mpirun)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from functools import cache
+from itertools import compress
 from typing import TYPE_CHECKING, Any
 
 from ezpyp.folder.folding import count, parsed
@@ -24,13 +26,13 @@ _WORDS = {"run": "to run", "blocked": "blocked", "cached": "cached", "left out":
 
 def plan_lines(prospect: Prospect) -> Iterator[str]:
     """What a run would do, by phase; members of a family with the same reason on one line."""
-    counts = _counts(prospect.verdicts)
+    counts, whens = _counts(prospect.verdicts), _whens(prospect.survey)
     yield f"Pipeline '{prospect.plan.pipeline_id}' @ {prospect.folder}: {counts}\n"
     for phase, places in _phases(prospect):
         yield f"phase {phase}: {_counts([prospect.verdicts[k] for k in places])}\n"
         for verdict in VERDICTS:
             of_kind = [k for k in places if prospect.verdicts[k] == verdict]
-            yield from _folded(verdict, [(prospect.plan.steps[k].name, _told(prospect, k)) for k in of_kind])
+            yield from _folded(verdict, [(prospect.plan.steps[k].name, _told(prospect, k, whens[k])) for k in of_kind])
     if gone := prospect.survey.differences.gone:
         yield f"gone: {_fold(gone)}\n"
     yield from (f"wrong: {problem.path}: {problem.what}\n" for problem in prospect.survey.scan.problems)
@@ -38,6 +40,7 @@ def plan_lines(prospect: Prospect) -> Iterator[str]:
 
 def plan_values(prospect: Prospect) -> dict[str, Any]:
     """The same for programs, with every step."""
+    whens = _whens(prospect.survey)
     return {
         "pipeline_id": prospect.plan.pipeline_id,
         "folder": prospect.folder,
@@ -54,7 +57,7 @@ def plan_values(prospect: Prospect) -> dict[str, Any]:
                 "phase": phase,
                 "verdict": prospect.verdicts[k],
                 "reasons": list(prospect.reasons(k)),
-                "since": since(prospect.survey, k) or None,
+                "since": whens[k] or since(prospect.survey, k) or None,
             }
             for k, (step, phase) in enumerate(zip(prospect.plan.steps, prospect.plan.graph.phases, strict=True))
         ],
@@ -106,6 +109,14 @@ def moved(survey: Survey) -> dict[str, str]:
     }
 
 
+def _whens(survey: Survey) -> Sequence[float]:
+    """For each step when its result was made, where there is one of which there is nothing else to say; else 0."""
+    plain = survey.scan.records.plain(survey.plan.stems)
+    for k in (*survey.decisions.told, *compress(range(len(plain.whens)), survey.decisions.runs)):
+        plain.whens[k] = 0.0
+    return plain.whens
+
+
 def since(survey: Survey, k: int) -> float:
     """When the result that stands for a step was made; 0.0 where there is none."""
     record = survey.decisions[k].record
@@ -115,6 +126,11 @@ def since(survey: Survey, k: int) -> float:
 def day(when: float) -> str:
     """A moment as people read it here: `2026-11-20 14:02`."""
     return time.strftime("%Y-%m-%d %H:%M", time.localtime(when))
+
+
+@cache
+def _date(minute: float) -> str:
+    return day(60 * minute)[:10]
 
 
 def _phases(prospect: Prospect) -> Iterator[tuple[int, Sequence[int]]]:
@@ -130,8 +146,10 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join([*nothing, *(f"{number:,} {what}" for number, what in counts if number)])
 
 
-def _told(prospect: Prospect, k: int) -> str:
-    """The reason of a verdict for people; results of one day are told together."""
+def _told(prospect: Prospect, k: int, when: float) -> str:
+    """The reason of a verdict for people; results of one day are told together. `when` it was made if that is all."""
+    if when and prospect.verdicts[k] == "cached":
+        return f"done on {_date(when // 60)}"
     record = prospect.survey.decisions[k].record
     if prospect.verdicts[k] != "cached" or record is None:
         return "; ".join(prospect.reasons(k))

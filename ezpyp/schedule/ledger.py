@@ -210,11 +210,13 @@ class Ledger:
 
     def leave_out(self, indices: Iterable[int]) -> None:
         """Steps that this run is not asked for: they stay not run. Before anything is taken; what needs them must be
-        among them.
+        among them. Whether failures of their group are allowed is decided without them.
         """
         for index in indices:
             self._state[index] = _INTERRUPTED
             self._interrupted = True
+            if not self._ordinary:
+                self._members_left[self._graph.groups[index]] -= 1
         self._ready.fill(self._state.translate(_ARE_READY))
 
     def keep_failed(self, indices: Iterable[int]) -> Settled:

@@ -380,22 +380,25 @@ class Catalog(Records):
 
     def plain(self, stems: Sequence[str]) -> Plain:
         plain, last = Plain.none(len(stems)), (-1, -1)
-        seconds: list[float] = []
-        sizes: list[int] = []
+        whens: Sequence[float] = ()
+        seconds: Sequence[float] = ()
+        sizes: Sequence[int] = ()
         live, owners = self._weighed(), self._owners
         for k, n in enumerate(self._places(_digests(stems))):
             if n < 0 or live[n] != _SETTLED:
                 continue
             address: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
-            member, at = address >> MEMBER, (owners[n], address & ((1 << MEMBER) - 1))
-            if member and at != last:
+            member, at = (address >> MEMBER) - 1, (owners[n], address & ((1 << MEMBER) - 1))
+            if member >= 0 and at != last:
                 whole = self._known[at[0]].segment.series(at[1])
-                seconds, sizes = (whole.seconds(), whole.sizes()) if whole is not None else ([], [])
-                last = at
-            if member and member <= len(seconds):
-                plain.found[k], plain.seconds[k], plain.sizes[k] = 1, seconds[member - 1], sizes[member - 1]
-            elif not member and (header := self.header(n)) is not None:
-                plain.found[k], plain.seconds[k], plain.sizes[k] = 1, header.seconds, header.size
+                whens, seconds = whole.times() if whole is not None else ((), ())
+                sizes, last = whole.sizes() if whole is not None else (), at
+            if 0 <= member < len(whens):
+                plain.found[k] = 1
+                plain.whens[k], plain.seconds[k], plain.sizes[k] = whens[member], seconds[member], sizes[member]
+            elif member < 0 and (header := self.header(n)) is not None:
+                plain.found[k] = 1
+                plain.whens[k], plain.seconds[k], plain.sizes[k] = header.when, header.seconds, header.size
         return plain
 
     def _places(self, digests: Iterable[int]) -> Iterator[int]:

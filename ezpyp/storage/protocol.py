@@ -59,13 +59,15 @@ class Plain(NamedTuple):
 
     #: 1 or 0 for each.
     found: bytearray
-    #: How long each took, and how many bytes its result has; 0 where there is none.
+    #: How long each took, how many bytes its result has, and when it was made; 0 where there is none.
     seconds: array[float]
     sizes: array[int]
+    whens: array[float]
 
     @classmethod
     def none(cls, count: int) -> Plain:
-        return cls(bytearray(count), array("d", bytes(8 * count)), array("q", bytes(8 * count)))
+        zeros = array("d", bytes(8 * count))
+        return cls(bytearray(count), zeros, array("q", bytes(8 * count)), zeros[:])
 
 
 class Known(Records):
@@ -105,6 +107,7 @@ class Known(Records):
             if record is not None and len(record.fingerprint) == 32 and is_plain(record.outcome):
                 plain.found[k] = 1
                 plain.seconds[k], plain.sizes[k] = record.outcome.seconds, record.outcome.bytes
+                plain.whens[k] = record.outcome.when
         return plain
 
     def under(self, fingerprint: str) -> list[str]:

@@ -78,10 +78,11 @@ class Series(NamedTuple):
         ends = memoryview(self.columns)[(EACH - 4) * self.members :].cast("I").tolist()
         return [*map(sub, ends, [0, *ends])]
 
-    def seconds(self) -> list[float]:
-        """How long each took."""
-        start = (_PRINT + 8) * self.members
-        return [*struct.unpack_from(f"<{self.members}d", self.columns, start)]
+    def times(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """When each was made, and how long it took."""
+        column = struct.Struct(f"<{self.members}d")
+        start = _PRINT * self.members
+        return column.unpack_from(self.columns, start), column.unpack_from(self.columns, start + column.size)
 
     def _number(self, kind: str, column: int, i: int) -> float:
         place = (_PRINT + 8 * column) * self.members + 8 * i

@@ -322,6 +322,7 @@ def test_what_is_plain_is_told_with_how_long_it_took(store: Store) -> None:
     assert found.found == bytes([0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1])
     assert [*found.seconds] == [0, 0, 0, 0, 0, 0, 0.5, 0, 0, 2.5, 0.5]
     assert [*found.sizes] == [0, 0, 0, 0, 0, 0, 3, 0, 0, 1, 3]
+    assert [*found.whens] == [1.7e9 * each for each in found.found]
     assert store.records().records.plain([]).found == b""
 
 
