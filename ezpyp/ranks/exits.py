@@ -195,5 +195,6 @@ def _leave_others() -> None:
             link.abort(link.lost.exit_code)
         if link is not None and not link.over:
             link.meet(mpi.Mark.LEAVING, b"", lambda: _reason or "left its script")
+            _ = [*link.signs()]  # UCX warns of messages that nobody took
         if link is not None and (earned() or _acts):
             link.finalize()
