@@ -52,7 +52,7 @@ def _settings(verb: Any) -> Any:
 @click.option("--profile", help="A profile of ezpyp.toml.")
 @click.option("--live", is_flag=True, help="Run the script as it is when the job starts, not as it is now.")
 @click.option(
-    "--no-requeue", is_flag=True, help="Do not start the job again, before its time limit or after a failure."
+    "--no-requeue", is_flag=True, help="Do not start the job again where its time was not enough, or its node failed."
 )
 @click.option("--dry-run", is_flag=True, help="Only show the batch script, and ask Slurm what it thinks of it.")
 @click.option("--init", is_flag=True, help="Write an ezpyp.toml from what is loaded now, and submit nothing.")

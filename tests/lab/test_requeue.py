@@ -221,6 +221,10 @@ def test_a_cancelled_job_stays_so_and_the_next_goes_on(slurm: Slurm, alone: Laun
     (folder / "go").touch()
     second = submitted(slurm, alone, "study.py", *SMALL)
     assert slurm.ended(second) == "COMPLETED"
+    asked = [
+        path.read_text().partition("--signal=")[2].split()[0] for path in sorted(folder.glob("cache/jobs/*.sbatch"))
+    ]
+    assert asked == ["B:USR1@150", "B:USR1@60"], "the first knows nothing, and has ten minutes; then steps are short"
     assert "result 30\n" in log_of(folder, second)
     assert [step for step, _, _ in begun(folder)] == ["0", "1", "2", "2"]
     assert (slurm.state(job), starts(slurm, alone, job)) == ("CANCELLED", 1)
