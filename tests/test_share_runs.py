@@ -309,6 +309,12 @@ pipeline.execute()
 """
 
 
+def test_of_one_step_nothing_is_advised(python: Launcher) -> None:
+    write(python, STAR.replace("range(20)", "range(0)"))
+    told = share(python, "1/4").stderr
+    assert told == "ezpyp: share 1/4: 1 of 1 steps to run, 0 are in other shares.\n"
+
+
 def test_what_all_steps_wait_for_is_named_and_then_they_are_divided(python: Launcher) -> None:
     write(python, STAR)
     planned = share(python, "2/4")
@@ -352,3 +358,23 @@ def test_a_share_that_was_stopped_after_its_last_step_is_done(python: Launcher) 
         python, f"import os, signal\nos.environ['AGENT'] = str(os.getpid())\n{script}".replace("range(4)", "range(1)")
     )
     assert share(python, "1/1").returncode == 0
+
+
+def test_a_run_that_dies_while_it_takes_shares_in_loses_nothing(python: Launcher, tmp_path: Path) -> None:
+    """Wherever it dies: what a share made is in its folder until all of it is in the main one."""
+    write(python)
+    for k in (1, 2):
+        share(python, f"{k}/2")
+    for most in (0, 5, 9):
+        deadly = (
+            "import os\nfrom ezpyp.storage import transfer\ntake, calls = transfer.take, []\n"
+            f"def dying(*args, **more):\n    calls.append(1)\n    len(calls) > {most} and os._exit(9)\n"
+            "    return take(*args, **more)\ntransfer.take = dying\n"
+        )
+        assert python.run(0, deadly + STUDY).returncode == 9
+        assert len(os.listdir(tmp_path / "cache/shares")) == 2
+    write(python)
+    last = ezpyp_command(python, "run", "script.py")
+    assert "total 285" in last.stdout, last.stderr
+    assert last.stdout.count("PASS") == 1, "the total"
+    assert ezpyp_command(python, "check", "cache").returncode == 0

@@ -22,6 +22,7 @@ from ezpyp.cli.console import (
 )
 from ezpyp.errors import InitializationError, ResultUnavailable
 from ezpyp.folder import runs
+from ezpyp.folder.summary import Rows
 from ezpyp.inspection import drawing
 from ezpyp.model.steps import Status
 from ezpyp.system.files import write_whole
@@ -192,9 +193,10 @@ def graph(source: str, args: tuple[str, ...], output: str) -> None:
 
 def _nodes_of_folder(folder: str) -> list[Node]:
     run = runs.open(folder)
-    statuses = (row.status for row in run.summary().rows)
+    rows = run.summary().rows
+    statuses = rows.statuses if isinstance(rows, Rows) else [row.status for row in rows]
     return [
-        drawing.Node(name=entry.name, phase=entry.phase, upstream=entry.upstream, status=status)
+        drawing.Node(name=entry.name, phase=entry.phase, upstream=entry.upstream, status=Status(status))
         for entry, status in zip(run.entries, statuses, strict=True)
     ]
 

@@ -120,7 +120,7 @@ _TURNED = bytes([1, 0]).ljust(256, b"\0")
 def _advice(plan: Plan, division: Division, total: int, done: bytearray, apart: list[int]) -> str:
     """What to run first, where so many steps wait for it that they cannot be divided."""
     divided = sum(owner > 0 for owner in division.owners)
-    if division.largest * total < 2 * divided or total == 1:
+    if division.largest < 3 or division.largest * total < 2 * divided or total == 1:
         return ""
     before = bytearray(done)
     before[division.hub] = 1
