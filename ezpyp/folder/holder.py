@@ -20,6 +20,7 @@ FORMAT = 1
 _WHOLE_MACHINE = "pid:[4026531836]"
 
 #: States of squeue(1) in which none of a job's processes is left. COMPLETING is not one: some may still be ending.
+#: NODE_FAIL is: ranks on a node that is cut off end themselves (EZPYP_LOST_AFTER) before Slurm gives it up.
 _OVER = frozenset(
     (
         *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PENDING"),
