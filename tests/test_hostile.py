@@ -127,6 +127,26 @@ def test_few_files_are_enough_for_a_run(python: Launcher, store: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_a_step_that_opens_too_many_files_says_so(python: Launcher, store: str) -> None:
+    """Where nothing can be opened any more, neither is the module there that makes tracebacks."""
+    leak = "    while k == 3:\n        kept.append(open('/dev/null'))\n"
+    study = STUDY.replace("import sys\n", "import sys\nkept = []\n").replace("    return k\n", f"{leak}    return k\n")
+    (python.folder / "study.py").write_text(study)
+    done = subprocess.run(
+        ["sh", "-c", f"ulimit -n 900; exec {python.bin}/python study.py"],
+        cwd=python.folder,
+        env=python.environment({"EZPYP_STORE": store}),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "5 done, 1 failed, 1 skipped" in done.stdout
+    assert "'made[3]' (k=3) OSError: [Errno 24] Too many open files" in done.stdout
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
     """A file system, mounted anew with each option that is given."""

@@ -472,12 +472,12 @@ def _and_lost(note: str, error: Exception) -> str:
 
 def _frames(error: BaseException, ours: int = 1) -> str:
     """The traceback as the user knows it: without the `ours` outermost frames, which are of this module."""
-    import traceback
-
     inner = error.__traceback__
     for _ in range(ours):
         inner = inner.tb_next if inner is not None else None
     try:
+        import traceback  # not even that is to be had where no file can be opened
+
         text = "".join(traceback.format_exception(type(error), error, inner)).rstrip()
     except Exception as another:
         return f"(its traceback cannot be made: {type(another).__name__})"
