@@ -9,7 +9,18 @@ import pytest
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import events
-from ezpyp.folder.events import Bus, Event, Journal, RunEnded, RunStarted, StepEnded, StepStarted, journals, replay
+from ezpyp.folder.events import (
+    Bus,
+    Event,
+    Journal,
+    RunEnded,
+    RunStarted,
+    StepEnded,
+    StepStarted,
+    beginning_of_run,
+    journals,
+    replay,
+)
 from ezpyp.model.steps import Outcome, Status
 
 if TYPE_CHECKING:
@@ -134,6 +145,23 @@ def test_a_listener_that_raises_is_closed_and_the_others_hear_on(capsys: pytest.
     assert grumpy.heard == [*ALL[:2], "close"]
     said = capsys.readouterr().err
     assert said == "ezpyp: Grumpy stopped: RuntimeError: no more. The run goes on without it.\n"
+
+
+@pytest.mark.parametrize(
+    ("there", "name"),
+    [
+        ([], "19700101T001640"),
+        (["19700101T001639-12", "archive"], "19700101T001640"),
+        (["19700101T001640-9"], "19700101T001641"),
+        (["19700101T001640-9", "20261121T235959-77-1of5"], "20261122T000000"),
+        (["51951006T034435-9", "zzz"], "19700101T001640"),
+    ],
+)
+def test_a_run_is_newer_than_all_before_it_whatever_the_clock_says(tmp_path: Path, there: list[str], name: str) -> None:
+    (tmp_path / "journal").mkdir()
+    for each in there:
+        (tmp_path / f"journal/{each}.jsonl").touch()
+    assert beginning_of_run(str(tmp_path), 1000.0) == name
 
 
 def test_what_was_written_is_read_again(tmp_path: Path) -> None:

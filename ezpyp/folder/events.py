@@ -28,6 +28,7 @@ FORMAT = 1
 FOLDER = "journal"
 #: Among the journals: what is left of older ones.
 ARCHIVE = "archive.jsonl"
+_STAMP = "%Y%m%dT%H%M%S"
 #: Never changed.
 _NOTHING: Mapping[str, Any] = {}
 
@@ -257,6 +258,20 @@ class Journal:
 def journals(folder: str | os.PathLike[str]) -> list[Path]:
     """The journals of a cache folder, of the newest run first. The names of runs begin with their time."""
     return sorted((p for p in (Path(folder) / FOLDER).glob("*.jsonl") if p.name != ARCHIVE), reverse=True)
+
+
+def beginning_of_run(folder: str, now: float) -> str:
+    """The time that the name of a new run begins with: now, or a second after that of the newest, where the clock was
+    set back since, or has not gone on.
+    """
+    stamp = time.strftime(_STAMP, time.gmtime(now))
+    newest = max((path.name[: len(stamp)] for path in journals(folder)), default="")
+    if newest >= stamp:
+        from datetime import datetime, timedelta
+
+        with contextlib.suppress(ValueError):  # no time that we wrote
+            return (datetime.fromisoformat(newest) + timedelta(seconds=1)).strftime(_STAMP)
+    return stamp
 
 
 def run_of_log(name: str) -> str:

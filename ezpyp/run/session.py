@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
 from ezpyp.folder import admission, archive, lock, runs, sharing
-from ezpyp.folder.events import Bus, Journal, Listener
+from ezpyp.folder.events import Bus, Journal, Listener, beginning_of_run
 from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
 from ezpyp.model.naming import SUMMARY_FILE
@@ -240,8 +240,9 @@ class Session:
         if settings.start == "fork":
             _warn_of_threads()
         link = self._link
-        began: _Begun
-        began = _begin(self._share) if link is None else link.share(_begin(self._share) if self._is_root else None)
+        own = _begin(self._folder, self._share) if self._is_root else None
+        began: _Begun | None = own if link is None else link.share(own)
+        assert began is not None
         run, left, patience, problem = began
         if problem:
             error = InitializationError(problem)
@@ -415,8 +416,8 @@ def _share(asked: str | None) -> Share | None:
         raise
 
 
-def _begin(share: Share | None) -> _Begun:
-    run = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{os.getpid()}"
+def _begin(folder: str, share: Share | None) -> _Begun:
+    run = f"{beginning_of_run(folder, time.time())}-{os.getpid()}"
     if share is not None:  # its journal and logs are to lie beside those of others, made in this second on other hosts
         run += f"-{share.number}of{share.total}"
     try:
