@@ -14,6 +14,7 @@ import pytest
 
 from ezpyp.folder import holder
 from ezpyp.folder.holder import Holder, from_json, is_gone, present, to_json
+from ezpyp.system.proc import look
 
 ELSEWHERE: dict[str, Any] = {"host": "n017", "machine": "f00d", "boot": "another"}
 IN_4711: dict[str, Any] = {**ELSEWHERE, "job": "4711"}
@@ -90,10 +91,16 @@ def test_what_ezpyp_did_not_write_is_refused(text: bytes) -> None:
 # ----- on this machine
 
 
+def ticks(pid: int) -> int:
+    process = look(pid)
+    assert process is not None
+    return process.ticks
+
+
 def test_a_process_that_lives_is_there() -> None:
     assert not is_gone(present({}), present({}))
     with subprocess.Popen(["sleep", "60"]) as other:
-        there = present({})._replace(pid=other.pid, started=holder._process(other.pid)[1])
+        there = present({})._replace(pid=other.pid, started=ticks(other.pid))
         assert not is_gone(there, present({}))
         other.kill()
         os.waitid(os.P_PID, other.pid, os.WEXITED | os.WNOWAIT)
@@ -113,7 +120,7 @@ def test_a_process_that_cannot_be_looked_at_may_live(monkeypatch: pytest.MonkeyP
     there = present({})._replace(started=1)
     monkeypatch.setattr(os, "kill", refuse)
     assert is_gone(there, present({})), "its start can be read"
-    monkeypatch.setattr(holder, "_process", lambda pid: ("", 0))
+    monkeypatch.setattr(holder, "look", lambda pid: None)
     assert not is_gone(there, us(boot=there.boot, namespace=there.namespace))
 
 
@@ -226,7 +233,7 @@ def test_a_process_of_the_same_machine_is_found_by_a_fresh_interpreter() -> None
     )
     environ = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(holder.__file__))}
     with subprocess.Popen(["sleep", "60"]) as other:
-        told = to_json(present()._replace(pid=other.pid, started=holder._process(other.pid)[1]))
+        told = to_json(present()._replace(pid=other.pid, started=ticks(other.pid)))
 
         def answer() -> bytes:
             return subprocess.run(

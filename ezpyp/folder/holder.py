@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ezpyp.system.proc import look
+
 FORMAT = 1
 
 #: The first namespace of process ids on any Linux (PROC_PID_INIT_INO): a process there is in no container of its own.
@@ -71,7 +73,7 @@ def present(environ: Mapping[str, str] = os.environ) -> Holder:
         boot=_content("/proc/sys/kernel/random/boot_id"),
         namespace=_namespace(),
         pid=os.getpid(),
-        started=_process(os.getpid())[1],
+        started=us.ticks if (us := look()) is not None else 0,
         job=environ.get("SLURM_JOB_ID", ""),
         cluster=environ.get("SLURM_CLUSTER_NAME", ""),
         restart=_number(environ.get("SLURM_RESTART_COUNT", "")),
@@ -133,9 +135,9 @@ def _lives(holder: Holder) -> bool:
         return False
     except (PermissionError, OverflowError):
         pass
-    state, started = _process(holder.pid)
+    process = look(holder.pid)
     # Where /proc hides the processes of others (hidepid=2) nothing is proved.
-    return not started or (started == holder.started and state not in "ZX")
+    return process is None or (process.ticks == holder.started and process.is_alive)
 
 
 def _rebooted(holder: Holder, us: Holder) -> bool:
@@ -175,12 +177,6 @@ def _job_is_over(holder: Holder, us: Holder) -> bool:
         return told.returncode == 0 and _OVER.issuperset(states)
     unknown = told.returncode == 0 or "Invalid job id" in told.stderr
     return unknown and holder.user == us.user
-
-
-def _process(pid: int) -> tuple[str, int]:
-    """State and start time of a process, by proc(5): fields 3 and 22 of its stat; ("", 0) where it cannot be read."""
-    fields = _content(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return (fields[0], int(fields[19])) if len(fields) > 19 else ("", 0)
 
 
 def _namespace() -> str:

@@ -342,6 +342,10 @@ def connect() -> Link | None:
             if os.environ.get("SLURM_MPI_TYPE") == "pmi2" and re.search(r"Device: *ch4:.*\bofi\b", version):
                 # By UCX, MPICH (5.0.2) tells Slurm texts without an end: ranks that imported much before abort or hang.
                 os.environ.setdefault("MPIR_CVAR_CH4_NETMOD", "ofi")
+            if "MPICH" in version and "SLURM_RESTART_COUNT" in os.environ:
+                from ezpyp.ranks import leftovers
+
+                leftovers.remove(os.environ)
             MPI.Init_thread(MPI.THREAD_MULTIPLE)
     if MPI.COMM_WORLD.Get_size() == 1:
         raise LauncherError(wrong_launcher(told, MPI.Get_library_version()))

@@ -6,11 +6,11 @@ import contextlib
 import math
 import os
 import re
-import time
 from collections.abc import Mapping
 from datetime import datetime
 
 from ezpyp.errors import InitializationError
+from ezpyp.system.proc import look
 
 #: Seconds that rank 0 waits for Slurm's answer. Without one there is no limit; the warning comes all the same.
 _ANSWER = 20.0
@@ -35,7 +35,7 @@ def seconds_left(environ: Mapping[str, str], now: float) -> float:
                 f"EZPYP_TIME_LIMIT={text!r}: give seconds from the start, as in 90s, 2h, 1d12h or 02:00:00, or "
                 "the end as @SECONDS since 1970 or @2026-11-21T18:00:00."
             )
-        return limit - _age()
+        return limit - (process.age if (process := look()) is not None else 0.0)
     job = job_of(environ)
     return _left_of_job(job) if job else math.inf
 
@@ -111,13 +111,3 @@ def _left_of_job(job: str) -> float:
         return math.inf
     left = None if told.returncode else seconds_of(told.stdout)  # INVALID
     return math.inf if left is None else left
-
-
-def _age() -> float:
-    """The seconds since this process started."""
-    try:
-        with open("/proc/self/stat", encoding="utf-8", errors="replace") as file:
-            ticks = int(file.read().rpartition(")")[2].split()[19])
-        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, ValueError, IndexError):
-        return 0.0

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 
+from ezpyp.system.proc import look
+
 PR_SET_CHILD_SUBREAPER, PR_SET_PDEATHSIG = 36, 1
 #: Seconds after which processes that do not go away, for instance in a system call that hangs, are left.
 _PATIENCE = 2.0
@@ -45,13 +47,12 @@ def children(pid: int) -> list[int]:
 
 def ancestor(names: Collection[str]) -> int | None:
     """The nearest process above this one that has one of these names."""
-    state, pid = _state(os.getpid()), 0
-    while state is not None and state[1] > 1:
-        pid = state[1]
-        with contextlib.suppress(OSError), open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
-            if file.read().strip() in names:
-                return pid
-        state = _state(pid)
+    process = look()
+    while process is not None and process.parent > 1:
+        pid = process.parent
+        process = look(pid)
+        if process is not None and process.name in names:
+            return pid
     return None
 
 
@@ -67,8 +68,8 @@ def descendants(pid: int) -> list[int]:
 def is_below(pid: int, root: int) -> bool:
     """Whether a process is another one, or its child, or a child's."""
     while pid > 1 and pid != root:
-        state = _state(pid)
-        pid = state[1] if state is not None else 0
+        process = look(pid)
+        pid = process.parent if process is not None else 0
     return pid == root
 
 
@@ -134,24 +135,14 @@ def _processes() -> Iterator[tuple[int, int, bool]]:
     Reads all of /proc, some milliseconds: not every kernel is built to list the children of a process.
     """
     for name in os.listdir("/proc"):
-        if name.isdecimal() and (state := _state(int(name))) is not None:
-            yield int(name), state[1], state[0] not in "ZX"
+        if name.isdecimal() and (process := look(int(name))) is not None:
+            yield int(name), process.parent, process.is_alive
 
 
 def is_alive(pid: int) -> bool:
     """Whether there is such a process and it has not ended, waited for or not."""
-    state = _state(pid)
-    return state is not None and state[0] not in "ZX"
-
-
-def _state(pid: int) -> tuple[str, int] | None:
-    """The state of a process and its parent's id. Its name, before them, may hold anything."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return fields[0].decode("ascii"), int(fields[1])
-    except (OSError, IndexError, ValueError):
-        return None
+    process = look(pid)
+    return process is not None and process.is_alive
 
 
 @cache

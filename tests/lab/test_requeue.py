@@ -211,6 +211,47 @@ def test_a_job_whose_node_is_lost_goes_on_on_another(slurm: Slurm, alone: Launch
     assert "result 30\n" in log_of(folder, job)
 
 
+#: Of its first start no rank could end in order, nor MPI.
+KILLED = """
+import os, signal
+from ezpyp import Pipeline, as_json_step
+
+pipeline = Pipeline("cache", "study")
+
+@as_json_step(pipeline)
+def step(k):
+    return 10 * k
+
+step.map(range(4))
+pipeline.initialize_schema()
+if "SLURM_RESTART_COUNT" not in os.environ:
+    pipeline.barrier()
+    open(f"killed{os.environ['SLURM_PROCID']}", "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+pipeline.execute()
+"""
+
+
+def test_a_job_that_was_killed_starts_again_on_the_same_node(slurm: Slurm, mpirun: Launcher) -> None:
+    """MPICH would wait for good on the shared memory that it left there."""
+    folder, environ = mpirun.folder, mpirun.environment()
+    (folder / "study.py").write_text(KILLED)
+    speaks = {"mpich": "pmi2", "openmpi": "pmix"}[mpirun.name]
+    words = f"#!/bin/bash\nsrun --mpi={speaks} {mpirun.bin}/python study.py || sleep 60\n"
+    (folder / "job.sbatch").write_text(words)
+    flags = ("--nodes=1", "--ntasks=2", f"--nodelist={slurm.nodes[0]}", "--time=10", "--requeue", "--open-mode=append")
+    job = slurm.sbatch(folder / "job.sbatch", "--output=log", *flags, env=environ, cwd=folder)
+    appears(folder / "killed0")
+    appears(folder / "killed1")
+    requeued = slurm.run("scontrol", "requeue", job, env=environ, cwd=folder)
+    assert requeued.returncode == 0, requeued.stderr
+    until = time.monotonic() + 60
+    while slurm.state(job) != "COMPLETED":
+        assert time.monotonic() < until, (folder / "log").read_text()
+        time.sleep(0.1)
+    assert "4 done" in (folder / "log").read_text()
+
+
 def test_a_cancelled_job_stays_so_and_the_next_goes_on(slurm: Slurm, alone: Launcher) -> None:
     folder = alone.folder
     study(folder, count=3, waits=2)
