@@ -120,7 +120,7 @@ def test_a_process_that_cannot_be_looked_at_may_live(monkeypatch: pytest.MonkeyP
     there = present({})._replace(started=1)
     monkeypatch.setattr(os, "kill", refuse)
     assert is_gone(there, present({})), "its start can be read"
-    monkeypatch.setattr(holder, "look", lambda pid: None)
+    monkeypatch.setattr(holder, "look", lambda *_: None)
     assert not is_gone(there, us(boot=there.boot, namespace=there.namespace))
 
 
