@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import pytest
 
-from tests.conftest import OPEN_MPI
+from tests.conftest import OPEN_MPI, completed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,14 +106,8 @@ class Hosts:
         self, *command: str, env: dict[str, str], cwd: Path, timeout: float = 60
     ) -> subprocess.CompletedProcess[str]:
         """A program, such as mpirun, on this machine, which knows the hosts by name."""
-        return subprocess.run(
-            ["timeout", "-k", "5", str(timeout), str(self._script), "head", *command],
-            cwd=cwd,
-            env=environment(env, self.env),
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        whole = ["timeout", "-k", "5", str(timeout), str(self._script), "head", *command]
+        return completed(whole, cwd=cwd, env=environment(env, self.env))
 
     def command(self, mpirun: Launcher, count: int, *program: str, wrap: tuple[str, ...] = ()) -> list[str]:
         """What starts a Python program, one rank on each of so many hosts; each by way of the program `wrap`."""
