@@ -355,7 +355,7 @@ def family(n: int) -> Workload:
         contestants=[made],
         goals=[
             Goal(what="seconds", value=of("ezpyp packed"), must=1.0, strive=0.1),
-            Goal(what="MB over the interpreter", value=of("ezpyp packed: memory"), must=100e6),
+            Goal(what="bytes over the interpreter", value=of("ezpyp packed: memory"), must=100e6),
         ],
         rounds=3,
     )
