@@ -112,12 +112,13 @@ def long_job(slurm: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     slurm.run("scancel", job, env=launcher.environment(), cwd=launcher.folder)
 
 
+@pytest.mark.timeout(240)
 def test_steps_are_run_once_however_often_the_job_stops(slurm: Slurm, mpirun: Launcher) -> None:
     """And an edit between submission and start, or between two starts, changes nothing."""
     folder = mpirun.folder
-    study(folder, count=12, seconds=1.5)
+    study(folder, count=12, seconds=5)
     way = "srun" if mpirun.name == "mpich" else "mpirun"
-    environ = mpirun.environment({"EZPYP_TIME_LIMIT": "8s"})
+    environ = mpirun.environment({"EZPYP_TIME_LIMIT": "18s"})
     ezpyp_command = (str(mpirun.bin / "python"), "-c", "from ezpyp.cli.main import main; main()")
     words = ("--ntasks-per-node", "2", "--launcher", way, *SMALL, "--", "--hold")
     done = slurm.run(*ezpyp_command, "submit", "study.py", *words, env=environ, cwd=folder)
@@ -125,7 +126,7 @@ def test_steps_are_run_once_however_often_the_job_stops(slurm: Slurm, mpirun: La
     job = done.stdout.split()[1]
     (folder / "study.py").write_text("raise SystemExit('edited')\n")
     slurm.run("scontrol", "release", job, env=environ, cwd=folder)
-    assert slurm.ended(job, timeout=90) == "COMPLETED", log_of(folder, job)
+    assert slurm.ended(job, timeout=180) == "COMPLETED", log_of(folder, job)
     log, ran = log_of(folder, job), begun(folder)
     assert Counter(int(step) for step, _, _ in ran) == Counter(range(12)), log
     assert "result 660\n" in log
