@@ -38,19 +38,26 @@ pipeline.execute()
 """
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
-def test_closed_streams_are_nobody_elses(python: Launcher, closed: str) -> None:
-    """What is opened next gets their numbers, and helpers put their output there."""
-    (python.folder / "study.py").write_text(STUDY)
-    done = subprocess.run(
-        ["sh", "-c", f"{python.bin}/python study.py {closed}"],
-        cwd=python.folder,
-        env=python.environment(),
+def in_shell(
+    python: Launcher, line: str, *, cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A line of the shell to its end, in the folder of the test unless elsewhere."""
+    return subprocess.run(
+        ["sh", "-c", line],
+        cwd=cwd or python.folder,
+        env=python.environment(env),
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
     )
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_nobody_elses(python: Launcher, closed: str) -> None:
+    """What is opened next gets their numbers, and helpers put their output there."""
+    (python.folder / "study.py").write_text(STUDY)
+    done = in_shell(python, f"{python.bin}/python study.py {closed}")
     assert done.returncode == 0, done.stderr
     assert not done.stderr
     seen = ezpyp.open(python.folder / "cache")
@@ -80,14 +87,10 @@ def test_a_folder_is_not_looked_for_where_nothing_is_any_more(python: Launcher) 
     script.write_text(STUDY)
     (python.folder / "gone").mkdir()
     run = f"{python.bin}/python {script}"
-    done = subprocess.run(
-        ["sh", "-c", f"rmdir {python.folder}/gone; {run}; echo ended with $?; {run} {python.folder}/cache"],
+    done = in_shell(
+        python,
+        f"rmdir {python.folder}/gone; {run}; echo ended with $?; {run} {python.folder}/cache",
         cwd=python.folder / "gone",
-        env=python.environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
     )
     assert "ended with 3" in done.stdout
     assert "The cache folder 'cache' cannot be made: the working folder is gone" in done.stderr
@@ -97,15 +100,7 @@ def test_a_folder_is_not_looked_for_where_nothing_is_any_more(python: Launcher) 
 
 def test_more_helpers_than_files_may_be_open_are_refused_in_one_line(python: Launcher) -> None:
     (python.folder / "study.py").write_text(STUDY)
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 40; exec {python.bin}/python study.py"],
-        cwd=python.folder,
-        env=python.environment({"EZPYP_WORKERS": "60"}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = in_shell(python, f"ulimit -n 40; exec {python.bin}/python study.py", env={"EZPYP_WORKERS": "60"})
     assert done.returncode == 3, done.stderr
     assert "cannot be started: Too many open files. Have fewer (workers=, helpers=)" in done.stderr
     assert "Traceback" not in done.stderr
@@ -115,15 +110,7 @@ def test_more_helpers_than_files_may_be_open_are_refused_in_one_line(python: Lau
 @pytest.mark.parametrize("store", ["files", "packed"])
 def test_few_files_are_enough_for_a_run(python: Launcher, store: str) -> None:
     (python.folder / "study.py").write_text(STUDY)
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 24; exec {python.bin}/python study.py"],
-        cwd=python.folder,
-        env=python.environment({"EZPYP_STORE": store}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = in_shell(python, f"ulimit -n 24; exec {python.bin}/python study.py", env={"EZPYP_STORE": store})
     assert done.returncode == 0, done.stderr
 
 
@@ -133,15 +120,7 @@ def test_a_step_that_opens_too_many_files_says_so(python: Launcher, store: str) 
     leak = "    while k == 3:\n        kept.append(open('/dev/null'))\n"
     study = STUDY.replace("import sys\n", "import sys\nkept = []\n").replace("    return k\n", f"{leak}    return k\n")
     (python.folder / "study.py").write_text(study)
-    done = subprocess.run(
-        ["sh", "-c", f"ulimit -n 900; exec {python.bin}/python study.py"],
-        cwd=python.folder,
-        env=python.environment({"EZPYP_STORE": store}),
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    done = in_shell(python, f"ulimit -n 900; exec {python.bin}/python study.py", env={"EZPYP_STORE": store})
     assert done.returncode == 1, done.stderr
     assert "5 done, 1 failed, 1 skipped" in done.stdout
     assert "'made[3]' (k=3) OSError: [Errno 24] Too many open files" in done.stdout

@@ -25,12 +25,13 @@ def remove(environ: Mapping[str, str], folder: str = FOLDER) -> None:
     restarts, job, step = map(environ.get, ("SLURM_RESTART_COUNT", "SLURM_JOB_ID", "SLURM_STEP_ID"))
     if not job or not step or not (restarts or "0").strip("0"):
         return
-    since = _step_began()
+    if (since := _step_began()) is None:
+        return
     name = re.compile(f"mpich_(?:shm|vci)_{_fnv1a(f'{job}.{step}'):x}_[0-9]+")
     with contextlib.suppress(OSError):
-        for each in filter(name.fullmatch, os.listdir(folder) if since is not None else ()):
+        for each in filter(name.fullmatch, os.listdir(folder)):
             with contextlib.suppress(OSError):
-                _remove_older(os.path.join(folder, each), since or 0.0)
+                _remove_older(os.path.join(folder, each), since)
 
 
 def _remove_older(path: str, since: float) -> None:
