@@ -222,6 +222,13 @@ def test_a_name_that_leads_nowhere_is_told(tmp_path: Path) -> None:
         lock.acquire(str(tmp_path))
 
 
+def test_a_file_system_that_does_not_tell_is_told(tmp_path: Path) -> None:
+    """As one that is gone: here by a link that leads to itself."""
+    (tmp_path / ".lock").symlink_to(".lock")
+    with pytest.raises(StoreError, match=r"\.lock cannot be looked at \(Too many levels .*\)\. Is its file"):
+        lock.acquire(str(tmp_path))
+
+
 def test_a_folder_that_cannot_be_written_is_told() -> None:
     """As an ordinary user: root may write anywhere."""
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:

@@ -119,6 +119,16 @@ def test_who_only_reads_writes_nothing(tmp_path: Path, store: PackedStore) -> No
     assert not (tmp_path / "store").exists()
 
 
+def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    """As where its file system is gone: here its name leads to itself."""
+    (tmp_path / "store").symlink_to("store")
+    gone = PackedStore(tmp_path)
+    with pytest.raises(StoreError, match=r"cannot be read \(Too many levels .*\)\. Look at its path"):
+        gone.read("step")
+    with pytest.raises(StoreError, match=r"cannot be read \(Too many levels .*\)\. Look at its path"):
+        gone.records()
+
+
 def test_a_path_says_segment_and_step(tmp_path: Path, store: PackedStore) -> None:
     assert store.put("alpha~1", record("alpha/1"), [b"x"]).location == "store/0000.seg#alpha~1"
 

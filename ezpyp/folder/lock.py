@@ -154,9 +154,18 @@ class _Seen(NamedTuple):
 
 
 def _look(path: str) -> _Seen | None:
-    """What is at a path, None if nothing is."""
+    """What is at a path, None if nothing is.
+
+    Raises:
+        StoreError: the file system does not tell.
+    """
     try:
         state = os.stat(path)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise StoreError(f"{path} cannot be looked at ({error.strerror}). Is its file system there?") from error
+    try:
         with open(path, "rb") as file:
             state = os.fstat(file.fileno())
             holder = from_json(file.read())

@@ -402,8 +402,14 @@ class PackedStore:
     def _look(self) -> Catalog:
         """All that is there now."""
         if self._catalog is None or not self._catalog.refresh():
-            self._catalog = Catalog(self._folder)
+            self._catalog = self._read_anew()
         return self._catalog
+
+    def _read_anew(self) -> Catalog:
+        try:
+            return Catalog(self._folder)
+        except OSError as error:
+            raise unreadable(self._folder, error) from error
 
     def _segment(self, number: int) -> Segment:
         """A segment to read from. Where hosts share it, opened afresh after something was missing in it."""
@@ -425,10 +431,7 @@ class PackedStore:
 
     def records(self) -> Scan:
         self.flush()
-        try:
-            catalog = Catalog(self._folder)
-        except OSError as error:
-            raise unreadable(self._folder, error) from error
+        catalog = self._read_anew()
         self._scanned = weakref.ref(catalog)
         leftovers = tuple(catalog.leftovers())
         misfits = [*catalog.misfits()]
