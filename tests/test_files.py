@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -62,10 +63,32 @@ def test_a_large_file_is_written_whether_or_not_room_can_be_had_for_it_first(
     refused: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(files, "_LARGE", 8)
+    monkeypatch.setattr(files, "_PIECE", 3)
     if refused:
         monkeypatch.setattr(files, "_libc", lambda: Refusing(refused))
-    files.write_whole(tmp_path / "a", [b"01234", b"56789"])
-    assert (tmp_path / "a").read_bytes() == b"0123456789"
+    plane = memoryview(bytes(range(24))).cast("B", (4, 6))
+    files.write_whole(tmp_path / "a", [b"01234", plane[:0], b"56789", plane])
+    assert (tmp_path / "a").read_bytes() == b"0123456789" + bytes(range(24))
+
+
+def test_the_disk_is_asked_to_begin_with_every_byte_of_a_large_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[range] = []
+
+    class Willing(Refusing):
+        def sync_file_range(self, *given: Any) -> int:
+            descriptor, start, size, _ = given
+            assert start.value + size.value <= os.fstat(descriptor).st_size
+            begun.append(range(start.value, start.value + size.value))
+            return 0
+
+    monkeypatch.setattr(files, "_LARGE", 8)
+    monkeypatch.setattr(files, "_PIECE", 4)
+    monkeypatch.setattr(files, "_libc", lambda: Willing(errno.EOPNOTSUPP))
+    files.write_whole(tmp_path / "a", [b"012345", b"678", b"9"])
+    assert [place for piece in begun for place in piece] == [*range(10)]
+    assert max(map(len, begun)) == 4
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 from array import array
 from pathlib import Path
 from typing import Any
 
 import pytest
+import xxhash
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -154,6 +156,24 @@ def test_a_large_result_has_a_file_of_its_own(
         large.name: "torn: 3 bytes where 'alpha' wrote 180"
     }
     assert set(scan.records) == {"gamma"}
+
+
+def test_a_large_result_is_written_without_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packed, "LARGE", 1 << 20)
+    lent, store = memoryview(bytearray(random.Random(4).randbytes(1 << 23))), PackedStore(tmp_path)
+    store.begin()
+    tracemalloc.start()
+    try:
+        place = store.add(
+            "alpha", "alpha", PRINT, when=0, seconds=0, attempt=1, codec="pickle", chunks=[b"head", lent, lent[:3]]
+        )
+        assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    finally:
+        tracemalloc.stop()
+    store.flush()
+    whole = b"head" + lent.tobytes() + lent[:3].tobytes()
+    assert contents(tmp_path) == {"alpha": whole}
+    assert place == Place(0, place.offset, len(whole), xxhash.xxh3_64_intdigest(whole))
 
 
 def test_a_dropped_large_result_that_is_there_still_is_told(
@@ -527,6 +547,19 @@ def test_two_processes_that_write_to_one_segment_are_noticed(three: Path) -> Non
     with pytest.raises(StoreError, match="was changed by another process"):
         one.flush()
     assert contents(three) == {"a": b"one", "b": b"two", "c": b"three", "d": b"four", "e": b"five"}
+
+
+def test_segments_that_end_where_they_should_are_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On ext4 that would wait for all that the disk is writing."""
+    for _ in range(2):
+        cuts = watch(monkeypatch, appender, Deadly())
+        store = PackedStore(tmp_path)
+        store.begin()
+        add(store, "a", b"one")
+        store.sync()
+        assert cuts.names("open")
+        assert cuts.names("ftruncate") == []
+        monkeypatch.undo()
 
 
 def test_what_was_lent_may_change_before_the_flush(tmp_path: Path, store: PackedStore) -> None:

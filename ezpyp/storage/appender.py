@@ -77,7 +77,7 @@ class Appender:
         start = os.pread(self._descriptor, FIRST, 0)
         if len(start) < FIRST and MAGIC.startswith(start[: len(MAGIC)]):  # new, or its maker was killed
             start = MAGIC + os.urandom(FIRST - len(MAGIC))
-            os.ftruncate(self._descriptor, 0)
+            _cut(self._descriptor, 0)
             write_all(self._descriptor, start)
             self._is_named = False
             if self._shared:
@@ -89,11 +89,11 @@ class Appender:
         """Cut off what a kill left torn, and let the index list what is there."""
         found = index.tail(Segment(self._path))
         self.end = found.end
-        os.ftruncate(self._descriptor, self.end)
+        _cut(self._descriptor, self.end)
         os.lseek(self._descriptor, self.end, os.SEEK_SET)
         self._index = os.open(index.index_of(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
         self._listed = found.indexed
-        os.ftruncate(self._index, self._listed)
+        _cut(self._index, self._listed)
         self._unlisted += found.missing if found.indexed else index.beginning(self.salt) + found.missing
 
     def open_for(self, host: str) -> None:
@@ -267,3 +267,9 @@ class Appender:
             if descriptor >= 0:
                 os.close(descriptor)
         self._descriptor = self._index = -1
+
+
+def _cut(descriptor: int, size: int) -> None:
+    """Have a file end there. One that does is left alone: ext4 may wait for all that the disk is writing."""
+    if os.fstat(descriptor).st_size != size:
+        os.ftruncate(descriptor, size)

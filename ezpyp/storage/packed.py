@@ -157,23 +157,23 @@ class PackedStore:
         kwargs: str = "",
     ) -> Place:
         appender = self._appender or self._open()
-        data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if type(data) is not bytes:
-            data = bytes(data)  # others may change what they lent
-        size, sum_ = len(data), self._digest(data)
+        data = chunks[0] if len(chunks) == 1 else None
+        size = len(data) if type(data) is bytes else sum(map(size_of, chunks))
         if size > LARGE or not name:
-            outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
-            offset = appender.at
-            self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
-        else:
-            of_stem = stem.encode("utf-8", "surrogatepass")
-            of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
-            order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
-            flags, extras = (MORE, extras_of_call(args, kwargs)) if args or kwargs else (PLAIN, b"")
-            offset = appender.append(
-                of_stem, of_name, codec.encode(), extras,
-                flags, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
-            )  # fmt: skip
+            outcome, offset = done(self._writer, when, seconds, attempt, codec, args, kwargs), appender.at
+            kept = self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
+            return Place(self._number, offset, size, _number(kept.checksum))
+        if type(data) is not bytes:
+            data = b"".join(chunks)  # others may change what they lent
+        sum_ = self._digest(data)
+        of_stem = stem.encode("utf-8", "surrogatepass")
+        of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
+        order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
+        flags, extras = (MORE, extras_of_call(args, kwargs)) if args or kwargs else (PLAIN, b"")
+        offset = appender.append(
+            of_stem, of_name, codec.encode(), extras,
+            flags, 0, order, attempt, rank, when, seconds, print_, sum_, size, data,
+        )  # fmt: skip
         return Place(self._number, offset, size, sum_)
 
     def add_all(self, batch: Batch) -> Places:
@@ -231,13 +231,12 @@ class PackedStore:
         """Where a result goes. A large one is written at once: no record vouches for it yet."""
         size = sum(map(size_of, chunks))
         appender = self._appender or self._open()
-        place = Place(self._number, appender.at, size, _sum(chunks))
         if size <= LARGE:
-            return place, PLAIN
-        path = f"{self._folder}/{location_of(place, '', codec, APART)}"
+            return Place(self._number, appender.at, size, _sum(chunks)), PLAIN
+        path = f"{self._folder}/{location_of(Place(self._number, appender.at, size, 0), '', codec, APART)}"
         write_whole(path, chunks, sync=self._shared)
         self._unsynced.append(path)
-        return place, APART
+        return Place(self._number, appender.at, size, _sum(chunks)), APART  # summed while the disk writes
 
     def _append(
         self, stem: str, record: Record, flags: int, chunks: Sequence[Buffer] | None, *, after: int = 0
