@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from hypothesis import given
@@ -92,8 +91,8 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
     store.flush()
     found, read = outcomes.outline(2), outcomes[2]
     assert found is not None
-    assert found == replace(read, codec="", checksum="", args="")
-    assert outcomes.outline(2, call=True) == replace(read, codec="", checksum="")
+    assert found == read._replace(codec="", checksum="", args="")
+    assert outcomes.outline(2, call=True) == read._replace(codec="", checksum="")
     assert outcomes.outline(3) is None
     assert outcomes.outline(4) is None
     outcomes.put(failed := Outcome(step=2, status=Status.FAILED))

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -516,7 +515,7 @@ def test_only_what_may_be_late_is_waited_for(
         with pytest.raises(StoreError, match=r"cannot be read \(Permission denied\)"):
             far.get(found)
     (tmp_path / "alpha.step").unlink()
-    own = replace(found, outcome=replace(found.outcome, host=os.uname().nodename))
+    own = found._replace(outcome=found.outcome._replace(host=os.uname().nodename))
     with pytest.raises(StoreError, match="is missing"):
         far.get(own)
     with pytest.raises(StoreError, match="is missing"):
@@ -534,7 +533,7 @@ def test_a_record_that_must_be_there_is_waited_for(far: FileStore, clock: Clock,
 
 
 def test_a_record_that_must_be_another_is_waited_for(far: FileStore, clock: Clock) -> None:
-    newer = replace(record(host="n017"), fingerprint="f2")
+    newer = record(host="n017")._replace(fingerprint="f2")
     clock.then[3] = lambda: far.put("alpha", newer, [b"newer"])
     found = far.read("alpha", wanted=lambda found: found.fingerprint == "f2")
     assert found is not None

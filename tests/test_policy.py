@@ -62,7 +62,7 @@ def test_only_named_causes_are_tried_again() -> None:
         (0.01, 40_000, 400),
         (0.01, 99, 0),
         (0.1, 30, 3),
-        (Allowance(share=0.5, count=7), 10, 7),
+        (Allowance(share=0.5, number=7), 10, 7),
     ],
 )
 def test_what_may_be_written_for_allow_failure(written: Any, members: int, allowed: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pytest
 
@@ -52,7 +51,7 @@ def ended(name: str = "alpha", status: Status = Status.DONE, **more: object) -> 
         label=name,
         title="Pickle",
         phase=0,
-        outcome=replace(outcome, **more),  # type: ignore[arg-type]
+        outcome=outcome._replace(**more),  # type: ignore[arg-type]
     )
     return event._replace(**of_event)  # type: ignore[arg-type]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import schema as schemas
@@ -67,7 +66,7 @@ def _offered(
 def _noted(record: Record, folder: str) -> Record:
     """As it is to be here: what it printed stays there."""
     note = "; ".join(filter(None, (record.outcome.note, f"from {folder}")))
-    return replace(record, outcome=replace(record.outcome, note=note, log=None))
+    return record._replace(outcome=record.outcome._replace(note=note, log=None))
 
 
 def _open(folder: str, pipeline_id: str) -> Store:

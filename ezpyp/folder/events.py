@@ -13,8 +13,6 @@ import math
 import os
 import sys
 import time
-from dataclasses import MISSING, fields, is_dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -368,27 +366,23 @@ def parse(text: str) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _usual(kind: Any) -> Mapping[str, Any]:
-    """The defaults of a named tuple."""
-    usual: Mapping[str, Any] = kind._field_defaults
-    return usual
+#: Stands for no default.
+_MISSING = object()
 
 
 class _Shape:
-    """The fields of a tuple or a dataclass, bound once: encoding is in the scheduling loop."""
+    """The fields of a named tuple, bound once: encoding is in the scheduling loop."""
 
-    __slots__ = ("defaults", "names", "values")
+    __slots__ = ("defaults", "names")
 
-    def __init__(self, kind: type) -> None:
-        self.names = tuple(kind.__annotations__)
-        usual = {each.name: each.default for each in fields(kind)} if is_dataclass(kind) else _usual(kind)
-        self.defaults = tuple(usual.get(name, MISSING) for name in self.names)
-        self.values = attrgetter(*self.names)
+    def __init__(self, kind: Any) -> None:
+        self.names: tuple[str, ...] = kind._fields
+        self.defaults = tuple(kind._field_defaults.get(name, _MISSING) for name in self.names)
 
-    def plain(self, value: object) -> dict[str, Any]:
+    def plain(self, value: tuple[Any, ...]) -> dict[str, Any]:
         """What differs from its default; a field without default is always there."""
-        found = zip(self.names, self.values(value), self.defaults, strict=True)
-        return {name: now for name, now, default in found if default is MISSING or now != default}
+        found = zip(self.names, value, self.defaults, strict=True)
+        return {name: now for name, now, default in found if default is _MISSING or now != default}
 
     def known(self, content: dict[str, Any]) -> dict[str, Any]:
         """The fields that this version knows; JSON's lists are the tuples they were."""

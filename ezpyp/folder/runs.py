@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from dataclasses import fields, is_dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
@@ -333,7 +332,7 @@ class Run:
             if outcome is None and (record := self._record(self.entries[k])) is not None:
                 outcome = record.outcome
                 if finished.cached[k]:
-                    outcome = replace(outcome, note=f"cached; {outcome.note}" if outcome.note else "cached")
+                    outcome = outcome._replace(note=f"cached; {outcome.note}" if outcome.note else "cached")
             args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
             phase = plan.graph.phases[k]
             return row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
@@ -441,6 +440,8 @@ def _fields(value: Any) -> dict[str, Any]:
     """The columns of a result."""
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         return value
+    from dataclasses import fields, is_dataclass
+
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in fields(value)}
     return {"result": value}

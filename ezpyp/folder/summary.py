@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, compress, islice
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
@@ -174,30 +173,42 @@ class Counts(Protocol):
     def cached(self) -> int: ...
 
 
-@dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What came of a pipeline: one row a step, in the order of the plan, and the totals.
+    """What came of a pipeline: one row a step, in the order of the plan, and the totals. Never changed.
 
     `allowed` failures are counted in `failed` too, `cached` results (of earlier runs) in `done`.
+
+    Attributes:
+        seconds: of the last run, by the wall clock.
+        exit_code: 0 done, 1 a step failed, 85 stopped before the end, 130 stopped by the user.
+        reason: "" or why the run ended early.
+        on_gpus: whether a step was granted GPUs.
     """
 
-    folder: str
-    pipeline_id: str
-    rows: Sequence[Row]
-    done: int
-    failed: int
-    skipped: int
-    not_run: int
-    allowed: int
-    cached: int
-    #: Of the last run, by the wall clock.
-    seconds: float
-    #: 0 done, 1 a step failed, 85 stopped before the end, 130 stopped by the user.
-    exit_code: int
-    #: "" or why the run ended early.
-    reason: str = ""
-    #: Whether a step was granted GPUs.
-    on_gpus: bool = False
+    def __init__(
+        self,
+        *,
+        folder: str,
+        pipeline_id: str,
+        rows: Sequence[Row],
+        done: int,
+        failed: int,
+        skipped: int,
+        not_run: int,
+        allowed: int,
+        cached: int,
+        seconds: float,
+        exit_code: int,
+        reason: str = "",
+        on_gpus: bool = False,
+    ) -> None:
+        self.folder, self.pipeline_id, self.rows = folder, pipeline_id, rows
+        self.done, self.failed, self.skipped, self.not_run = done, failed, skipped, not_run
+        self.allowed, self.cached, self.seconds = allowed, cached, seconds
+        self.exit_code, self.reason, self.on_gpus = exit_code, reason, on_gpus
+
+    def __repr__(self) -> str:
+        return f"<Summary of {self.folder}: {tally(self)}>"
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -7,7 +7,6 @@ import inspect
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 from typing import Any
 
@@ -102,11 +101,11 @@ class CommandOptions:
             counted = (*counted, launcher)
         wishes = Wishes(options=_PROGRAM).with_(**options, inputs=counted, seed=None)
         if room.cwd:
-            placed = replace(wishes.options, workdir=room, outputs=Outputs(outputs, room.cwd))
+            placed = wishes.options._replace(workdir=room, outputs=Outputs(outputs, room.cwd))
         else:
             left = (stdout,) if stdout and stdout not in outputs else ()
-            placed = replace(wishes.options, workdir=room.leaving((*outputs, *left)))
-        self.wishes = replace(wishes, options=placed)
+            placed = wishes.options._replace(workdir=room.leaving((*outputs, *left)))
+        self.wishes = wishes._replace(options=placed)
 
     def values(self, command: Any) -> tuple[Any, ...]:
         """The last arguments of a call: the command, its program told from its arguments, and what is linked in.
@@ -160,7 +159,7 @@ class CommandOptions:
         if wanted:
             room = Room.of(wanted)
             assert room is not None
-            return replace(room, scratch=os.path.abspath(own["scratch"])) if own.get("scratch") else room, ""
+            return room._replace(scratch=os.path.abspath(own["scratch"])) if own.get("scratch") else room, ""
         folder = os.path.expanduser(os.fsdecode(given if given is not None else "."))
         if self.links:
             raise ValueError(

@@ -9,8 +9,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import InitializationError
@@ -45,8 +44,7 @@ class Collector(Home, Protocol):
         """How many steps were named after `base` so far; counts so many more."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class Wishes(NamedTuple):
     """What the user asked for the steps of a function, beside their arguments."""
 
     options: Options = Options()
@@ -56,7 +54,7 @@ class Wishes:
     #: What the steps read besides their arguments.
     inputs: tuple[Input, ...] = ()
     #: Parameters whose values are handed over as they are, with what makes of them something to count by.
-    identity: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    identity: Mapping[str, Callable[[Any], Any]] = {}
 
     def with_(self, **more: Any) -> Wishes:
         """The wishes after more of them, as the user writes them.
@@ -67,29 +65,29 @@ class Wishes:
         wishes, options, request = self, self.options, self.options.request
         for key, value in more.items():
             if key == "name":
-                wishes = replace(wishes, name=_checked_name(value))
+                wishes = wishes._replace(name=_checked_name(value))
             elif key == "depends_on":
-                wishes = replace(wishes, depends_on=_dependencies(value))
+                wishes = wishes._replace(depends_on=_dependencies(value))
             elif key == "inputs":
-                wishes = replace(wishes, inputs=inputs_of(value))
+                wishes = wishes._replace(inputs=inputs_of(value))
             elif key == "identity":
-                wishes = replace(wishes, identity=_identities(value))
+                wishes = wishes._replace(identity=_identities(value))
             elif key == "allow_failure":
-                wishes = replace(wishes, allowance=Allowance.of(value))
+                wishes = wishes._replace(allowance=Allowance.of(value))
             elif key in ("cpus", "gpus", "memory", "fresh"):
                 asked: dict[str, Any] = {key: bytes_of(value) if key == "memory" else value}
-                request = replace(request, **asked)
+                request = request._replace(**asked)
             elif key == "max_age":
-                options = replace(options, max_age=seconds_of(value))
+                options = options._replace(max_age=seconds_of(value))
             elif key in _OPTIONS:
-                options = replace(options, **{key: _OPTIONS[key](value)})
+                options = options._replace(**{key: _OPTIONS[key](value)})
             elif key in ("always", "copy", "keep", "seed"):
-                options = replace(options, **{key: value})
+                options = options._replace(**{key: value})
             else:
                 raise TypeError(f"There is no option '{key}'. Options: {', '.join(OPTIONS)}.")
         if options is self.options and request is options.request:
             return wishes  # with the very options: steps that share them are known as alike
-        return replace(wishes, options=replace(_placed(options), request=_checked(request)))
+        return wishes._replace(options=_placed(options)._replace(request=_checked(request)))
 
 
 def timeout_of(value: Any) -> float | None:
@@ -434,7 +432,7 @@ def _placed(options: Options) -> Options:
     """What is to be left in a folder of the step's own is moved into the cache; elsewhere it stays."""
     if options.workdir is None or not options.outputs.patterns:
         return options
-    return replace(options, workdir=options.workdir.leaving(options.outputs.patterns), outputs=Outputs())
+    return options._replace(workdir=options.workdir.leaving(options.outputs.patterns), outputs=Outputs())
 
 
 def _checked(request: Request) -> Request:

@@ -5,9 +5,8 @@ the whole.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple, TypedDict
 
 from ezpyp.identity.atoms import combine, digest, group, octets, text
 from ezpyp.identity.modules import top
@@ -29,8 +28,7 @@ class Part(TypedDict):
     uses: dict[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Code:
+class Code(NamedTuple):
     """The identity of a function, and what it is made of."""
 
     #: 32 hexadecimal digits.
@@ -45,21 +43,30 @@ class Code:
     fallback: str
 
 
-@dataclass(slots=True, eq=False)
 class Node:
     """One thing in the graph. What it leads to is filled in after it was entered, so that cycles end."""
 
-    kind: str
-    label: str
-    own: bytes = b""
-    shown: str = ""
-    owner: str = ""
-    name: str = ""
-    #: Why its bytecode had to do.
-    fallback: str = ""
-    edges: list[tuple[str, Node]] = field(default_factory=list)
-    #: What it stands for, kept alive because nodes are found by its address.
-    subject: object = None
+    def __init__(
+        self,
+        kind: str,
+        label: str,
+        own: bytes = b"",
+        *,
+        shown: str = "",
+        owner: str = "",
+        name: str = "",
+        fallback: str = "",
+        edges: Iterable[tuple[str, Node]] = (),
+        subject: object = None,
+    ) -> None:
+        """
+        Args:
+            fallback: why its bytecode had to do.
+            subject: what it stands for, kept alive because nodes are found by its address.
+        """
+        self.kind, self.label, self.own, self.shown = kind, label, own, shown
+        self.owner, self.name, self.fallback, self.subject = owner, name, fallback, subject
+        self.edges = [*edges]
 
     def lead(self, name: str, to: Node | None) -> None:
         """Note that this uses another thing under a name."""

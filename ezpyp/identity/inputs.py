@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, NamedTuple, overload
 from zlib import crc32
 
 from ezpyp.errors import InitializationError
@@ -18,12 +17,34 @@ from ezpyp.identity.contents import MAKE, Contents, Verify, printable, unreadabl
 
 
 class Input:
-    """What a step reads: a frozen value that only rank 0 looks at, once a run."""
+    """What a step reads: a frozen value that only rank 0 looks at, once a run.
 
-    __slots__ = ()
-    verify: Verify
-    #: As the user wrote it.
+    Attributes:
+        verify: how it is looked at.
+        given: as the user wrote it, which is not part of the value.
+    """
+
+    __slots__ = ("given", "verify")
     given: str
+    verify: Verify
+
+    def __init__(self, **fields: Any) -> None:
+        for name, each in fields.items():
+            object.__setattr__(self, name, each)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"{self!r} is a value and stays as it is: make another {type(self).__name__}")
+
+    def __delattr__(self, name: str) -> None:
+        self.__setattr__(name, None)
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return self.text == other.text and self.verify == other.verify
+
+    def __hash__(self) -> int:
+        return crc32(self.text)  # the same in every process: so is the order of a set
 
     @property
     def label(self) -> str:
@@ -58,7 +79,6 @@ class Input:
             raise
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
 class File(Input, os.PathLike[str]):
     """A file that a step reads, or returns.
 
@@ -70,13 +90,12 @@ class File(Input, os.PathLike[str]):
         verify: "always" reads it in every run, whatever its times say.
     """
 
+    __slots__ = ("path",)
     #: Absolute.
     path: str
-    verify: Verify
-    given: str = field(compare=False)
 
     def __init__(self, path: str | os.PathLike[str], *, verify: Verify = "changed") -> None:
-        _set(self, given=os.fsdecode(path), path=_absolute(path), verify=_verify(verify))
+        super().__init__(given=os.fsdecode(path), path=_absolute(path), verify=_verify(verify))
 
     @property
     def name(self) -> str:
@@ -103,9 +122,6 @@ class File(Input, os.PathLike[str]):
     def __lt__(self, other: File) -> bool:
         return self.path < other.path
 
-    def __hash__(self) -> int:
-        return crc32(self.text)  # the same in every process: so is the order of a set
-
     def __reduce__(self) -> tuple[Any, ...]:
         returned = _returned.get()
         if returned is not None:
@@ -113,7 +129,6 @@ class File(Input, os.PathLike[str]):
         return _file, (self.path, self.given, self.verify)
 
 
-@dataclass(frozen=True, init=False, repr=False)
 class Files(Input, Sequence[File]):
     """The files that a pattern finds: `Files("obs/*.nc")`; `**` stands for any number of folders.
 
@@ -127,12 +142,10 @@ class Files(Input, Sequence[File]):
 
     folder: str
     pattern: str
-    verify: Verify
-    given: str = field(compare=False)
 
     def __init__(self, pattern: str | os.PathLike[str], *, verify: Verify = "changed") -> None:
         given = os.fsdecode(pattern)
-        _set(self, given=given, pattern=os.path.expanduser(given), folder=os.getcwd(), verify=_verify(verify))
+        super().__init__(given=given, pattern=os.path.expanduser(given), folder=os.getcwd(), verify=_verify(verify))
 
     @property
     def label(self) -> str:
@@ -176,15 +189,11 @@ class Files(Input, Sequence[File]):
     def __getitem__(self, place: int | slice) -> File | tuple[File, ...]:
         return self._files[place]
 
-    def __hash__(self) -> int:
-        return crc32(self.text)
-
     def __reduce__(self) -> tuple[Any, ...]:
         _check_not_returned()
         return _unpickled, (Files, self.given, self.verify, {"folder": self.folder, "pattern": self.pattern})
 
 
-@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Tree(Input, os.PathLike[str]):
     """A folder with all that is in it (zarr, a mesh, a model): by its name, and the names and contents inside.
 
@@ -195,13 +204,12 @@ class Tree(Input, os.PathLike[str]):
         verify: "always" reads everything in every run, whatever the times say.
     """
 
+    __slots__ = ("path",)
     #: Absolute.
     path: str
-    verify: Verify
-    given: str = field(compare=False)
 
     def __init__(self, path: str | os.PathLike[str], *, verify: Verify = "changed") -> None:
-        _set(self, given=os.fsdecode(path), path=_absolute(path), verify=_verify(verify))
+        super().__init__(given=os.fsdecode(path), path=_absolute(path), verify=_verify(verify))
 
     @property
     def name(self) -> str:
@@ -237,9 +245,6 @@ class Tree(Input, os.PathLike[str]):
     def __str__(self) -> str:
         return self.path
 
-    def __hash__(self) -> int:
-        return crc32(self.text)
-
     def __reduce__(self) -> tuple[Any, ...]:
         _check_not_returned()
         return _unpickled, (Tree, self.given, self.verify, {"path": self.path})
@@ -263,8 +268,7 @@ def inputs_of(value: Any) -> tuple[Input, ...]:
 # ----- looking at them
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seen:
+class Seen(NamedTuple):
     """What an input was found to be."""
 
     label: str
@@ -370,11 +374,6 @@ def returned_file(number: int) -> File:
 # ----- making values
 
 
-def _set(value: Input, **fields: Any) -> None:
-    for name, each in fields.items():
-        object.__setattr__(value, name, each)
-
-
 def _absolute(path: str | os.PathLike[str]) -> str:
     return os.path.abspath(os.path.expanduser(os.fsdecode(path)))
 
@@ -386,12 +385,11 @@ def _verify(word: Any) -> Any:
 
 
 def _file(path: str, given: str, verify: Verify) -> File:
-    file = File(path, verify=verify)
-    _set(file, given=given)
+    file: File = _unpickled(File, given, verify, {"path": path})
     return file
 
 
-def _unpickled(kind: Callable[..., Any], given: str, verify: Verify, fields: dict[str, Any]) -> Any:
-    value = kind(given, verify=verify)
-    _set(value, **fields)
+def _unpickled(kind: type[Input], given: str, verify: Verify, fields: dict[str, Any]) -> Any:
+    value = kind.__new__(kind)
+    Input.__init__(value, given=given, verify=verify, **fields)
     return value

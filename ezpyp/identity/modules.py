@@ -6,11 +6,10 @@ import os
 import sys
 import types
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.identity.atoms import ATOMS
 
@@ -30,8 +29,7 @@ FUNCTIONS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserModules:
+class UserModules(NamedTuple):
     """Which modules are the user's own: all that are not installed, with those named more or fewer.
 
     A name stands for the module and everything in it: `UserModules(also=("lab_tools",), never=("generated",))`.

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.identity.atoms import ATOMS, group, text
 
@@ -179,8 +178,7 @@ def _changed_line(before: str, after: str) -> str:
     return "code changed"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reads:
+class Reads(NamedTuple):
     """Names that code reads and does not bind itself, each with the attributes asked of it: `("np",
     "linalg", "norm")`.
 
@@ -211,17 +209,18 @@ def reads(node: Scoped, decorators: Collection[ast.expr] = (), separate: Collect
     return Reads(names=names, hints=frozenset(reader.hints) - names, imports=imports)
 
 
-@dataclass(slots=True)
 class _Scope:
     """The names bound in one function, class or comprehension."""
 
-    outer: _Scope | None
-    #: Class bodies: their names are not seen from inside functions, and may be read before they are bound.
-    open: bool = False
-    bound: set[str] = field(default_factory=set)
-    nonlocals: set[str] = field(default_factory=set)
-    globals: set[str] = field(default_factory=set)
-    imported: dict[str, tuple[int, str, tuple[str, ...]]] = field(default_factory=dict)
+    def __init__(self, outer: _Scope | None, *, is_open: bool = False) -> None:
+        """Class bodies are open: their names are not seen from inside functions, and may be read before they are
+        bound.
+        """
+        self.outer, self.open = outer, is_open
+        self.bound: set[str] = set()
+        self.nonlocals: set[str] = set()
+        self.globals: set[str] = set()
+        self.imported: dict[str, tuple[int, str, tuple[str, ...]]] = {}
 
     def bind(self, nodes: list[Any]) -> _Scope:
         """Enter every name that statements bind here, without entering the scopes inside."""
@@ -299,7 +298,7 @@ class _Reader:
         for each in decorators:
             self.visit(each, None)
         if isinstance(node, ast.Module):
-            self.all(node.body, _Scope(None, open=True).bind([*node.body]))
+            self.all(node.body, _Scope(None, is_open=True).bind([*node.body]))
         elif isinstance(node, ast.ClassDef):
             self._class(node, None)
         else:
@@ -356,7 +355,7 @@ class _Reader:
         self.all([*body, *kinds], inner)
 
     def _class(self, node: ast.ClassDef, scope: _Scope | None) -> None:
-        inner = _Scope(scope, open=True).bind([*node.body, *getattr(node, "type_params", ())])
+        inner = _Scope(scope, is_open=True).bind([*node.body, *getattr(node, "type_params", ())])
         self.all([*node.bases, *(each.value for each in node.keywords)], inner)
         self.all(node.body, inner)
 

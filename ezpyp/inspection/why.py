@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ezpyp.folder import differences
@@ -81,7 +81,7 @@ def account(name: str, run: Run | None, prospect: Prospect | None) -> Account:
     failure = _failure(run, former, outcome) if decision.runs else None
     if decision.record is not None:
         # That of another folder has no place here yet.
-        outcome = decision.record.outcome if decision.stem else replace(decision.record.outcome, location="")
+        outcome = decision.record.outcome if decision.stem else decision.record.outcome._replace(location="")
     return Account(
         name=name,
         outcome=outcome,

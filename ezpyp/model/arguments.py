@@ -9,13 +9,11 @@ read-only. Files among them (`Input`) are not looked at here, but when the plan 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import io
 import pickle
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -77,9 +75,8 @@ class Handed(Deferred):
 Resolve = Callable[[Deferred], Any]
 
 
-@dataclass(slots=True, eq=False)
 class Arguments:
-    """What a call was given, by value. Never changed (and not frozen, which would double the time of a call).
+    """What a call was given, by value. Never changed.
 
     Attributes:
         plain: (args, kwargs) where all are immutable or deferred; then `pickled` and `joined` are None.
@@ -89,20 +86,27 @@ class Arguments:
             their paths.
         identity: the same for good: files, too, count by their order of appearance. What they hold is added when the
             plan is identified. Both are the call itself in bytes where these are few, else a digest of them.
+        inputs: files in the order of their appearance, then those of `inputs=`.
+        met: functions and classes among them: what these do is followed when the pipeline is initialized.
         joined: of a member of a family: immutable (args, kwargs), and keyword arguments that all members share.
     """
 
-    plain: tuple[tuple[Any, ...], dict[str, Any]] | None
-    pickled: bytes | None
-    deferred: tuple[Deferred, ...]
-    arrays: tuple[tuple[Any, bytes], ...]
-    digest: bytes
-    identity: bytes
-    #: Files in the order of their appearance, then those of `inputs=`.
-    inputs: tuple[Input, ...] = ()
-    #: Functions and classes among them: what these do is followed when the pipeline is initialized.
-    met: tuple[object, ...] = ()
-    joined: tuple[tuple[Any, ...], dict[str, Any], Arguments] | None = None
+    __slots__ = ("arrays", "deferred", "digest", "identity", "inputs", "joined", "met", "pickled", "plain")
+
+    def __init__(
+        self,
+        plain: tuple[tuple[Any, ...], dict[str, Any]] | None,
+        pickled: bytes | None,
+        deferred: tuple[Deferred, ...],
+        arrays: tuple[tuple[Any, bytes], ...],
+        digest: bytes,
+        identity: bytes,
+        inputs: tuple[Input, ...] = (),
+        met: tuple[object, ...] = (),
+        joined: tuple[tuple[Any, ...], dict[str, Any], Arguments] | None = None,
+    ) -> None:
+        self.plain, self.pickled, self.deferred, self.arrays = plain, pickled, deferred, arrays
+        self.digest, self.identity, self.inputs, self.met, self.joined = digest, identity, inputs, met, joined
 
     def sources(self) -> Iterator[Step]:
         """Every step that a deferred argument stands for, as often as it appears."""
@@ -448,7 +452,7 @@ def plain_value(value: Any) -> Any:
         return plain_value(value.stands)
     if isinstance(value, partial):
         return f"partial({getattr(value.func, '__name__', value.func)})"
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+    if hasattr(type(value), "__dataclass_fields__"):
         return shorten(value)
     item = getattr(value, "item", None)
     if item is not None and getattr(value, "shape", None) == ():

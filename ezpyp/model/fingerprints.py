@@ -6,12 +6,11 @@ import os
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
 from itertools import islice
 from operator import add, methodcaller
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity import fingerprint
@@ -87,8 +86,7 @@ class Repeated(Sequence[T], Generic[T]):
         return self._values[bisect_right(self._ends, range(len(self))[k])]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Identity:
+class Identity(NamedTuple):
     """The lasting identity of every step of a plan; computed by one rank, since it reads the sources."""
 
     fingerprints: Fingerprints

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from itertools import compress, count
+from typing import NamedTuple
 
 from ezpyp.model.plan import Plan
 from ezpyp.model.request import Request
 from ezpyp.model.steps import callable_name
 
 
-@dataclass(frozen=True, slots=True)
-class Functions:
+class Functions(NamedTuple):
     """The functions of a plan: a number for each step, and the name of each number."""
 
     numbers: Sequence[int]
@@ -50,8 +49,7 @@ class Functions:
         return None if order == array("i", range(len(phases))) else order
 
 
-@dataclass(frozen=True, slots=True)
-class Requests:
+class Requests(NamedTuple):
     """What steps ask for: a number for each step, 0 for the ordinary request, and the request of each number."""
 
     numbers: Sequence[int]
@@ -68,7 +66,7 @@ class Requests:
             if number < 0:
                 # What is as it is without saying so.
                 usual = request.process == "any" and not request.gpus
-                plain = replace(request, fresh=None, program=False) if usual else request
+                plain = request._replace(fresh=None, program=False) if usual else request
                 number = seen[id(request)] = known.setdefault(plain, len(known))
             numbers += array("i", [number]) * len(block.members)
         return cls(numbers, tuple(known)) if len(known) > 1 else None

@@ -11,8 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.identity.contents import content_of, printable
@@ -33,8 +32,7 @@ _TICK = 20_000_000
 # ----- declared
 
 
-@dataclass(frozen=True, slots=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Names and patterns of what a step has to leave, relative to a folder."""
 
     patterns: tuple[str, ...] = ()
@@ -151,7 +149,7 @@ def keep(
             place = f"{room}/{together[path]}" if path in together else _free(folder, stem, os.path.basename(path))
             # A link is only a name: what it points to may be anybody's.
             mine = not (os.path.islink(path) or _is_older(path, since) or _is_input(path, inputs))
-            taken.append(_Taken(path, place, mine))
+            taken.append(_Taken(path, place, mine=mine))
             taken[-1].take(folder)
             found.append((place, os.stat(f"{folder}/{place}").st_size, content_of(f"{folder}/{place}")))
     except BaseException:
@@ -236,15 +234,14 @@ def _is_input(path: str, inputs: Sequence[Input]) -> bool:
     return False
 
 
-@dataclass(slots=True)
 class _Taken:
     """A file on its way to its place in the cache folder."""
 
-    path: str
-    place: str
-    #: Whether the step made it, and it is still to be removed where it was.
-    mine: bool
-    is_moved: bool = False
+    def __init__(self, path: str, place: str, *, mine: bool) -> None:
+        self.path, self.place = path, place
+        #: Whether the step made it, and it is still to be removed where it was.
+        self.mine = mine
+        self.is_moved = False
 
     def take(self, folder: str) -> None:
         """Put it at its place, whole, by the cheapest way that is safe."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
 from itertools import accumulate
@@ -23,8 +22,7 @@ from ezpyp.model.register import Register
 from ezpyp.model.steps import Family, Group, Step, Steps
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Graph:
+class Graph(NamedTuple):
     """The plan as the ledger sees it: integers only. Index order is phase order and then call order: the priority."""
 
     #: Indices of the nearest dependencies of each step, in increasing order.
@@ -35,11 +33,10 @@ class Graph:
     groups: Sequence[int]
     allowed: tuple[int, ...] = ()
     #: Steps that are tried again.
-    retries: Mapping[int, Retry] = field(default_factory=dict)
+    retries: Mapping[int, Retry] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Following:
+class Following(NamedTuple):
     """Whose code counts, beside that of the user's own modules: what is not installed."""
 
     #: Modules that are followed although they are installed, and that are not although they are the user's.
@@ -65,19 +62,29 @@ class Block(NamedTuple):
     members: range
 
 
-@dataclass(frozen=True, kw_only=True)
 class Plan:
-    """The steps of a pipeline in the order of their phases. Made from memory alone, the same on every rank."""
+    """The steps of a pipeline in the order of their phases. Made from memory alone, the same on every rank; never
+    changed.
+    """
 
-    pipeline_id: str
-    #: In index order; a step is made when it is looked at.
-    steps: Steps
-    graph: Graph
-    #: The file stem of each step.
-    stems: PlannedStems
-    register: Register
-    places: Places
-    following: Following = Following()
+    def __init__(
+        self,
+        *,
+        pipeline_id: str,
+        steps: Steps,
+        graph: Graph,
+        stems: PlannedStems,
+        register: Register,
+        places: Places,
+        following: Following = Following(),
+    ) -> None:
+        """
+        Args:
+            steps: in index order; a step is made when it is looked at.
+            stems: the file stem of each step.
+        """
+        self.pipeline_id, self.steps, self.graph, self.stems = pipeline_id, steps, graph, stems
+        self.register, self.places, self.following = register, places, following
 
     @cached_property
     def blocks(self) -> list[Block]:

@@ -4,15 +4,14 @@ argument.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import floor
+from typing import NamedTuple
 
 #: How long a lot should last.
 LOT_SECONDS = 0.05
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(NamedTuple):
     """Run a failed step again. `times` is how often (attempts = times + 1), `delay` the seconds before each."""
 
     times: int = 0
@@ -37,16 +36,15 @@ class Retry:
         return now + self.delay
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Allowance:
+class Allowance(NamedTuple):
     """How many members of a group may fail before what depends on them is skipped."""
 
     share: float = 0.0
-    count: int = 0
+    number: int = 0
 
     def __bool__(self) -> bool:
         """Whether any may."""
-        return bool(self.share or self.count)
+        return bool(self.share or self.number)
 
     @classmethod
     def of(cls, value: Allowance | bool | int | float | None) -> Allowance:
@@ -59,11 +57,11 @@ class Allowance:
             return cls(share=1.0)
         if value < 0 or (isinstance(value, float) and value > 1):
             raise ValueError(f"allow_failure={value!r}: give True, a share between 0 and 1, or a count")
-        return cls(share=value) if isinstance(value, float) else cls(count=value)
+        return cls(share=value) if isinstance(value, float) else cls(number=value)
 
     def of_members(self, members: int) -> int:
         """The number of failures that a group of so many members may have. 1e-9 absorbs 0.1 * 30 == 3.0000000004."""
-        return max(self.count, floor(self.share * members + 1e-9))
+        return max(self.number, floor(self.share * members + 1e-9))
 
 
 def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = LOT_SECONDS, most: int = 512) -> int:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ezpyp.system.resources import Process
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(NamedTuple):
     """What a step needs while it runs. `gpus` may be a fraction; `memory` is in bytes, 0 for unsaid."""
 
     cpus: int = 1

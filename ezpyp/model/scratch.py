@@ -7,11 +7,10 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
@@ -22,8 +21,7 @@ from ezpyp.system.offspring import is_alive
 _VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Room:
+class Room(NamedTuple):
     """Where a step asked to run."""
 
     #: The folder in which the step's own one is made; "" for node-local scratch.

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from ezpyp.errors import UnknownStep
 from ezpyp.model.naming import compact
@@ -45,8 +44,7 @@ def _similar(name: str, names: list[str]) -> list[str]:
     return difflib.get_close_matches(name, names[:10_000], 1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(NamedTuple):
     """The part of a plan that a run is asked for, as patterns; empty tuples mean all of it."""
 
     #: These steps.

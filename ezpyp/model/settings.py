@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.system.stopping import GRACE
@@ -20,8 +19,7 @@ _STARTS = ("fork", "fresh")
 MOST_HELPERS = 1024
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class Settings(NamedTuple):
     """How a run is carried out. None of it changes a result."""
 
     executor: str = "processes"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from itertools import accumulate, repeat
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
@@ -55,8 +54,7 @@ class Home(Protocol):
     def result(self, name: str, /) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class Options(NamedTuple):
     """How a step is run and kept. Of these the codec, the version and what it uses are part of its identity."""
 
     codec: str = "pickle"
@@ -83,29 +81,40 @@ class Options:
     workdir: Room | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Group:
-    """Steps that share an allowance for failures: the members of one `map`, or a single step."""
+    """Steps that share an allowance for failures: the members of one `map`, or a single step. Never changed."""
 
-    label: str
-    allowance: Allowance
+    __slots__ = ("allowance", "label")
+
+    def __init__(self, label: str, allowance: Allowance) -> None:
+        self.label, self.allowance = label, allowance
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Definition:
-    """What all steps of a decorated function have in common."""
+    """What all steps of a decorated function have in common. Never changed; each is itself and no other.
 
-    function: Callable[..., Any]
-    home: Home
-    options: Options = Options()
-    #: Steps (or names of steps) that must be done first without giving a value.
-    after: tuple[Step | str, ...] = ()
-    #: True where the user chose the name: then it is part of the identity.
-    named: bool = False
-    #: The function's parameter names, in order, for display.
-    parameters: tuple[str, ...] = ()
-    #: "Pickle", "NumPy", …: how the codec calls itself in listings.
-    title: str = "Pickle"
+    Attributes:
+        after: steps (or names of steps) that must be done first without giving a value.
+        named: True where the user chose the name: then it is part of the identity.
+        parameters: the function's parameter names, in order, for display.
+        title: "Pickle", "NumPy", …: how the codec calls itself in listings.
+    """
+
+    __slots__ = ("after", "function", "home", "named", "options", "parameters", "title")
+
+    def __init__(
+        self,
+        *,
+        function: Callable[..., Any],
+        home: Home,
+        options: Options = Options(),
+        after: tuple[Step | str, ...] = (),
+        named: bool = False,
+        parameters: tuple[str, ...] = (),
+        title: str = "Pickle",
+    ) -> None:
+        self.function, self.home, self.options = function, home, options
+        self.after, self.named, self.parameters, self.title = after, named, parameters, title
 
 
 class Family:
@@ -376,16 +385,30 @@ def _joined(steps: Iterable[Step]) -> Iterator[tuple[Family, range]]:
         yield family, members
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """What arrives in place of a value when the failure of its step was allowed. It is falsy."""
+    """What arrives in place of a value when the failure of its step was allowed. It is falsy, and no tuple: who takes
+    the value apart without a look at it shall not get these texts.
+    """
 
-    name: str
-    arguments: str
-    reason: str
+    __slots__ = ("arguments", "name", "reason")
+
+    def __init__(self, *, name: str, arguments: str, reason: str) -> None:
+        self.name, self.arguments, self.reason = name, arguments, reason
+
+    def __repr__(self) -> str:
+        return f"Failed(name={self.name!r}, arguments={self.arguments!r}, reason={self.reason!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Failed) and self._texts() == other._texts()
+
+    def __hash__(self) -> int:
+        return hash(self._texts())
 
     def __bool__(self) -> bool:
         return False
+
+    def _texts(self) -> tuple[str, str, str]:
+        return self.name, self.arguments, self.reason
 
 
 K = TypeVar("K")
@@ -402,8 +425,7 @@ def succeeded(results: Any) -> Any:
     return [each for each in results if not isinstance(each, Failed)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What came of one run of one step. Travels between ranks; a few hundred bytes unless it carries a traceback."""
 
     #: The step's index in the plan.

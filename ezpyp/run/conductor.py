@@ -6,7 +6,6 @@ import contextlib
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from ezpyp.errors import StoreError
@@ -246,7 +245,7 @@ class Conductor:
             return kept
         except StoreError as error:
             # The disk may be what failed. What can still be done goes on, and the next run skips or runs it anew.
-            return replace(outcome, note=f"{outcome.note} (and its status could not be stored: {error})")
+            return outcome._replace(note=f"{outcome.note} (and its status could not be stored: {error})")
 
     def _count_down(self, steps: Sequence[int]) -> None:
         """Notice where a phase ends."""

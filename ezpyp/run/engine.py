@@ -204,7 +204,7 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
     captured = job.settings.capture != "off"
     surroundings.publish(job.run)
     return Setup(
-        count=helpers,
+        helpers=helpers,
         order=Order(
             folder=job.folder,
             store=job.kind,

@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
@@ -26,8 +24,7 @@ if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
+class Job(NamedTuple):
     """Everything one rank needs to take part in a run."""
 
     run: str
@@ -40,6 +37,8 @@ class Job:
     link: mpi.Link | None
     #: The process that forks helpers: forked earlier, before MPI started, or now.
     nest: Callable[[], tuple[Nursery, Position]]
+    #: The steps that have no result yet and are asked for, or needed by those.
+    todo: frozenset[int]
     #: The steps that this run is asked for; None for all.
     wanted: frozenset[int] | None = None
     #: Seconds that the run has.
@@ -74,11 +73,10 @@ class Job:
             host=self.host,
         )
 
-    @cached_property
-    def todo(self) -> frozenset[int]:
-        """The steps that have no result yet and are asked for, or needed by those."""
-        statuses = self.standing.statuses
-        if self.wanted is None:
-            return frozenset(compress(range(len(statuses)), statuses))  # done is 0
-        needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
-        return frozenset(k for k in needed if statuses[k] != Status.DONE)
+
+def missing(plan: Plan, statuses: bytes, wanted: frozenset[int] | None) -> frozenset[int]:
+    """The steps that have no result yet and are wanted, or needed by those; `wanted` None for all."""
+    if wanted is None:
+        return frozenset(compress(range(len(statuses)), statuses))  # done is 0
+    needed = with_needs(plan.graph, wanted, lambda k: statuses[k] == Status.DONE)
+    return frozenset(k for k in needed if statuses[k] != Status.DONE)

@@ -8,7 +8,6 @@ import shlex
 import sys
 import time
 from collections import Counter
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
 from ezpyp.folder.events import LotEnded, RunEnded, RunStarted, StepCached, StepEnded
@@ -33,12 +32,11 @@ _MODES = ("all", "failures", "off")
 _SIGNS = {Status.DONE: "PASS", Status.FAILED: "FAIL", Status.SKIPPED: "SKIP", Status.NOT_RUN: "STOP"}
 
 
-@dataclass(slots=True, kw_only=True)
 class Kind:
     """Failures with like reasons: the first of them, and how many there were."""
 
-    example: StepEnded
-    count: int = 0
+    def __init__(self, example: StepEnded) -> None:
+        self.example, self.count = example, 0
 
 
 class Lines:
@@ -121,7 +119,7 @@ class Lines:
 
     def _failure(self, event: StepEnded) -> None:
         """Every failure has its lines, the first of each kind their details too: enough to understand it."""
-        kind = self._kinds.setdefault(kind_of(event.outcome), Kind(example=event))
+        kind = self._kinds.setdefault(kind_of(event.outcome), Kind(event))
         kind.count += event.final
         if self._mode != "off":
             self._shown += 1

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.errors import IdentityError
 from ezpyp.folder import schema as schemas
@@ -27,8 +26,7 @@ from ezpyp.model.steps import Status
 from ezpyp.storage.opening import SHELF, Problem, Record, Store, on_shelf, write_whole
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a pipeline stands before it runs. Small enough to be sent to every rank."""
 
     #: 16 bytes a step, in plan order.
@@ -38,13 +36,13 @@ class Standing:
     #: Done steps that were given Failed values, with the indices of those inputs.
     missing: Mapping[int, tuple[int, ...]]
     #: Digests of the files that steps read, by their indices.
-    inputs: Mapping[int, bytes] = field(default_factory=dict)
+    inputs: Mapping[int, bytes] = {}
     #: Files that were found torn or foreign, with what is wrong: their steps run again.
     problems: tuple[str, ...] = ()
     #: Code that could not be followed by its source, and values without identity: said once.
     remarks: tuple[str, ...] = ()
     #: Versions of the packages that the code uses.
-    packages: Mapping[str, str] = field(default_factory=dict)
+    packages: Mapping[str, str] = {}
     #: The runs that made what is there: records refer to their logs.
     logged: frozenset[str] = frozenset()
     #: The schema was written anew.
@@ -107,12 +105,12 @@ def settle_in(
     rewritten = outdated(found)
     if rewritten:
         write_whole(Path(folder) / SCHEMA_FILE, schemas.encoded(found.wanted), sync=True)
-    stands = replace(standing(found, keeps), rewritten=rewritten, turn=turn)
+    stands = standing(found, keeps)._replace(rewritten=rewritten, turn=turn)
     if collected is None:
         return stands
     store.sync()
     collected.remove()
-    return replace(stands, remarks=(*collected.remarks, *stands.remarks))
+    return stands._replace(remarks=(*collected.remarks, *stands.remarks))
 
 
 def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:

@@ -27,7 +27,7 @@ from ezpyp.model.settings import Choices, Settings
 from ezpyp.ranks import exits, launched, mpi, vigil
 from ezpyp.run import engine, resume
 from ezpyp.run.engine import Finished
-from ezpyp.run.job import Job
+from ezpyp.run.job import Job, missing
 from ezpyp.run.provenance import Origin
 from ezpyp.run.report import Lines
 from ezpyp.run.resume import Standing
@@ -258,6 +258,7 @@ class Session:
             settings=settings,
             link=link,
             nest=self._hatch,
+            todo=missing(self.plan, self._standing.statuses, wanted),
             wanted=wanted,
             time=left,
             origin=self._origin,

@@ -7,7 +7,6 @@ their place in one table, which is why a million steps fit. An Outcome is made o
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, compress
 from struct import Struct
 from typing import TYPE_CHECKING, Any
@@ -88,7 +87,7 @@ class Outcomes(Mapping[int, Outcome]):
         if self._is_brief(k):
             self._table[k * SIZE + 12 : k * SIZE + 16] = b"\xff" * 4
         elif k in self._told:
-            self._told[k] = replace(self._told[k], dropped=True)
+            self._told[k] = self._told[k]._replace(dropped=True)
 
     def brief(self, k: int) -> Brief:
         """The brief of a step that has one."""
@@ -116,7 +115,7 @@ class Outcomes(Mapping[int, Outcome]):
         record = self._store.read(self._stems[k], at=place if place.segment >= 0 else None)
         if record is None:
             raise KeyError(k)
-        return replace(record.outcome, step=k)
+        return record.outcome._replace(step=k)
 
     def outline(self, k: int, *, call: bool = False) -> Outcome | None:
         """What numbers alone tell of a step: all but its arguments, codec and checksum, and nothing is read; with

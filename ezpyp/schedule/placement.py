@@ -12,7 +12,6 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from math import ceil
 from typing import NamedTuple
 
@@ -103,12 +102,11 @@ class _Held(NamedTuple):
     devices: tuple[tuple[_Device, int], ...]
 
 
-@dataclass(slots=True)
 class _Lot:
     """A lot of ordinary steps: where it is, and how many have not ended."""
 
-    seat: _Seat
-    left: int
+    def __init__(self, seat: _Seat, left: int) -> None:
+        self.seat, self.left = seat, left
 
 
 class Placement:

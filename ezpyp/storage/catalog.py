@@ -10,7 +10,6 @@ import os
 import struct
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain, compress, repeat
 from operator import add, methodcaller
 
@@ -59,16 +58,14 @@ _SAYING = 0xFF & ~WHEREABOUTS & ~OPENING
 _TURNED = bytes([1, 0]).ljust(256, b"\0")
 
 
-@dataclass(slots=True)
 class _Known:
     """How far a segment was looked through."""
 
-    number: int
-    segment: Segment
-    indexed: int = FIRST
-    end: int = FIRST
-    #: Of the file, with what is no whole record yet.
-    size: int = 0
+    def __init__(self, number: int, segment: Segment) -> None:
+        self.number, self.segment = number, segment
+        self.indexed = self.end = FIRST
+        #: Of the file, with what is no whole record yet.
+        self.size = 0
 
 
 class Catalog(Records):

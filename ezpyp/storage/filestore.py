@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -86,7 +85,7 @@ class FileStore:
             return record.outcome
         name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
         path = f"{self._folder}/{name}"
-        outcome = replace(record.outcome, location=name, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
+        outcome = record.outcome._replace(location=name, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
         write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
         self._note(path, witness)
         return outcome
@@ -187,7 +186,7 @@ class FileStore:
             os.makedirs(f"{folder}/{SHELF}", exist_ok=True)
         if outcome.location:
             source = f"{folder}/{outcome.location}"
-            outcome = replace(outcome, location=f"{target}{outcome.location.removeprefix(stem)}")
+            outcome = outcome._replace(location=f"{target}{outcome.location.removeprefix(stem)}")
             if not outcome.dropped:
                 link_whole(source, f"{folder}/{outcome.location}", void=witness)
         write_whole(witness, [to_json(record, outcome)], sync=self._shared)
@@ -206,7 +205,7 @@ class FileStore:
             remove(f"{self._folder}/{stem}.status")
         elif record is not None:
             # The record first: a kill in between leaves a file too many, not one too few.
-            self.put(stem, replace(record, outcome=replace(record.outcome, dropped=True)), None)
+            self.put(stem, record._replace(outcome=record.outcome._replace(dropped=True)), None)
         if record is not None and record.outcome.location:
             remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)

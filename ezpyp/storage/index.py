@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from operator import add, le
+from typing import NamedTuple
 
 from ezpyp.storage.segment import FIRST, OPENING, Header, Segment
 from ezpyp.storage.series import TEXT
@@ -53,8 +53,7 @@ def index_of(path: str) -> str:
     return path.removesuffix(".seg") + SUFFIX
 
 
-@dataclass(slots=True)
-class Listing:
+class Listing(NamedTuple):
     """What a segment holds from a place on."""
 
     #: Entries that were read from the index, and those that it lacks, one after another.

@@ -12,7 +12,6 @@ import os
 import weakref
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
@@ -130,16 +129,16 @@ class PackedStore:
             place, flags = self._lay(outcome.codec, chunks)
             location = location_of(place, stem, outcome.codec, flags)
             sum_ = f"xxh3:{place.checksum:016x}"
-            outcome = replace(outcome, location=location, bytes=place.size, checksum=sum_)
+            outcome = outcome._replace(location=location, bytes=place.size, checksum=sum_)
         elif not outcome.location:
             place = None
         elif place is None and outcome.dropped:
-            outcome = replace(outcome, location="")
+            outcome = outcome._replace(location="")
         elif place is None:
             place = self._place_of(record)
         if chunks is None and place is not None:
             flags = ELSEWHERE | (APART if "#" not in outcome.location else 0)
-        self._append(stem, replace(record, outcome=outcome, place=place), flags, chunks)
+        self._append(stem, record._replace(outcome=outcome, place=place), flags, chunks)
         return outcome
 
     def add(
@@ -461,7 +460,7 @@ class PackedStore:
                 continue
             record, header = found
             if result_only:
-                dropped = replace(record, outcome=replace(record.outcome, dropped=True))
+                dropped = record._replace(outcome=record.outcome._replace(dropped=True))
                 flags = ELSEWHERE | header.flags & APART if record.place is not None else PLAIN
                 self._append(stem, dropped, flags, None, after=header.order + 1)
             else:

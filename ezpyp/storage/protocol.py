@@ -6,7 +6,6 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -377,8 +376,8 @@ class MemoryStore:
         outcome = record.outcome
         if chunks is not None:
             self._results[stem] = b"".join(chunks)
-            outcome = replace(outcome, location=stem, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
-        self._records[stem] = replace(record, outcome=replace(outcome, step=-1, tail=""))
+            outcome = outcome._replace(location=stem, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
+        self._records[stem] = record._replace(outcome=outcome._replace(step=-1, tail=""))
         return outcome
 
     def add(
@@ -434,15 +433,15 @@ class MemoryStore:
                 self._results.pop(target, None)
                 if stem in self._results:  # else it was dropped
                     self._results[target] = self._results.pop(stem)
-                outcome = replace(outcome, location=target)
-            self._records[target] = replace(record, outcome=outcome)
+                outcome = outcome._replace(location=target)
+            self._records[target] = record._replace(outcome=outcome)
 
     def drop(self, *stems: str, result_only: bool = False) -> None:
         for stem in stems:
             self._results.pop(stem, None)
             record = self._records.pop(stem, None)
             if record is not None and result_only:
-                self._records[stem] = replace(record, outcome=replace(record.outcome, dropped=True))
+                self._records[stem] = record._replace(outcome=record.outcome._replace(dropped=True))
 
     def begin(self, turn: int = 0) -> int:
         return turn

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any
+from typing import Any, NamedTuple
 
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.system.files import Buffer
@@ -20,15 +19,14 @@ from ezpyp.system.usage import Use
 FORMAT = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """What the store knows of a step: its outcome, under the identity that it had."""
 
     name: str
     fingerprint: str
     outcome: Outcome
     #: Where its result lies, as the store that it was read from knows it.
-    place: Place | None = field(default=None, compare=False)
+    place: Place | None = None
 
 
 #: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.

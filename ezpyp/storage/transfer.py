@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -28,11 +27,11 @@ def take(record: Record, source: Store, there: str, target: Store, here: str, st
     """
     outcome = record.outcome
     if not outcome.location or outcome.dropped:
-        target.put(stem, replace(record, place=None), None)
+        target.put(stem, record._replace(place=None), None)
         return
     data = source.get(record)
     verify_files(record, there)
-    record = replace(record, outcome=replace(outcome, files=_linked(outcome.files, there, here, files or stem)))
+    record = record._replace(outcome=outcome._replace(files=_linked(outcome.files, there, here, files or stem)))
     if isinstance(target, FileStore):
         os.makedirs(os.path.dirname(f"{here}/{stem}"), exist_ok=True)
     if not (isinstance(source, FileStore) and isinstance(target, FileStore)):
@@ -40,7 +39,7 @@ def take(record: Record, source: Store, there: str, target: Store, here: str, st
         return
     name = f"{stem}.step{codecs.get(outcome.codec).suffix}"
     link_whole(f"{there}/{outcome.location}", f"{here}/{name}", void=f"{here}/{stem}.status")
-    target.put(stem, replace(record, outcome=replace(record.outcome, location=name)), None)
+    target.put(stem, record._replace(outcome=record.outcome._replace(location=name)), None)
 
 
 def verify_files(record: Record, folder: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -106,10 +106,9 @@ def accept(survey: Survey, folder: str, store: Store, chosen: Acceptance) -> int
             continue  # has not run; or a former attempt to accept it was killed after this
         record = survey.scan.records[stems[name]]
         done = record.outcome.status is Status.DONE
-        signed = replace(
-            record,
+        signed = record._replace(
             fingerprint=survey.identity.fingerprints[survey.plan.index[name]],
-            outcome=replace(record.outcome, note=_noted(record.outcome.note)) if done else record.outcome,
+            outcome=record.outcome._replace(note=_noted(record.outcome.note)) if done else record.outcome,
         )
         store.put(stems[name], signed, None)
         kept += done
@@ -190,7 +189,7 @@ def invalidate(folder: str, results: Mapping[str, Mapping[str, Record]], keep_ol
     """
     store, note = _store(folder), _by("invalidated")
     void = {
-        stem: replace(record, fingerprint=record.fingerprint + VOID, outcome=replace(record.outcome, note=note))
+        stem: record._replace(fingerprint=record.fingerprint + VOID, outcome=record.outcome._replace(note=note))
         for mine in results.values()
         for stem, record in mine.items()
     }

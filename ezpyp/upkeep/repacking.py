@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -103,7 +103,7 @@ class _Draft(PackedStore):
             self._writer = self._writer._replace(host=outcome.host)
             self.appender.open_for(outcome.host)
         if not outcome.location or outcome.dropped:
-            self.put(stem, replace(record, place=None), None)
+            self.put(stem, record._replace(place=None), None)
             return
         data = source.get(record)
         if outcome.bytes <= packed.LARGE:
@@ -114,9 +114,9 @@ class _Draft(PackedStore):
             place = place_of(outcome)._replace(segment=self._number, offset=self.appender.at)
             location = segment.location_of(place, stem, outcome.codec, segment.APART)
             link_whole(f"{self._folder}/{outcome.location}", f"{self._folder}/{location}", void="")
-            outcome = replace(outcome, location=location)
+            outcome = outcome._replace(location=location)
         self.large.add(f"{self._folder}/{outcome.location}")
-        self.put(stem, replace(record, outcome=outcome, place=place), None)
+        self.put(stem, record._replace(outcome=outcome, place=place), None)
 
 
 def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
@@ -193,14 +193,14 @@ def _unpack(folder: str, store: Store, wrong: list[Problem]) -> int:
         name = f"{stem}.step{codecs.get(outcome.codec).suffix}" if outcome.location else ""
         os.makedirs(os.path.dirname(f"{folder}/{name}"), exist_ok=True)
         if not outcome.location or outcome.dropped:
-            target.put(stem, replace(record, outcome=replace(outcome, location=name)), None)
+            target.put(stem, record._replace(outcome=outcome._replace(location=name)), None)
             return
         data = source.get(record)
         if outcome.bytes <= packed.LARGE:
             target.put(stem, record, [data])
             return
         link_whole(f"{folder}/{outcome.location}", f"{folder}/{name}", void=f"{folder}/{stem}.status")
-        target.put(stem, replace(record, outcome=replace(outcome, location=name)), None)
+        target.put(stem, record._replace(outcome=outcome._replace(location=name)), None)
 
     count = _take_all(store, folder, take, wrong)
     target.sync()

@@ -10,8 +10,8 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import NamedTuple
 
 from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
@@ -39,31 +39,29 @@ _PATIENCE = 60.0
 _SETTLED = 0.001
 
 
-@dataclass(slots=True, kw_only=True)
 class _Slot:
     """The agent's view of one helper."""
 
-    number: int
-    wire: Wire | None = None
-    #: Lots that are not finished, in order, each with the running number of its first task.
-    given: deque[tuple[int, Lot]] = field(default_factory=deque)
-    #: Running numbers: of the first task that was not reported, and of the next one.
-    told: int = 0
-    next: int = 0
-    #: The fence: from this number on tasks are not begun; and when it was raised.
-    fence: int = NO_FENCE
-    raised: float = 0.0
-    #: Whether the tasks behind the fence were given back.
-    cleared: bool = False
-    #: Deaths since it last reported anything.
-    deaths: int = 0
-    log: str | None = None
-    ending: str = ""
-    #: The GPUs that its process has used.
-    gpus: tuple[str, ...] = ()
-    #: Whether its process ends with the step it has; what that reported is told then, when its GPUs are free.
-    apart: bool = False
-    parting: list[tuple[Report, bool]] = field(default_factory=list)
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.wire: Wire | None = None
+        #: Lots that are not finished, in order, each with the running number of its first task.
+        self.given: deque[tuple[int, Lot]] = deque()
+        #: Running numbers: of the first task that was not reported, and of the next one.
+        self.told = self.next = 0
+        #: The fence: from this number on tasks are not begun; and when it was raised.
+        self.fence, self.raised = NO_FENCE, 0.0
+        #: Whether the tasks behind the fence were given back.
+        self.cleared = False
+        #: Deaths since it last reported anything.
+        self.deaths = 0
+        self.log: str | None = None
+        self.ending = ""
+        #: The GPUs that its process has used.
+        self.gpus: tuple[str, ...] = ()
+        #: Whether its process ends with the step it has; what that reported is told then, when its GPUs are free.
+        self.apart = False
+        self.parting: list[tuple[Report, bool]] = []
 
     @property
     def open(self) -> bool:
@@ -88,11 +86,10 @@ class _Slot:
         return [lot for lot in cut if lot]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setup:
+class Setup(NamedTuple):
     """How the helpers of one agent are started."""
 
-    count: int
+    helpers: int
     order: Order
     #: The environment of each helper: its share of this rank's GPUs and cores.
     environments: Sequence[dict[str, str]]
@@ -135,7 +132,7 @@ class Processes:
             self._poll.register(bell.fileno(), select.EPOLLIN)
         self._by_descriptor: dict[int, _Slot] = {}
         self._has_limits = any(block.family.definition.options.timeout for block in worker.plan.blocks)
-        self._slots = [_Slot(number=k) for k in range(setup.count)]
+        self._slots = [_Slot(k) for k in range(setup.helpers)]
         self._logs = Logs(setup.order.folder)
         #: Whether somebody has nothing to do, and whether there may be something to give back soon.
         self._recalling = self._undecided = False
@@ -145,7 +142,7 @@ class Processes:
         for slot in self._slots:
             self._open(slot)
         #: Whoever looks at what steps use of GPUs does so while it is open.
-        self._watched = nest.spawn(setup.count, Watch(gpus, setup.count)) if (gpus := setup.order.gpus) else None
+        self._watched = nest.spawn(setup.helpers, Watch(gpus, setup.helpers)) if (gpus := setup.order.gpus) else None
 
     @property
     def slots(self) -> int:
@@ -368,7 +365,7 @@ class Processes:
         if outcome.attempt != attempt or outcome.when < self._began or outcome.status is Status.SKIPPED:
             return None
         last_words = tail(worker.folder, outcome.log) if outcome.status is Status.FAILED else ""
-        return replace(outcome, step=index, tail=last_words)
+        return outcome._replace(step=index, tail=last_words)
 
     def _enforce_limits(self) -> None:
         now = time.monotonic()
@@ -486,7 +483,7 @@ class Processes:
             with contextlib.suppress(OSError):
                 end = os.path.getsize(os.path.join(folder, slot.log))
                 place = (slot.log, start, end) if end > start else None
-                outcome = replace(outcome, log=place, tail=tail(folder, place))
+                outcome = outcome._replace(log=place, tail=tail(folder, place))
         with contextlib.suppress(EzpypError, OSError):
             outcome = self._worker.keep(outcome)
             self._worker.store.flush()

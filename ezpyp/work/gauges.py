@@ -11,7 +11,6 @@ import select
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from time import monotonic
 from typing import NamedTuple
 
@@ -107,18 +106,15 @@ class Gauge:
         return self._gauges.read(self._slot, gpus)
 
 
-@dataclass(slots=True)
 class _Tally:
     """What was seen of one step."""
 
-    number: int
-    began: float
-    looked: float
-    memory: int | None = None
-    peak: float | None = None
-    #: Busy seconds times hundred, and the seconds that they were seen in.
-    busy: float = 0.0
-    seconds: float = 0.0
+    def __init__(self, number: int, now: float) -> None:
+        self.number, self.began, self.looked = number, now, now
+        self.memory: int | None = None
+        self.peak: float | None = None
+        #: Busy seconds times hundred, and the seconds that they were seen in.
+        self.busy = self.seconds = 0.0
 
     def is_due(self, now: float) -> bool:
         return now - self.looked >= (EARLY if now - self.began < _YOUNG else LATER) * 0.9
@@ -155,7 +151,7 @@ def _look_at_all(meter: Meter, watch: Watch, gauges: Gauges, tallies: dict[int, 
         if not pid:
             continue
         if tally is None or tally.number != number:
-            tally = tallies[slot] = _Tally(number, now, now)
+            tally = tallies[slot] = _Tally(number, now)
         elif tally.is_due(now):
             due[slot] = pid, devices, alone, tally
     seen: dict[int, list[tuple[int | None, float | None]]] = {slot: [] for slot in due}

@@ -12,7 +12,6 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
 from pickle import dumps
 from time import monotonic, time
 from typing import Any, NoReturn
@@ -47,37 +46,43 @@ _NOTHING: Mapping[str, Any] = {}
 LONG, FADING = 0.01, 0.8
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """Everything a step needs to run: the plan, its fingerprints, where results go, and who is running."""
 
-    plan: Plan
-    fingerprints: Fingerprints
-    store: Store
-    folder: str
-    rank: int = 0
-    host: str = ""
-    #: Keeps steps from changing this process for each other; None in line.
-    guards: Guards | None = None
-    #: Has somebody look at what steps use of GPUs; None in line.
-    gauge: Gauge | None = None
-    #: Digests of what steps read, by their indices: a step draws by the contents of its files, not by their paths.
-    inputs: Mapping[int, bytes] = field(default_factory=dict)
-    #: A child that a step forked has another.
-    pid: int = field(default_factory=os.getpid)
-    #: Where results of earlier steps lie, as far as that was told.
-    places: dict[int, Place] = field(init=False, default_factory=dict)
-    #: Done steps that saved something, which go when their results are on disk.
-    spent: list[int] = field(init=False, default_factory=list)
-    #: Results of earlier steps.
-    upstream: Upstream = field(init=False)
-    #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
-    _kinds: dict[int, Kind] = field(init=False, default_factory=dict)
-    _alike: dict[tuple[int, int], Kind] = field(init=False, default_factory=dict)
-
-    def __post_init__(self) -> None:
-        upstream = Upstream(plan=self.plan, fingerprints=self.fingerprints, store=self.store, folder=self.folder)
-        object.__setattr__(self, "upstream", upstream)
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        fingerprints: Fingerprints,
+        store: Store,
+        folder: str,
+        rank: int = 0,
+        host: str = "",
+        guards: Guards | None = None,
+        gauge: Gauge | None = None,
+        inputs: Mapping[int, bytes] = {},
+    ) -> None:
+        """
+        Args:
+            guards: keep steps from changing this process for each other; None in line.
+            gauge: has somebody look at what steps use of GPUs; None in line.
+            inputs: digests of what steps read, by their indices: a step draws by the contents of its files, not by
+                their paths.
+        """
+        self.plan, self.fingerprints, self.store, self.folder = plan, fingerprints, store, folder
+        self.rank, self.host = rank, host
+        self.guards, self.gauge, self.inputs = guards, gauge, inputs
+        #: A child that a step forked has another.
+        self.pid = os.getpid()
+        #: Where results of earlier steps lie, as far as that was told.
+        self.places: dict[int, Place] = {}
+        #: Done steps that saved something, which go when their results are on disk.
+        self.spent: list[int] = []
+        #: Results of earlier steps.
+        self.upstream = Upstream(plan=plan, fingerprints=fingerprints, store=store, folder=folder)
+        #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
+        self._kinds: dict[int, Kind] = {}
+        self._alike: dict[tuple[int, int], Kind] = {}
 
     def run(self, task: Task, before_long: Callable[[], None] | None = None) -> bytes | Outcome:
         """Run the step and store its result: a packed Brief, or an Outcome where there is more to say.
@@ -129,7 +134,7 @@ class Worker:
     def lost(self, came: Brief | Outcome, error: Exception) -> Outcome:
         """A step of which nothing could be stored. The next run does it again."""
         if isinstance(came, Outcome) and came.status is not Status.DONE:
-            return replace(came, note=_and_lost(came.note, error))
+            return came._replace(note=_and_lost(came.note, error))
         args, kwargs = self.plan.steps[came.step].texts()
         return Outcome(
             step=came.step,
@@ -437,7 +442,7 @@ class _Call:
             return self.worker.keep(outcome)
         except Exception as error:
             # The disk may be what failed. The ledger hears of it all the same.
-            return outcome if str(error) in note else replace(outcome, note=_and_lost(note, error))
+            return outcome if str(error) in note else outcome._replace(note=_and_lost(note, error))
 
     def _unstorable(self, value: Any, reason: str) -> Outcome:
         """A result that no codec takes: keep what can be kept."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import zlib
 from array import array
 from collections.abc import Callable
@@ -208,8 +207,10 @@ def test_everything_lasting_is_read_back(store: Store) -> None:
         "log": ("h0.log", 3, 99),
     }
     outcome = store.put("alpha", record(**lasting), [b"x"])
-    wanted = dataclasses.replace(outcome, step=-1)
-    assert store.read("alpha") == Record(name="alpha", fingerprint="f1", outcome=wanted)
+    wanted = outcome._replace(step=-1)
+    found = store.read("alpha")
+    assert found is not None
+    assert found._replace(place=None) == Record(name="alpha", fingerprint="f1", outcome=wanted)
     assert {key: getattr(wanted, key) for key in lasting} == lasting
 
 
