@@ -9,15 +9,18 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
+from ezpyp.system import offspring
 from ezpyp.system.offspring import is_alive
 from ezpyp.work import preloading
 from ezpyp.work.nursery import Nursery, NurseryGone
 
-Forked = Callable[[Callable[[socket.socket, int, Any], None]], Nursery]
+
+class Forked(Protocol):
+    def __call__(self, body: Callable[[socket.socket, int, Any], None], spares: int = 0) -> Nursery: ...
 
 
 def echo(own: socket.socket, slot: int, order: Any) -> None:
@@ -38,8 +41,8 @@ def with_a_child(own: socket.socket, slot: int, order: Any) -> None:
 class Kept(Nursery):
     """One that closes the sockets that it gave away."""
 
-    def __init__(self, body: Callable[[socket.socket, int, Any], None]) -> None:
-        super().__init__(body)
+    def __init__(self, body: Callable[[socket.socket, int, Any], None], spares: int) -> None:
+        super().__init__(body, spares=spares)
         self.given: list[socket.socket] = []
 
     def spawn(self, slot: int, order: Any) -> socket.socket:
@@ -56,8 +59,8 @@ class Kept(Nursery):
 def forked() -> Iterator[Forked]:
     found: list[Kept] = []
 
-    def fork(body: Callable[[socket.socket, int, Any], None]) -> Nursery:
-        found.append(Kept(body))
+    def fork(body: Callable[[socket.socket, int, Any], None], spares: int = 0) -> Nursery:
+        found.append(Kept(body, spares))
         return found[-1]
 
     yield fork
@@ -132,3 +135,47 @@ def test_a_helper_that_cannot_be_forked_is_seen_at_its_socket(forked: Forked) ->
         assert line(nursery.spawn(0, None)) == ""
     with pytest.raises(NurseryGone):
         nursery.helper(0)
+
+
+def test_spares_are_there_before_they_are_asked_for_and_get_the_first_orders(forked: Forked) -> None:
+    nursery = forked(echo, spares=2)
+    pids = set(children_of(nursery.pid, 2))
+    owns = [nursery.spawn(slot, "x") for slot in (5, 3, 4)]
+    assert [line(own) for own in owns] == [f"{nursery.helper(slot)} {slot} x" for slot in (5, 3, 4)]
+    assert {nursery.helper(5), nursery.helper(3)} == pids
+    assert nursery.helper(4) not in pids
+    assert nursery.reap(3, kill=True).code == -signal.SIGKILL
+    assert line(nursery.spawn(3, "y")) == f"{nursery.helper(3)} 3 y"
+
+
+def test_a_spare_that_was_killed_is_passed_over(forked: Forked) -> None:
+    nursery = forked(echo, spares=2)
+    first, second = children_of(nursery.pid, 2)
+    os.kill(first, signal.SIGKILL)
+    assert ends(first)
+    assert line(nursery.spawn(0, "x")) == f"{second} 0 x"
+    assert nursery.helper(0) == second
+    assert line(nursery.spawn(1, "x")) == f"{nursery.helper(1)} 1 x"
+
+
+def test_the_end_of_a_spare_is_seen_while_others_live(forked: Forked) -> None:
+    nursery = forked(echo, spares=2)
+    owns = [nursery.spawn(slot, "x") for slot in range(2)]
+    assert all(line(own) for own in owns)
+    os.kill(nursery.helper(1), signal.SIGKILL)
+    assert line(owns[1]) == ""
+
+
+def test_spares_that_nobody_asked_for_end_with_it(forked: Forked) -> None:
+    nursery = forked(with_a_child, spares=2)
+    spares = children_of(nursery.pid, 2)
+    nursery.close()
+    assert not any(map(is_alive, spares))
+
+
+def children_of(pid: int, count: int) -> list[int]:
+    """The children of a process, when there are so many."""
+    until = time.monotonic() + 10
+    while len(found := sorted(offspring.children(pid))) < count and time.monotonic() < until:
+        time.sleep(0.005)
+    return found

@@ -62,6 +62,16 @@ class Choices:
             start=self.start(),
         )
 
+    def expected_helpers(self) -> int:
+        """How many helpers a rank will have, as far as that is known before the ranks have met; wrong choices are for
+        the run to refuse.
+        """
+        try:
+            settings = self.settings(under_mpi=True)
+        except InitializationError:
+            return 0
+        return max(1, settings.helpers) if settings.executor == "processes" else 0
+
     def start(self) -> Literal["fork", "fresh"]:
         """How helpers are started.
 

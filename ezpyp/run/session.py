@@ -35,7 +35,7 @@ from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, capture, launch
 from ezpyp.system.files import make_folder
-from ezpyp.work import executors
+from ezpyp.work import executors, preloading
 from ezpyp.work.nursery import Nursery, Position
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Session:
         self._nest: tuple[Nursery, Position] | None = None
         if launched.launch() is not None and not mpi.started():
             import_module("ctypes")  # mpi4py needs it soon, and what is forked here at once
-            self._hatch()
+            self._hatch(0 if preloading.asked() else choices.expected_helpers())
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
@@ -276,13 +276,18 @@ class Session:
         finally:
             bus.close()
 
-    def _hatch(self) -> tuple[Nursery, Position]:
-        """The process that forks helpers, and what it shares with them; forked now if it is not there."""
+    def _hatch(self, spares: int = 0) -> tuple[Nursery, Position]:
+        """The process that forks helpers, and what it shares with them; forked now if it is not there.
+
+        Args:
+            spares: so many helpers are wanted at once.
+        """
         if self._nest is None:
             if mpi.started():
                 mpi.shield_forks()
             position = Position()
-            self._nest = executors.nursery(self.plan, position, anew=self._choices.start() == "fresh"), position
+            fresh = self._choices.start() == "fresh"
+            self._nest = executors.nursery(self.plan, position, anew=fresh, spares=spares), position
         return self._nest
 
     def _abandon(self) -> None:

@@ -385,7 +385,9 @@ def _kind(folder: str, device: str, table: Iterable[str]) -> str:
         _, _, number, _, point, *_ = left.split(" ")
         if number == device:
             return right.split(" ")[0]
-        point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point).rstrip("/")
+        if "\\" in point:  # few are; the first look for a pattern takes longer than all else here
+            point = re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), point)
+        point = point.rstrip("/")
         if len(point) >= len(nearest) and f"{folder}/".startswith(f"{point}/"):
             nearest, kind = point, right.split(" ")[0]
     return kind

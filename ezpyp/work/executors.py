@@ -99,13 +99,15 @@ class Setup(NamedTuple):
     tee: bool = False
 
 
-def nursery(plan: Plan, position: Position, *, anew: bool = False) -> Nursery:
+def nursery(plan: Plan, position: Position, *, anew: bool = False, spares: int = 0) -> Nursery:
     """Fork the process that forks helpers for this plan. Before MPI starts, if that can be chosen.
 
     Args:
         anew: they will be new interpreters: nothing that it has reaches them.
+        spares: so many helpers are forked as soon as it can.
     """
-    return Nursery(partial(_serve, plan=plan, position=position), (lambda: None) if anew else helper.prepare)
+    prepare = (lambda: None) if anew else helper.prepare
+    return Nursery(partial(_serve, plan=plan, position=position), prepare, spares=0 if anew else spares)
 
 
 def _serve(own: socket.socket, slot: int, order: Order | Watch, *, plan: Plan, position: Position) -> None:

@@ -77,21 +77,24 @@ def prepare() -> None:
     for name in ("ctypes", "json", "xxhash"):
         import_module(name)
     pools.limit_threads(1)
-
-
-def serve(
-    own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position, first: Sequence[Lot] = ()
-) -> None:
-    """The helper's life: one lot after another until the agent says so or is gone. `first` came before the others."""
-    os.environ.update(order.environment)
-    if order.cores:
-        with contextlib.suppress(OSError):  # then it stays where the launcher put it
-            os.sched_setaffinity(0, order.cores)
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
         del os.environ[name]
     running.stay()
     seeding.watch_imports()
     spawned.stand_in()
+
+
+def serve(
+    own: socket.socket, slot: int, order: Order, *, plan: Plan, position: Position, first: Sequence[Lot] = ()
+) -> None:
+    """The helper's life: one lot after another until the agent says so or is gone. `first` came before the others.
+
+    After `prepare`, in this process or in the one that forked it.
+    """
+    os.environ.update(order.environment)
+    if order.cores:
+        with contextlib.suppress(OSError):  # then it stays where the launcher put it
+            os.sched_setaffinity(0, order.cores)
     worker = Worker(
         plan=plan,
         fingerprints=Fingerprints(order.fingerprints),

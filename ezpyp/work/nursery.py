@@ -21,7 +21,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
@@ -30,6 +30,7 @@ from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
 from ezpyp.work import preloading
 from ezpyp.work.gauges import Gauges
+from ezpyp.work.wire import Wire
 
 #: Seconds between two looks for orphans that have ended.
 _BURY_EVERY = 30.0
@@ -139,30 +140,46 @@ class Nursery:
         NurseryGone: from any method but `release` and `close`, when the process itself is gone.
     """
 
-    def __init__(self, body: Body, prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, body: Body, prepare: Callable[[], None] = lambda: None, *, spares: int = 0) -> None:
         """Fork the process. Call it before MPI starts; `body` and all it refers to are what helpers will know.
 
-        `prepare` is called there, before the first helper is forked.
+        Args:
+            prepare: is called there, before the first helper is forked.
+            spares: so many helpers are forked at once, without waiting for orders: they are the first to get one.
         """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        pairs = [socket.socketpair() for _ in range(spares)]
+        _held.update(ours for ours, _ in pairs)
         _flush()
         with warnings.catch_warnings():
             # Python 3.12 warns of forks beside threads; the engine has said by name which threads it saw.
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            _live(theirs, self._socket, body, prepare)
-        theirs.close()
+            _live(theirs, self._socket, body, prepare, [each for _, each in pairs])
+        for each in (theirs, *(each for _, each in pairs)):
+            each.close()
         _held.add(self._socket)
-        #: The helpers that were forked last, by slot; and those slots of which it has not said yet that they were.
-        self._pids: dict[int, int] = {}
-        self._unborn: deque[int] = deque()
+        #: Sockets of helpers that have no order yet, with their numbers.
+        self._spares = deque(enumerate(ours for ours, _ in pairs))
+        #: Helpers have numbers in the order in which they were asked for, spares first: the last one of each slot, how
+        #: many there are, and the process ids of those of which it has said that they were forked.
+        self._numbers: dict[int, int] = {}
+        self._asked = spares
+        self._pids: list[int] = []
 
     def spawn(self, slot: int, order: Any) -> socket.socket:
-        """Have a helper forked; the socket to it. `order` is pickled.
+        """Have a helper forked, or take one that is there; the socket to it. `order` is pickled.
 
         Does not wait for the fork: what is sent meanwhile it finds when it is there.
         """
+        while self._spares:
+            number, ours = self._spares.popleft()
+            with contextlib.suppress(OSError):  # it was killed
+                Wire(ours).send((slot, order))
+                self._numbers[slot] = number
+                return ours
+            ours.close()
         try:
             ours, theirs = socket.socketpair()
         except OSError as error:
@@ -176,23 +193,23 @@ class Nursery:
             except BaseException:
                 ours.close()
                 raise
-        self._unborn.append(slot)
+        self._numbers[slot] = self._asked
+        self._asked += 1
         _held.add(ours)
         return ours
 
     def helper(self, slot: int) -> int:
         """The process id of a slot's helper. Blocks for the few milliseconds until it is forked."""
-        while slot in self._unborn:
-            self._pids[self._unborn.popleft()] = self._hear()
-        return self._pids[slot]
+        number = self._numbers[slot]
+        self._hear_of_forks(number + 1)
+        return self._pids[number]
 
     def reap(self, slot: int, *, kill: bool) -> Ending:
         """End the whole process group of a slot's helper, if it has not ended, and say how it ended. Blocks.
 
         With `kill` the helper itself is ended too; without, it is given a moment to end by itself.
         """
-        if self._unborn:  # answers come in the order of questions
-            self.helper(self._unborn[-1])
+        self._hear_of_forks(self._asked)  # answers come in the order of questions
         self._tell(("reap", self.helper(slot), kill))
         code, peak = self._hear()
         return Ending(code=code, peak=peak)
@@ -210,18 +227,24 @@ class Nursery:
         with contextlib.suppress(ChildProcessError):
             if os.waitpid(self.pid, 0)[1]:  # killed: the kernel ended its helpers, but not what steps had started
                 with contextlib.suppress(NurseryGone):
-                    while self._unborn:
-                        self.helper(self._unborn[0])
-                for pid in self._pids.values():
-                    offspring.kill_group(pid)
-        _held.discard(self._socket)
-        self._socket.close()
+                    self._hear_of_forks(self._asked)
+                for number in self._numbers.values():
+                    if number < len(self._pids):
+                        offspring.kill_group(self._pids[number])
+        for each in (self._socket, *(ours for _, ours in self._spares)):
+            _held.discard(each)
+            each.close()
 
     def _tell(self, question: tuple[Any, ...], descriptor: socket.socket | None = None) -> None:
         try:
             _send(self._socket, pickle.dumps(question), descriptor)
         except OSError as error:
             raise self._gone(str(error)) from None
+
+    def _hear_of_forks(self, count: int) -> None:
+        """Wait until so many helpers are forked."""
+        while len(self._pids) < count:
+            self._pids.append(self._hear())
 
     def _hear(self) -> Any:
         try:
@@ -265,9 +288,16 @@ def _receive(source: socket.socket) -> tuple[bytes, list[int]]:
     return b"".join(pieces), descriptors
 
 
-def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callable[[], None]) -> NoReturn:
+def _live(
+    own: socket.socket,
+    agents: socket.socket,
+    body: Body,
+    prepare: Callable[[], None],
+    spares: Sequence[socket.socket],
+) -> NoReturn:
     """The nursery's whole life. Ends when the agent does, taking every helper's process group with it."""
     children: set[int] = set()
+    gc.freeze()  # a collection would write to every object of the script, and so copy its pages
     try:
         agents.close()
         for other in list(_held):
@@ -277,16 +307,21 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
         for number in QUIET_SIGNALS:
             signal.signal(number, _ignore)
         is_ready = False
+        if spares:
+            _get_ready(prepare)
+            is_ready = True
+            for theirs in spares:
+                _fork_helper(own, children, theirs, partial(_serve_when_told, theirs, body), spares)
         while (came := _next_question(own, children))[0]:
             question, descriptors = came
             verb, *rest = pickle.loads(question)
             if verb == "spawn":
                 if not is_ready:
-                    prepare()
-                    gc.freeze()  # helpers share these pages for as long as nobody counts references in them
+                    _get_ready(prepare)
                     is_ready = True
                 slot, order = rest
-                _fork_helper(own, children, body, slot, order, socket.socket(fileno=descriptors[0]))
+                theirs = socket.socket(fileno=descriptors[0])
+                _fork_helper(own, children, theirs, partial(body, theirs, slot, order))
             else:
                 own.send(pickle.dumps(_end(children, *rest)))
     except BaseException as error:
@@ -301,6 +336,11 @@ def _live(own: socket.socket, agents: socket.socket, body: Body, prepare: Callab
         os._exit(0)
 
 
+def _get_ready(prepare: Callable[[], None]) -> None:
+    prepare()
+    gc.freeze()  # helpers share these pages for as long as nobody counts references in them
+
+
 def _next_question(own: socket.socket, helpers: Collection[int]) -> tuple[bytes, list[int]]:
     """Wait for the agent, and meanwhile bury orphans that have ended."""
     while not select.select([own], [], [], _BURY_EVERY)[0]:
@@ -309,12 +349,23 @@ def _next_question(own: socket.socket, helpers: Collection[int]) -> tuple[bytes,
 
 
 def _fork_helper(
-    own: socket.socket, children: set[int], body: Body, slot: int, order: Any, theirs: socket.socket
+    own: socket.socket,
+    children: set[int],
+    theirs: socket.socket,
+    work: Callable[[], None],
+    others: Sequence[socket.socket] = (),
 ) -> None:
+    """Fork a helper, which gets the socket `theirs`; none of the `others`, which may include it."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become_helper(own, theirs, body, slot, order, parent)
+        own.close()
+        for each in others:
+            if each is not theirs:
+                each.close()
+        offspring.end_with(parent)
+        os.setpgid(0, 0)
+        be_helper(theirs, work)
     children.add(pid)
     theirs.close()
     with contextlib.suppress(OSError):
@@ -322,13 +373,13 @@ def _fork_helper(
     own.send(pickle.dumps(pid))
 
 
-def _become_helper(
-    own: socket.socket, theirs: socket.socket, body: Body, slot: int, order: Any, parent: int
-) -> NoReturn:
-    own.close()
-    offspring.end_with(parent)
-    os.setpgid(0, 0)
-    be_helper(theirs, lambda: body(theirs, slot, order))
+def _serve_when_told(own: socket.socket, body: Body) -> None:
+    """A spare: wait for a slot and its order."""
+    try:
+        slot, order = Wire(own).receive()
+    except (EOFError, OSError):  # the agent is gone, or needs no more
+        return
+    body(own, slot, order)
 
 
 def be_helper(own: socket.socket, work: Callable[[], None]) -> NoReturn:

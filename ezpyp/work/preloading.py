@@ -61,6 +61,11 @@ def preload(function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> P
     return found
 
 
+def asked() -> bool:
+    """Whether the script has asked for anything."""
+    return bool(_asked)
+
+
 def load() -> None:
     """Load all that was asked for; in the process that forks those who use it."""
     for number, each in enumerate(_asked, 1):

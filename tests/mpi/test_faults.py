@@ -57,6 +57,24 @@ def test_a_helper_that_is_killed_is_missed_though_its_step_left_a_child(mpirun: 
     assert done.stdout.count("END 11 1") == 2
 
 
+def test_a_helper_that_is_killed_before_it_is_wanted_costs_nothing(mpirun: Launcher) -> None:
+    act = """
+from ezpyp.system import offspring
+pipeline.initialize_schema()
+until = time.monotonic() + 10
+while len(found := offspring.descendants(os.getpid())) < 2 and time.monotonic() < until:
+    time.sleep(0.005)
+for each in found:
+    if not offspring.children(each):
+        os.kill(each, signal.SIGKILL)
+        os.write(1, b"KILLED\\n")
+"""
+    done = mpirun.run(2, script(before=act))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("KILLED") == 2
+    assert done.stdout.count("END 12 0") == 2
+
+
 def test_a_script_may_end_mpi_itself(mpirun: Launcher) -> None:
     done = mpirun.run(2, script(after="from mpi4py import MPI; MPI.COMM_WORLD.Barrier(); MPI.Finalize()"))
     assert done.returncode == 0, done.stderr
