@@ -1,11 +1,13 @@
-"""A laboratory: a real Slurm with two nodes, and three hosts without one, in network namespaces of this machine.
+"""A laboratory: a real Slurm with two nodes, and three hosts without one, in network namespaces of this machine; and a
+network file system between them.
 
     def test_nodes(slurm: Slurm, mpirun: Launcher) -> None:
         job = slurm.sbatch(script_text, "--nodes=2", env=mpirun.environment())
         assert slurm.ended(job) == "COMPLETED"
 
-Both start once a session, in half a second, and are gone at its end, also where pytest was killed. What they need from
-Debian is in `.ci/run`. Without it, or without root, the tests are skipped, or fail where CI=true.
+Each starts once a session, in half a second, and is gone at its end, also where pytest was killed. What they need from
+Debian is in `.ci/run`. Without it, or without root, the tests are skipped, or fail where CI=true; but those that need
+FUSE are skipped wherever the kernel has none.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from typing import TYPE_CHECKING, Literal, TextIO
 
 import pytest
 
-from tests.conftest import OPEN_MPI, completed
+from tests.conftest import GAVE_UP, OPEN_MPI, completed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Launcher
 
@@ -125,18 +127,32 @@ class Hosts:
         told = self.command(mpirun, count, *program, wrap=wrap)
         return self.run(*told, env=mpirun.environment(), cwd=mpirun.folder, timeout=timeout)
 
-    def start(self, mpirun: Launcher, *command: str) -> subprocess.Popen[str]:
-        """A program in the background, all of whose output is standard output. MPICH's mpirun knows the hosts."""
+    @contextmanager
+    def running(self, mpirun: Launcher, *command: str, until: Callable[[], bool]) -> Iterator[subprocess.Popen[str]]:
+        """A program in the background, once it is so far; all of its output is standard output. MPICH's mpirun knows
+        the hosts. It is started once more where its launcher could not.
+        """
         listed = mpirun.folder / "hosts"
         listed.write_text("".join(f"{name}:1\n" for name in self.names))
-        return subprocess.Popen(
-            [str(self._script), "head", *command],
-            cwd=mpirun.folder,
-            env=environment(mpirun.environment({"HYDRA_HOST_FILE": str(listed)}), self.env),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        env, text = environment(mpirun.environment({"HYDRA_HOST_FILE": str(listed)}), self.env), GAVE_UP
+        while GAVE_UP in text:
+            with subprocess.Popen(
+                [str(self._script), "head", *command],
+                cwd=mpirun.folder,
+                env=env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as run:
+                patience = time.monotonic() + 30
+                while not until() and run.poll() is None and time.monotonic() < patience:
+                    time.sleep(0.01)
+                if until():
+                    yield run
+                    return
+                run.kill()
+                text, _ = run.communicate()
+        pytest.fail(f"it did not get so far: {text}")
 
     def at_work(self, names: tuple[str, ...]) -> list[int]:
         """The processes of Python on hosts, by number."""
@@ -152,6 +168,32 @@ class Hosts:
     def strike(self, what: Literal["cut", "heal", "crash"], name: str) -> None:
         """Unplug a host from the network, plug it in again, or kill all that runs on it."""
         subprocess.run([self._script, what, name], env={**os.environ, **self.env}, check=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """A folder on a network file system, which every host sees by a client of its own."""
+
+    env: dict[str, str]
+    _script: Path = field(default=HERE / "network-disk")
+
+    @property
+    def root(self) -> Path:
+        """Where it is for whatever a host runs by way of `wrap`."""
+        return Path(self.env["NETDISK_DIR"], "shared")
+
+    def seen_by(self, host: str) -> Path:
+        """The same folder by the client of a host, for the test itself."""
+        return Path(self.env["NETDISK_DIR"], host)
+
+    @property
+    def wrap(self) -> tuple[str, ...]:
+        """What starts a program on a host, so that it sees the folder as that host does."""
+        return ("env", *(f"{name}={value}" for name, value in self.env.items()), str(self._script), "on")
+
+    def strike(self, what: Literal["crash", "mend"], host: str) -> None:
+        """End the client of a host with all that it has not sent, or give the host a new one."""
+        subprocess.run([self._script, what, host], env={**os.environ, **self.env}, check=True)
 
 
 def refuse(why: str) -> None:
@@ -240,3 +282,20 @@ def hosts() -> Iterator[Hosts]:
         }
         with started(HERE / "mpi-hosts", env, "stop") as found:
             yield Hosts(env=found, names=(f"h{number}x1", f"h{number}x2", f"h{number}x3"))
+
+
+@pytest.fixture(scope="session")
+def disk(hosts: Hosts) -> Iterator[Disk]:
+    """A network file system between the hosts."""
+    if not Path("/dev/fuse").is_char_device():
+        pytest.skip("no laboratory: no /dev/fuse")
+    if not shutil.which("glusterfs", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"):
+        refuse("glusterfs not found; .ci/run says which package has it")
+    with place() as number:
+        env = {
+            "NETDISK_DIR": f"{tempfile.gettempdir()}/ezpyp-disk-{os.getuid()}-{number}",
+            "NETDISK_HOSTS": ",".join(hosts.names),
+            "NETDISK_PORT": str(24900 + number),
+        }
+        with started(HERE / "network-disk", env, "stop") as found:
+            yield Disk(env=found)

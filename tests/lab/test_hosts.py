@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -166,11 +167,8 @@ pipeline.execute()
 """
 
 
-def all_wait(names: tuple[str, ...], folder: Path) -> None:
-    until = time.monotonic() + 30
-    while not all((folder / f"at-{name}").exists() for name in names):
-        assert time.monotonic() < until
-        time.sleep(0.02)
+def all_wait(names: tuple[str, ...], folder: Path) -> bool:
+    return all((folder / f"at-{name}").exists() for name in names)
 
 
 @pytest.mark.parametrize(("count", "cut"), [(2, 0), (2, 1), (3, 0), (3, 2)])
@@ -181,8 +179,7 @@ def test_a_host_that_is_cut_from_the_network_ends_the_run(hosts: Hosts, mpirun: 
     names, folder = hosts.names[:count], mpirun.folder
     (folder / "study.py").write_text(WAIT)
     command = hosts.command(mpirun, count, "study.py", wrap=("env", "EZPYP_LOST_AFTER=1s"))
-    with hosts.start(mpirun, *command) as run:
-        all_wait(names, folder)
+    with hosts.running(mpirun, *command, until=partial(all_wait, names, folder)) as run:
         hosts.strike("cut", names[cut])
         try:
             assert run.wait(20)
@@ -216,8 +213,7 @@ def test_ezpyp_run_says_4_where_a_host_was_cut(hosts: Hosts, mpirun: Launcher) -
         pytest.skip("told of a list of hosts by a variable, it fills the first of them")
     (mpirun.folder / "study.py").write_text(WAIT)
     command = ["env", "EZPYP_LOST_AFTER=1s", str(mpirun.bin / "python"), "-m", "ezpyp", "run", "-n", "3", "study.py"]
-    with hosts.start(mpirun, *command) as run:
-        all_wait(hosts.names, mpirun.folder)
+    with hosts.running(mpirun, *command, until=partial(all_wait, hosts.names, mpirun.folder)) as run:
         hosts.strike("cut", hosts.names[1])
         try:
             assert run.wait(20) == 4
@@ -233,8 +229,7 @@ def test_a_job_that_was_suspended_goes_on(hosts: Hosts, mpirun: Launcher) -> Non
     """As `scontrol suspend` does it, for far longer than it takes to be given up."""
     (mpirun.folder / "study.py").write_text(WAIT)
     command = hosts.command(mpirun, 3, "study.py", wrap=("env", "EZPYP_LOST_AFTER=1s"))
-    with hosts.start(mpirun, *command) as run:
-        all_wait(hosts.names, mpirun.folder)
+    with hosts.running(mpirun, *command, until=partial(all_wait, hosts.names, mpirun.folder)) as run:
         ranks = hosts.at_work(hosts.names)
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for rank in ranks:
@@ -252,8 +247,7 @@ def test_a_host_that_is_lost_ends_the_run_and_the_next_goes_on(hosts: Hosts, mpi
     command = [str(mpirun.bin / "python"), "-m", "ezpyp", "run", "-n", "3", "study.py"]
     if mpirun.name == "openmpi":  # told of a list of hosts by a variable, it fills the first of them
         command = hosts.command(mpirun, 3, "study.py")
-    with hosts.start(mpirun, *command) as run:
-        all_wait(hosts.names, mpirun.folder)
+    with hosts.running(mpirun, *command, until=partial(all_wait, hosts.names, mpirun.folder)) as run:
         status = ezpyp.open(mpirun.folder / "cache").status
         assert status.run.started is not None
         assert (status.run.started.hosts, status.run.ended) == (hosts.names, None)
