@@ -136,11 +136,12 @@ def test_a_large_result_that_nobody_touched_is_verified_once(tmp_path: Path, mon
         return genuine(data, found, where)
 
     monkeypatch.setattr(reading, "verified", counted)
-    store = FileStore(tmp_path, shared=False)
-    store.put("alpha", record(), [b"large"])
-    for _ in range(3):
-        assert bytes(store.get(read(store))) == b"large"
-    assert len(verified) == 1
+    maker, other = FileStore(tmp_path, shared=False), FileStore(tmp_path, shared=False)
+    for size in (5, 6):
+        maker.put("alpha", record(), [b"large!"[:size]])
+        for store in (maker, other, maker, other):
+            assert bytes(store.get(read(store))) == b"large!"[:size]
+        assert len(verified) == size - 4, "by the one that did not write it, once"
 
 
 # What is noticed

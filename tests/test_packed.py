@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Place, Status
-from ezpyp.storage import appender, index, packed, patience, segment
+from ezpyp.storage import appender, index, packed, patience, reading, segment
 from ezpyp.storage.index import STEP
 from ezpyp.storage.opening import Record
 from ezpyp.storage.packed import PackedStore
@@ -174,6 +174,23 @@ def test_a_large_result_is_written_without_a_copy(tmp_path: Path, monkeypatch: p
     whole = b"head" + lent.tobytes() + lent[:3].tobytes()
     assert contents(tmp_path) == {"alpha": whole}
     assert place == Place(0, place.offset, len(whole), xxhash.xxh3_64_intdigest(whole))
+
+
+def test_who_wrote_a_large_result_verifies_it_only_where_its_file_changed(
+    tmp_path: Path, store: PackedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed, "LARGE", 100)
+    monkeypatch.setattr(reading, "LARGE", 1)
+    made = record()
+    kept = store.put("alpha", made, [b"large" * 30])
+    found = made._replace(outcome=kept)
+    with monkeypatch.context() as patch:
+        patch.setattr(reading, "verified", None)
+        assert bytes(store.get(found)) == b"large" * 30
+    (tmp_path / kept.location).write_bytes(b"Large" * 30)
+    os.utime(tmp_path / kept.location, (1, 1))
+    with pytest.raises(StoreError, match="checksum"):
+        store.get(found)
 
 
 def test_a_dropped_large_result_that_is_there_still_is_told(

@@ -86,7 +86,8 @@ class FileStore:
         name = f"{stem}.step{codecs.get(record.outcome.codec).suffix}"
         path = f"{self._folder}/{name}"
         outcome = record.outcome._replace(location=name, bytes=sum(map(size_of, chunks)), checksum=checksum(chunks))
-        write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
+        facts = write_vouched(path, chunks, witness, to_json(record, outcome), sync=self._shared)
+        self._reader.trust(path, facts, outcome.checksum)
         self._note(path, witness)
         return outcome
 

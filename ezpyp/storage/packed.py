@@ -233,9 +233,11 @@ class PackedStore:
         if size <= LARGE:
             return Place(self._number, appender.at, size, _sum(chunks)), PLAIN
         path = f"{self._folder}/{location_of(Place(self._number, appender.at, size, 0), '', codec, APART)}"
-        write_whole(path, chunks, sync=self._shared)
+        facts = write_whole(path, chunks, sync=self._shared)
         self._unsynced.append(path)
-        return Place(self._number, appender.at, size, _sum(chunks)), APART  # summed while the disk writes
+        sum_ = _sum(chunks)  # while the disk writes
+        self._reader.trust(path, facts, f"xxh3:{sum_:016x}")
+        return Place(self._number, appender.at, size, sum_), APART
 
     def _append(
         self, stem: str, record: Record, flags: int, chunks: Sequence[Buffer] | None, *, after: int = 0

@@ -18,13 +18,22 @@ _MOST = 10_000
 
 
 class Reader:
-    """Reads results that have a file of their own. What was verified, and is as it was, is not verified again."""
+    """Reads results that have a file of their own. What was verified or written here, and is as it was, is not verified
+    again.
+    """
 
     def __init__(self, *, shared: bool) -> None:
         """With `shared`, other hosts may replace the files: a map would end this process then, so they are read."""
         self._shared = shared
         #: How files were when their content was verified.
         self._sound: dict[str, tuple[object, ...]] = {}
+
+    def trust(self, path: str, facts: os.stat_result, checksum: str) -> None:
+        """What is in the file has this checksum: this process wrote or verified it when the file was so."""
+        if facts.st_size >= LARGE:
+            if len(self._sound) >= _MOST:
+                self._sound.clear()
+            self._sound[path] = _state(facts, checksum)
 
     def read(self, path: str, record: Record) -> Buffer:
         """The content of the file.
@@ -41,13 +50,15 @@ class Reader:
             data = (loaded if self._shared else mapped)(descriptor, facts.st_size)
         finally:
             os.close(descriptor)
-        state = (facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, record.outcome.checksum)
-        if self._shared or self._sound.get(path) != state:
+        checksum = record.outcome.checksum
+        if self._shared or self._sound.get(path) != _state(facts, checksum):
             verified(data, record, path)
-            if len(self._sound) >= _MOST:
-                self._sound.clear()
-            self._sound[path] = state
+            self.trust(path, facts, checksum)
         return data
+
+
+def _state(facts: os.stat_result, checksum: str) -> tuple[object, ...]:
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, checksum
 
 
 def read_small(path: str) -> bytes:

@@ -49,8 +49,8 @@ def size_of(chunk: Buffer) -> int:
     return chunk.nbytes if isinstance(chunk, memoryview) else len(chunk)
 
 
-def write_whole(path: str | os.PathLike[str], chunks: Iterable[Buffer], *, sync: bool = False) -> None:
-    """Write a file so that its name shows the old content or the new, never a part.
+def write_whole(path: str | os.PathLike[str], chunks: Iterable[Buffer], *, sync: bool = False) -> os.stat_result:
+    """Write a file so that its name shows the old content or the new, never a part; how it was when it was written.
 
     A temporary name in the same folder, then rename(2), which POSIX makes atomic. With `sync` the content is on the
     disk before the name is, and the name when this returns; without, a power failure (but no killed process) may lose
@@ -60,11 +60,16 @@ def write_whole(path: str | os.PathLike[str], chunks: Iterable[Buffer], *, sync:
         StoreError: the disk is full or the folder cannot be written; a former file is untouched.
     """
     target = os.fspath(path)
-    _place({_draft(target, chunks, sync): target}, sync)
+    draft, facts = _draft(target, chunks, sync)
+    _place({draft: target}, sync)
+    return facts
 
 
-def write_vouched(path: str, chunks: Iterable[Buffer], witness: str, words: Buffer, *, sync: bool = False) -> None:
-    """Write a file and the one that vouches for it, in one folder: where the witness stands, its file is whole.
+def write_vouched(
+    path: str, chunks: Iterable[Buffer], witness: str, words: Buffer, *, sync: bool = False
+) -> os.stat_result:
+    """Write a file and the one that vouches for it, in one folder: where the witness stands, its file is whole. How the
+    file was when it was written.
 
     Both are drafted before a former one is touched, so a full disk costs neither. The former witness is gone before
     the new file appears: a kill in between leaves a file without a witness, never with another's.
@@ -72,13 +77,14 @@ def write_vouched(path: str, chunks: Iterable[Buffer], witness: str, words: Buff
     Raises:
         StoreError: as `write_whole`.
     """
-    first = _draft(path, chunks, sync)
+    first, facts = _draft(path, chunks, sync)
     try:
-        second = _draft(witness, [words], sync)
+        second, _ = _draft(witness, [words], sync)
     except BaseException:
         _remove(first)
         raise
     _place({first: path, second: witness}, sync, void=witness)
+    return facts
 
 
 @contextlib.contextmanager
@@ -99,8 +105,8 @@ def part_of(target: str) -> Iterator[str]:
         _remove(temporary)
 
 
-def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
-    """Write under a temporary name beside the target, and give that name back."""
+def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> tuple[str, os.stat_result]:
+    """Write under a temporary name beside the target, and give that name back, with how the file was then."""
     folder = target[: target.rfind("/") + 1]
     temporary = f"{folder}{temporary_name()}"
     try:
@@ -116,6 +122,7 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
                     write_all(descriptor, chunk)
             if sync:
                 os.fdatasync(descriptor)
+            facts = os.fstat(descriptor)
         finally:
             os.close(descriptor)  # NFS may tell of a full disk only here
     except OSError as error:
@@ -124,7 +131,7 @@ def _draft(target: str, chunks: Iterable[Buffer], sync: bool) -> str:
     except BaseException:
         _remove(temporary)
         raise
-    return temporary
+    return temporary, facts
 
 
 #: Tells processes of one number apart: those of other containers, and those before a restart.
@@ -222,7 +229,7 @@ def _copy(source: str, target: str) -> str:
     except OSError as error:
         raise refusal(target, error) from error
     with file:
-        return _draft(target, iter(lambda: file.read(1 << 20), b""), sync=True)
+        return _draft(target, iter(lambda: file.read(1 << 20), b""), sync=True)[0]
 
 
 def remove(path: str) -> None:
