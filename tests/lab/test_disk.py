@@ -4,6 +4,7 @@ other sees, and a crash loses it.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,8 +14,6 @@ from ezpyp.upkeep.checking import check
 from tests.lab.test_hosts import MANY, rows
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from ezpyp.folder.summary import Row
     from tests.conftest import Launcher
     from tests.lab.conftest import Disk, Hosts
@@ -92,7 +91,9 @@ def test_a_host_that_crashes_with_what_it_had_not_sent_costs_nothing_else(
     assert again.returncode == 0, again.stdout + again.stderr
     assert f"601 done ({kept:,} before)" in again.stdout
     assert ezpyp.open(cache)["total"] == TOTAL
-    assert {found.what for found in check(cache).wrong} <= {"left by a process that was killed. Remove it"}
+    # Drafts are left, and of the run that was cut short there may be no history.
+    wrong = [found for found in check(cache).wrong if "left by a process that was killed" not in found.what]
+    assert {Path(found.path).parent.name for found in wrong} <= {"journal"}
     times = ran.read_text().split()
     assert all(times.count(str(k)) == 1 for k in range(300) if f"short[{k}]" in known), (
         "nothing that was kept ran again"
