@@ -93,8 +93,15 @@ def test_steps_of_known_duration_fill_a_lot() -> None:
 
 
 def test_a_lot_leaves_enough_for_the_other_slots() -> None:
-    assert lot_size(0.0001, 40, 10) == 2
-    assert lot_size(0.0001, 5, 10) == 1
+    assert lot_size(0.001, 40, 10) == 2
+    assert lot_size(0.001, 5, 10) == 1
+
+
+def test_very_short_steps_are_shared_out_at_once_as_far_as_a_lot_stays_short() -> None:
+    assert lot_size(0.00001, 100, 2) == 50
+    assert lot_size(0.00001, 41, 10) == 5
+    assert lot_size(0.0001, 100, 2) == 25
+    assert lot_size(0.00005, 100, 2) == 40
 
 
 def test_steps_of_unknown_duration_travel_alone_until_they_are_many() -> None:
@@ -108,7 +115,7 @@ def test_a_lot_has_one_step_at_least_and_never_too_many(
 ) -> None:
     size = lot_size(seconds, ready, slots, most=most)
     assert 1 <= size <= max(most, 4)
-    assert size <= max(1, ready // 2)
+    assert size <= max(1, -(-ready // max(1, slots)))
 
 
 def test_a_slot_holds_two_lots_unless_steps_are_long_or_few() -> None:

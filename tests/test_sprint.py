@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -17,7 +18,7 @@ from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import identify
 from ezpyp.model.steps import Outcome
-from ezpyp.schedule.briefs import unpack
+from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.storage.opening import FileStore, PackedStore
 from ezpyp.storage.protocol import Batch, Places
 from ezpyp.work.lots import Lot, Task
@@ -65,7 +66,10 @@ def sprint(worker: Worker, place: int = 0, *, fence: int = NO_FENCE, until: floa
 
 
 def is_taken(worker: Worker, lot: Lot) -> bool:
-    return ready(worker, lot) is not None
+    """Whether the first step of a lot is run so."""
+    found, position = ready(worker, lot), Position()
+    position.reset(0)
+    return found is not None and found.run(0, position.of(0), -math.inf) != []
 
 
 def test_results_are_those_of_the_calls(tmp_path: Path) -> None:
@@ -164,8 +168,124 @@ def test_only_what_takes_plain_values_and_can_do_nothing_else_is_run_so(
     worker = worker_of(tmp_path / "cache", function, *columns, **constants)
     count = len(worker.plan.steps)
     assert is_taken(worker, Lot(range(count))) == taken
-    assert not is_taken(worker, Lot([*range(count - 2), count - 1]))
+    assert is_taken(worker, Lot([*range(count - 2), count - 1])) == taken
     assert not is_taken(worker, Lot(range(count), {1: Task(1, 2)}))
+
+
+def total(*values: int, times: int = 1) -> int:
+    return sum(values) * times
+
+
+def listed(*values: int) -> list[int]:
+    return [*values]
+
+
+def divided(value: int, by: int = 1) -> float:
+    return value / (by - 2)
+
+
+class Given:
+    """Steps that are given the results of others: a family whose members each have one, and calls with names."""
+
+    def __init__(self, folder: Path, function: Callable[..., Any] = total) -> None:
+        folder.mkdir(exist_ok=True)
+        pipeline = Pipeline(folder, "given")
+        first = as_pickle_step(pipeline)(noop).map(range(1, 5))
+        take = as_pickle_step(pipeline)(function)
+        self.mapped = take.map(first)
+        self.named = [take(a, b, name=f"pair{k}") for k, (a, b) in enumerate(pairwise(first))]
+        pipeline.organize_steps()
+        plan = pipeline._organised("looking")
+        self.worker = Worker(
+            plan=plan, fingerprints=identify(plan).fingerprints, store=PackedStore(folder), folder=str(folder)
+        )
+        self.worker.kind(self.mapped[0].family).seconds = 0.0
+
+    def run(self, lot: Lot, place: int = 0) -> list[Any]:
+        position = Position()
+        position.reset(0)
+        found = Sprint.of(self.worker, lot, place)
+        if found is None:
+            return []
+        came = found.run(place, position.of(0), math.inf)
+        return [each for part in came for each in ([part] if isinstance(part, Outcome) else unpack(part))]
+
+
+def test_steps_that_are_given_results_are_run_so_as_far_as_these_are_at_hand(tmp_path: Path) -> None:
+    given = Given(tmp_path / "cache")
+    worker, steps = given.worker, range(4, 11)
+    assert given.run(Lot(steps)) == []
+    first = [each for k in range(4) for each in unpack(cast(bytes, worker.run(Task(k))))]
+    worker.store.flush()
+    elsewhere = Given(tmp_path / "cache")
+    assert elsewhere.run(Lot(steps)) == []
+    elsewhere.worker.upstream.tell(packed(first[:3]))
+    came = elsewhere.run(Lot(steps))
+    assert [each.step for each in came] == [4, 5, 6]
+    elsewhere.worker.upstream.tell(packed(first))
+    came += elsewhere.run(Lot(steps), 3)
+    assert [each.step for each in came] == [*steps]
+    elsewhere.worker.store.flush()
+    assert [elsewhere.worker.upstream.plain(k) for k in steps] == [1, 2, 3, 4, 3, 5, 7]
+    for k, texts in zip((5, 9), ("[2]", "[2, 3]"), strict=True):
+        record = worker.store.read(worker.plan.stems[k], at=came[k - 4].place)
+        assert record is not None
+        assert (record.fingerprint, record.name) == (worker.fingerprints[k], worker.plan.steps[k].name)
+        assert (record.outcome.args, record.outcome.kwargs) == (texts, "{}")
+
+
+def test_a_step_that_fails_says_what_it_was_given(tmp_path: Path) -> None:
+    given = Given(tmp_path / "cache", divided)
+    for k in range(2):
+        given.worker.run(Task(k))
+    done, failed = given.run(Lot([5, 8]))
+    assert done.step == 5
+    assert (failed.step, failed.status, failed.args) == (8, Status.FAILED, "[1, 2]")
+    assert failed.note == "ZeroDivisionError: division by zero"
+    assert failed.traceback.count("File ") == 1
+
+
+def test_results_that_are_no_plain_values_are_left_to_the_worker(tmp_path: Path) -> None:
+    given = Given(tmp_path / "cache", listed)
+    given.worker.run(Task(0))
+    given.worker.run(Task(1))
+    (came,) = given.run(Lot([4, 5]))
+    assert came.step == 4
+    with pytest.raises(LookupError):
+        given.worker.upstream.plain(4)
+    assert given.worker.upstream.value(4) == [1]
+
+
+SCALE: Any = 2
+
+
+def scaled(k: int) -> Any:
+    return k * SCALE
+
+
+def rescale(to: Any) -> None:
+    global SCALE
+    SCALE = to
+
+
+def test_what_a_function_reads_is_looked_at_again_after_a_step_that_can_change_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"{__name__}.SCALE", 2)
+    worker = worker_of(tmp_path / "cache", scaled, range(5))
+    assert is_taken(worker, Lot(range(5)))
+    other = worker_of(tmp_path / "other", rescale, [[1]])
+    alike = worker.kind(worker.plan.blocks[0].family)
+    assert other.is_confined(alike)
+    other.run(Task(0))
+    assert not other.is_confined(alike)
+
+
+def packed(briefs: Any) -> bytes:
+    return b"".join(
+        pack(k, attempt, rank, place.segment, when, seconds, place.offset, place.size, place.checksum)
+        for k, attempt, rank, when, seconds, place in briefs
+    )
 
 
 def test_results_in_files_do_not_wait_for_others(tmp_path: Path) -> None:

@@ -140,7 +140,11 @@ class Columns(Sequence[Arguments]):
 
     def plain(self, i: int) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """The arguments of a call, without finding its identity; None where there is more to them than plain values."""
-        if not self._is_plain or self.shared.plain is None:
+        return self.given(i) if self._is_plain else None
+
+    def given(self, i: int) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """The same, with steps in place of the values that they will make."""
+        if self.shared.plain is None:
             return None
         kwargs = dict(self.shared.plain[1])
         for name, column in self.named.items():

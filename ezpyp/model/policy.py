@@ -7,8 +7,9 @@ from __future__ import annotations
 from math import floor
 from typing import NamedTuple
 
-#: How long a lot should last.
+#: How long a lot should last; and where slots are to be held busy, what is not worth to be cut in two.
 LOT_SECONDS = 0.05
+WHOLE_SECONDS = 0.002
 
 
 class Retry(NamedTuple):
@@ -75,7 +76,11 @@ def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = L
     fair = max(1, ready // (2 * max(1, slots)))
     if seconds is None:
         return 1 if ready < 8 * slots else min(fair, 4)
-    return max(1, min(most, fair, int(target / max(seconds, 1e-7))))
+    seconds = max(seconds, 1e-7)
+    # A lot costs two messages, and what is learnt of its end decides on the next: of very short steps each slot gets
+    # its share of all that is ready at once.
+    whole = min(-(-ready // max(1, slots)), int(WHOLE_SECONDS / seconds))
+    return max(1, min(most, max(fair, whole), int(target / seconds)))
 
 
 def depth(seconds: float | None, ready: int, slots: int) -> int:

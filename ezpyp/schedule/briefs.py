@@ -31,6 +31,18 @@ def unpack(packed: bytes | bytearray | memoryview) -> Iterator[Brief]:
         yield Brief(step, attempt, rank, when, seconds, Place(segment, offset, size, checksum))
 
 
+def places_of(packed: bytes) -> Iterator[tuple[int, Place]]:
+    """The steps, each with where its result lies."""
+    for step, _, _, segment, _, _, offset, size, checksum in _LAYOUT.iter_unpack(packed):
+        yield step, Place(segment, offset, size, checksum)
+
+
+def place_at(packed: bytes, number: int) -> Place:
+    """Where the result of one of these briefs lies."""
+    _, _, _, segment, _, _, offset, size, checksum = _LAYOUT.unpack_from(packed, number * SIZE)
+    return Place(segment, offset, size, checksum)
+
+
 def steps_of(packed: bytes) -> list[int]:
     """The indices of the steps."""
     found: list[int] = memoryview(packed).cast("i")[::_WORDS].tolist()

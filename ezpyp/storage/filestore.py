@@ -7,7 +7,8 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -21,6 +22,7 @@ from ezpyp.storage.protocol import (
     Places,
     Problem,
     Scan,
+    Wanted,
     Writer,
     checksum,
     done,
@@ -149,6 +151,9 @@ class FileStore:
 
     def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
         """There are no places."""
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[None]:
+        return repeat(None, len(wanted))
 
     def location(self, stem: str, at: Place) -> None:
         """Its record knows: the codec is part of it."""

@@ -11,7 +11,8 @@ import contextlib
 import os
 import weakref
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
@@ -20,7 +21,7 @@ from ezpyp.storage import segment, series
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.catalog import Catalog
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
-from ezpyp.storage.protocol import Batch, Places, Scan, Writer, checksum, done, is_plain, one_by_one, verified
+from ezpyp.storage.protocol import Batch, Places, Scan, Wanted, Writer, checksum, done, is_plain, one_by_one, verified
 from ezpyp.storage.reading import Reader
 from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call
 from ezpyp.storage.segment import (
@@ -37,6 +38,7 @@ from ezpyp.storage.segment import (
     WHEREABOUTS,
     Header,
     Segment,
+    in_order,
     location_of,
     name_of,
     record_of,
@@ -371,6 +373,17 @@ class PackedStore:
         except (OSError, ValueError, StoreError):
             return None
         return (header.codec, data) if self._digest(data) == at.checksum else None
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[tuple[str, Buffer] | None]:
+        found: list[tuple[str, Buffer] | None] = [None] * len(wanted)
+        order = sorted(range(len(wanted)), key=lambda k: in_order(wanted[k].at))
+        for number, same in groupby(order, key=lambda k: wanted[k].at.segment):
+            together = [*same]
+            with contextlib.suppress(OSError, StoreError):
+                self._segment(number).read_ahead(wanted[together[0]].at.offset, wanted[together[-1]].at.offset)
+            for k in together:
+                found[k] = self.fetch(*wanted[k])
+        return iter(found)
 
     def location(self, stem: str, at: Place) -> str | None:
         return location_of(at, stem, "", PLAIN) if at.size <= LARGE else None

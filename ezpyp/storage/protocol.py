@@ -6,6 +6,7 @@ import os
 import time
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -170,6 +171,14 @@ class Places(NamedTuple):
     checksums: Sequence[int]
 
 
+class Wanted(NamedTuple):
+    """A result that was added: whose it is, and where it lies."""
+
+    stem: str
+    fingerprint: str
+    at: Place
+
+
 class Store(Protocol):
     """Keeps outcomes and results. Any process that can reach the folder may read while others write.
 
@@ -252,6 +261,9 @@ class Store(Protocol):
         None where the store has no places, or that one has not what is wanted (yet): then `read` says why. The bytes
         were verified.
         """
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[tuple[str, Buffer] | None]:
+        """`fetch` for each of these; quicker where they lie together."""
 
     def location(self, stem: str, at: Place) -> str | None:
         """Where a result lies that was added to a place, as its record says. None where only that knows."""
@@ -416,6 +428,9 @@ class MemoryStore:
 
     def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
         """There are no places."""
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[None]:
+        return repeat(None, len(wanted))
 
     def location(self, stem: str, at: Place) -> None:
         """Its record knows."""

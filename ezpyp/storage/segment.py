@@ -157,12 +157,13 @@ def _of_member(found: Series, i: int) -> Header:
     )  # fmt: skip
 
 
-def _length_of(block: Buffer) -> int:
+def _length_of(block: Buffer, at: int) -> int:
     """How many bytes come before the result, as a head says that may be none; 0 where there is no head."""
-    if block[: len(MARK)] == MARK and len(block) >= HEAD.size:
-        return int(HEAD.size + sum(HEAD.unpack_from(block)[3:7]) + SEAL.size)
-    if block[: len(MARK)] == series.MARK and len(block) >= series.HEAD.size:
-        return series.length_of(block)
+    mark = block[at : at + len(MARK)]
+    if mark == MARK and len(block) >= at + HEAD.size:
+        return int(HEAD.size + sum(HEAD.unpack_from(block, at)[3:7]) + SEAL.size)
+    if mark == series.MARK and len(block) >= at + series.HEAD.size:
+        return series.length_of(block, at)
     return 0
 
 
@@ -206,10 +207,13 @@ class Segment:
         if place:
             whole = self.series(offset)
             return _of_member(whole, place - 1) if whole is not None and place <= whole.members else None
-        block = self._read(offset, max(_BLOCK, HEAD.size + 512 + expected))
-        found = parse(block, 0, self.salt, offset)
-        if found is None and (wanted := _length_of(block)) > len(block):
-            found = parse(self._read(offset, wanted), 0, self.salt, offset)
+        start, block = self._block
+        if start <= offset < start + len(block) and (found := parse(block, offset - start, self.salt, offset)):
+            return found
+        block, at = self._read(offset, max(_BLOCK, HEAD.size + 512 + expected))
+        found = parse(block, at, self.salt, offset)
+        if found is None and (wanted := _length_of(block, at)) > len(block) - at:
+            found = parse(*self._read(offset, wanted), self.salt, offset)
         return found
 
     def series(self, offset: int) -> Series | None:
@@ -218,8 +222,8 @@ class Segment:
             whole = self.header(offset)
             found = None
             if whole is not None and whole.members:
-                block = self._read(offset, whole.length if whole.length <= _TOGETHER else whole.start)
-                found = series.parse(block, 0, self.salt, offset)
+                block, at = self._read(offset, whole.length if whole.length <= _TOGETHER else whole.start)
+                found = series.parse(block, at, self.salt, offset)
             self._series = (offset, found) if found is not None else None
         return self._series[1] if self._series is not None else None
 
@@ -227,8 +231,9 @@ class Segment:
         """The result of the record at an address; shorter where the file ends."""
         offset = address & _OFFSET
         start, block = self._block
-        if start == offset and len(block) >= header.length:
-            return memoryview(block)[header.start : header.length]
+        at = offset - start
+        if at >= 0 and len(block) >= at + header.length:
+            return memoryview(block)[at + header.start : at + header.length]
         return _read_all(self.descriptor, offset + header.start, header.size)
 
     def host(self, opening: int) -> str:
@@ -238,12 +243,21 @@ class Segment:
             self._hosts[opening] = str(json.loads(found.extras)["host"]) if found is not None and found.extras else ""
         return self._hosts[opening]
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def read_ahead(self, begin: int, end: int) -> None:
+        """Have the records at hand that begin between these addresses, as far as they are not large."""
+        offset = begin & _OFFSET
+        size = min((end & _OFFSET) - offset + _BLOCK, _WINDOW)
+        if size > _BLOCK:
+            self._block = offset, os.pread(self.descriptor, size, offset)
+
+    def _read(self, offset: int, size: int) -> tuple[bytes, int]:
+        """A block that begins there, or one that has as much from that byte on."""
         start, block = self._block
-        if not (start == offset and len(block) >= size):
-            block = os.pread(self.descriptor, size, offset)
+        at = offset - start
+        if at < 0 or len(block) < at + size:
+            block, at = os.pread(self.descriptor, size, offset), 0
             self._block = offset, block
-        return block
+        return block, at
 
     def walk(self, offset: int, gaps: list[tuple[int, int]]) -> Iterator[tuple[int, Header]]:
         """The whole records from an offset on, with theirs. What lies between them and is none is put into `gaps`."""
@@ -299,6 +313,11 @@ def _read_all(descriptor: int, offset: int, size: int) -> bytes:
     while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
         data += more
     return data
+
+
+def in_order(place: Place) -> tuple[int, int]:
+    """By this key, places are in the order in which they lie in segments."""
+    return place.segment, place.offset & _OFFSET
 
 
 # ----- names

@@ -125,7 +125,7 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Series | None:
     return Series(*said, count, rank, opening, order, first, size, bytes(block[columns:end]), start)
 
 
-def length_of(head: Buffer) -> int:
+def length_of(block: Buffer, at: int) -> int:
     """Bytes up to the results, as a head says that may be none."""
-    _, label, codec, count, *_ = HEAD.unpack_from(head)
+    _, label, codec, count, *_ = HEAD.unpack_from(block, at)
     return int(HEAD.size + label + codec + EACH * count + SEAL.size)

@@ -22,7 +22,7 @@ from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Outcome
-from ezpyp.schedule.briefs import SIZE, unpack
+from ezpyp.schedule.briefs import SIZE
 from ezpyp.scripts import spawned
 from ezpyp.scripts.renewed import Command
 from ezpyp.storage.opening import Writer, open_store
@@ -120,8 +120,7 @@ def serve(
             if not number:  # a step may use up what the store needs to begin
                 with contextlib.suppress(StoreError):  # each step that has something to store tells of it
                     worker.store.begin(order.turn)
-            worker.places.clear()
-            worker.places.update((brief.step, brief.place) for brief in unpack(lot.places))
+            worker.upstream.tell(lot.places)
             _run(lot, number, worker, position, slot, reporting)
             if lot.grant is not None and lot.grant.process == "own":
                 break

@@ -8,13 +8,19 @@ its page cache once for everybody: nothing here could be quicker, or more frugal
 from __future__ import annotations
 
 from collections.abc import Sequence
+from io import BytesIO
+from itertools import count
+from pickle import Unpickler
 from typing import Any
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Failed, Place, Status, Step
+from ezpyp.schedule.briefs import place_at, places_of, steps_of
 from ezpyp.storage.opening import Record, Store
+from ezpyp.storage.protocol import Wanted
+from ezpyp.system.confined import PLAIN
 from ezpyp.system.files import Buffer, size_of
 
 #: Results up to this many bytes are kept.
@@ -23,6 +29,8 @@ _SMALL = 1 << 16
 _MOST = 1 << 24
 #: What keeping one costs besides its bytes.
 _EACH = 200
+#: Results up to this many bytes are read together with others.
+_TINY = 1 << 12
 
 
 class Upstream:
@@ -33,16 +41,36 @@ class Upstream:
         #: Codec and bytes of results, by the indices of their steps, oldest first.
         self._kept: dict[int, tuple[str, bytes]] = {}
         self._size = 0
+        #: Of these what is plain: nobody can change it, so that all readers may have the same.
+        self._plain: dict[int, Any] = {}
+        #: Where results lie, as it was told: packed briefs, and where each of them is, once that was asked.
+        self._told, self._where = b"", dict[int, int]()
         #: Whether any step is given a result.
         self.wanted = len(plan.graph.parents.flat) > 0
 
-    def value(self, source: Step | int, *, absent: bool = False, at: Place | None = None) -> Any:
+    def tell(self, places: bytes) -> None:
+        """Where results lie of which some will be asked for, as packed briefs, in place of what was told before."""
+        self._told, self._where = places, {}
+
+    def plain(self, k: int) -> Any:
+        """The result of an earlier step that is done, where it is a plain value and can be had without waiting.
+
+        Nothing of the user's runs. Raises LookupError in all other cases: then `value` has it, or says why not.
+        """
+        if k in self._plain:
+            return self._plain[k]
+        if k not in self._kept and not self._where:
+            self._fetch_tiny()
+        codec, data = self._kept[k]
+        if codec != "pickle":
+            raise LookupError(k)
+        value = self._plain[k] = _plain_value(data)
+        return value
+
+    def value(self, source: Step | int, *, absent: bool = False) -> Any:
         """The result of an earlier step; Failed where it is `absent`, because its failure was allowed.
 
         It is the caller's own. Blocks until a record that another host wrote shows, and is no former one.
-
-        Args:
-            at: where it lies, if that is known.
 
         Raises:
             StoreError: the result is gone, or not what its step wrote; the text says what to do.
@@ -51,6 +79,7 @@ class Upstream:
         k = source if isinstance(source, int) else plan.index[source.name]
         if not absent and (kept := self._kept.get(k)) is not None:
             return codecs.get(kept[0]).decode(kept[1])
+        at = self._place(k)
         if at is not None and not absent:
             found = self._store.fetch(plan.stems[k], self._fingerprints[k], at)
             if found is not None:
@@ -67,14 +96,45 @@ class Upstream:
 
     def keep(self, k: int, codec: str, chunks: Sequence[Buffer]) -> None:
         """Keep what a step gave, which is in the store and holds no files, where it is small and may be asked for."""
-        if not self.wanted or (size := sum(map(size_of, chunks))) > _SMALL:
+        if self.wanted and sum(map(size_of, chunks)) <= _SMALL:
+            self._keep(k, codec, b"".join(chunks))
+
+    def keep_plain(self, steps: Sequence[int], values: Sequence[Any], pickled: Sequence[bytes]) -> None:
+        """The same for steps that gave plain values, with these and their pickles."""
+        if not self.wanted:
             return
-        former = self._kept.pop(k, None)
-        self._size += size + _EACH - (len(former[1]) + _EACH if former else 0)
-        self._kept[k] = codec, b"".join(chunks)
+        for k, value, data in zip(steps, values, pickled, strict=True):
+            if len(data) <= _SMALL:
+                self._keep(k, "pickle", data)
+                self._plain[k] = value
+
+    def _keep(self, k: int, codec: str, data: bytes) -> None:
+        self._forget(k)
+        self._kept[k] = codec, data
+        self._size += len(data) + _EACH
         while self._size > _MOST:
-            oldest = next(iter(self._kept))
-            self._size -= len(self._kept.pop(oldest)[1]) + _EACH
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, k: int) -> None:
+        if (former := self._kept.pop(k, None)) is not None:
+            self._plain.pop(k, None)
+            self._size -= len(former[1]) + _EACH
+
+    def _place(self, k: int) -> Place | None:
+        """Where the result of a step lies, if that was told."""
+        if not self._where:
+            self._where = dict(zip(steps_of(self._told), count()))
+        number = self._where.get(k)
+        return None if number is None else place_at(self._told, number)
+
+    def _fetch_tiny(self) -> None:
+        """Keep all tiny results of which it was told where they lie, in the order in which they lie there."""
+        self._where = dict(zip(steps_of(self._told), count()))
+        tiny = {k: at for k, at in places_of(self._told) if k not in self._kept and at.size <= _TINY}
+        wanted = [Wanted(self._plan.stems[k], self._fingerprints[k], at) for k, at in tiny.items()]
+        for k, found in zip(tiny, self._store.fetch_all(wanted), strict=True):
+            if found is not None:
+                self._keep(k, found[0], bytes(found[1]))
 
     def _record(self, k: int, absent: bool, at: Place | None) -> Record:
         plan, fingerprint = self._plan, self._fingerprints[k]
@@ -89,3 +149,18 @@ class Upstream:
                 f"The result of '{plan.steps[k].name}' is gone from {self._folder}. Run again to remake it."
             )
         return record
+
+
+class _Plain(Unpickler):
+    """Makes nothing that has a class of its own."""
+
+    def find_class(self, module: str, name: str, /) -> Any:
+        raise LookupError(name)
+
+
+def _plain_value(data: bytes) -> Any:
+    """The plain value that was pickled; LookupError where it is none."""
+    value = _Plain(BytesIO(data)).load()
+    if type(value) not in PLAIN:
+        raise LookupError(type(value))
+    return value

@@ -24,7 +24,7 @@ from ezpyp.model.arguments import Deferred, Handed
 from ezpyp.model.columns import Columns
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Brief, Family, Outcome, Place, Status, Step
+from ezpyp.model.steps import Brief, Family, Outcome, Status, Step
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Record, Store, write_whole
@@ -74,8 +74,6 @@ class Worker:
         self.guards, self.gauge, self.inputs = guards, gauge, inputs
         #: A child that a step forked has another.
         self.pid = os.getpid()
-        #: Where results of earlier steps lie, as far as that was told.
-        self.places: dict[int, Place] = {}
         #: Done steps that saved something, which go when their results are on disk.
         self.spent: list[int] = []
         #: Results of earlier steps.
@@ -83,6 +81,8 @@ class Worker:
         #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
         self._kinds: dict[int, Kind] = {}
         self._alike: dict[tuple[int, int], Kind] = {}
+        #: Which of these can do nothing but compute, as far as that was looked at since a step ran that can do more.
+        self._confined: dict[Kind, bool] = {}
 
     def run(self, task: Task, before_long: Callable[[], None] | None = None) -> bytes | Outcome:
         """Run the step and store its result: a packed Brief, or an Outcome where there is more to say.
@@ -97,7 +97,7 @@ class Worker:
         if kind.seconds > LONG and before_long is not None:
             before_long()
         call = _Call(self, step, kind, task)
-        if kind.confined and (free := call.free()) is not None:
+        if self.is_confined(kind) and (free := call.free()) is not None:
             return call.compute(free)
         if task.grant is None:
             return self._guarded(call)
@@ -107,6 +107,7 @@ class Worker:
     def _guarded(self, call: _Call) -> bytes | Outcome:
         kind, step = call.kind, call.step
         call.guards = self.guards
+        self._confined.clear()
         if self.guards is not None:
             self.guards.enter(kind.options.request.cpus)
         seeding.plant(kind.seed(step, step.arguments.identity + self.inputs.get(call.index, b"")))
@@ -156,12 +157,25 @@ class Worker:
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
 
-    def conclude(self, k: int, began: float, value: Any, error: BaseException | None) -> bytes | Outcome:
-        """Keep what came of a step whose first attempt was made elsewhere in this process: this value or error."""
+    def conclude(
+        self, k: int, began: float, value: Any, error: BaseException | None, said: tuple[str, str] = ("", "")
+    ) -> bytes | Outcome:
+        """Keep what came of a step whose first attempt was made elsewhere in this process: this value or error.
+
+        `said` are its arguments as texts, where they are not those that the plan shows.
+        """
         step = Step(*self.plan.steps.find(k))
         call = _Call(self, step, self.kind(step.family), Task(k))
         call.began = began
+        call.args, call.kwargs = said
         return call.came(value) if error is None else call.raised(error)
+
+    def is_confined(self, kind: Kind) -> bool:
+        """Whether steps like these need no guards and no seed, because they can do nothing but compute."""
+        found = self._confined.get(kind)
+        if found is None:
+            found = self._confined[kind] = kind.pickles and is_confined(kind.function)
+        return found
 
     def kind(self, family: Family) -> Kind:
         """What is decided once for steps like these."""
@@ -176,16 +190,15 @@ class Worker:
 class Kind:
     """What is decided once for all steps of one function with the same options."""
 
-    __slots__ = ("codec", "confined", "function", "options", "pickles", "room", "seconds", "seeds")
+    __slots__ = ("codec", "function", "options", "pickles", "room", "seconds", "seeds")
 
     def __init__(self, step: Step, pipeline_id: str) -> None:
-        #: How long the next one may take, judged by the longest of the last ones. Unknown may be long.
-        self.seconds = 2 * LONG
+        #: How long the next one may take, judged by the longest of the last ones. Unknown may be long, until one ended.
+        self.seconds = LONG / FADING
         self.function, self.options = step.function, step.options
         self.codec, self.room = step.options.codec, step.options.workdir
         #: Whether plain values need no more than a pickle.
         self.pickles = self.codec == "pickle" and not step.options.outputs.patterns and self.room is None
-        self.confined = self.pickles and is_confined(step.function)
         self.seeds = seeding.Seeds(pipeline_id, step.function_name)
 
     def seed(self, step: Step, identity: bytes) -> int | None:
@@ -330,7 +343,7 @@ class _Call:
     def _value(self, source: Step) -> Any:
         worker = self.worker
         k = worker.plan.places[source]
-        return worker.upstream.value(k, absent=source.name in self.missing, at=worker.places.get(k))
+        return worker.upstream.value(k, absent=source.name in self.missing)
 
     def _files(self, returned: Sequence[str]) -> dict[str, Any]:
         """What it leaves beside its result, now at its place."""
