@@ -179,3 +179,9 @@ def children_of(pid: int, count: int) -> list[int]:
     while len(found := sorted(offspring.children(pid))) < count and time.monotonic() < until:
         time.sleep(0.005)
     return found
+
+
+def test_hundreds_of_helpers_do_not_wait_for_somebody_to_hear_of_them(forked: Forked) -> None:
+    nursery = forked(echo, spares=150)
+    owns = [nursery.spawn(slot, slot) for slot in range(450)]
+    assert line(owns[-1]) == f"{nursery.helper(449)} 449 449"

@@ -12,6 +12,7 @@ import time
 import weakref
 from array import array
 from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +86,9 @@ class Session:
             )
         capture.stand_in()
         self._nest: tuple[Nursery, Position] | None = None
+        if choices.expected_helpers():
+            import_module("ctypes")  # what is forked needs it at once, and mpi4py soon
         if launched.launch() is not None and not mpi.started():
-            import_module("ctypes")  # mpi4py needs it soon, and what is forked here at once
             self._hatch(0 if preloading.asked() else choices.expected_helpers())
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
@@ -96,7 +98,8 @@ class Session:
         try:
             self._standing = self._stand(choices)
         except BaseException:
-            self._abandon()
+            if nest := self._abandon():
+                nest.close()
             raise
         _folders[folder] = organised.digest
 
@@ -127,8 +130,10 @@ class Session:
                 launch.tell_outcome(0, self._folder)  # what the script makes of it counts
             raise
         finally:
-            self._abandon()
+            nest = self._abandon()
             self._let_go()
+            if nest is not None:
+                nest.close()
         self._judge(summary, finished, raise_on_failure)
         if self._part is not None and exits.from_script():
             raise SystemExit(exits.earned())  # what follows is for who has all results
@@ -257,7 +262,7 @@ class Session:
             standing=self._standing,
             settings=settings,
             link=link,
-            nest=self._hatch,
+            nest=partial(self._hatch, settings.helpers or 1),
             todo=missing(self.plan, self._standing.statuses, wanted),
             wanted=wanted,
             time=left,
@@ -290,11 +295,13 @@ class Session:
             self._nest = executors.nursery(self.plan, position, anew=fresh, spares=spares), position
         return self._nest
 
-    def _abandon(self) -> None:
-        """Wait until no process of a run is left."""
+    def _abandon(self) -> Nursery | None:
+        """Wait until no process of a run is left, but for the one that forked them: this is at its end."""
         nest, self._nest = self._nest, None
-        if nest is not None:
-            nest[0].close()
+        if nest is None:
+            return None
+        nest[0].end()
+        return nest[0]
 
     def _conclude(self, finished: Finished) -> Summary:
         """The summary; rank 0 also writes it if anything is new."""

@@ -96,11 +96,14 @@ def _survives_fork(path: str, patience: float) -> bool:
 
 
 def _loaded() -> list[str]:
-    """The shared libraries of this process."""
+    """The shared libraries of this process, if there is one among them that is known to have a pool."""
     try:
-        lines = Path("/proc/self/maps").read_text().splitlines()
+        maps = Path("/proc/self/maps").read_bytes()
     except OSError:
         return []
+    if not any(name.encode() in maps for names, _, _ in _POOLS for name in names):
+        return []
+    lines = os.fsdecode(maps).splitlines()
     paths = (line.split(maxsplit=5)[5] for line in lines if ".so" in line)
     return list(dict.fromkeys(path for path in paths if ".so" in os.path.basename(path)))
 

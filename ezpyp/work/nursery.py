@@ -28,6 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
+from ezpyp.system.pauses import pause
 from ezpyp.work import preloading
 from ezpyp.work.gauges import Gauges
 from ezpyp.work.wire import Wire
@@ -196,6 +197,7 @@ class Nursery:
         self._numbers[slot] = self._asked
         self._asked += 1
         _held.add(ours)
+        self._pids += self._receive(socket.MSG_DONTWAIT)  # it waits when too much is left unread
         return ours
 
     def helper(self, slot: int) -> int:
@@ -209,7 +211,6 @@ class Nursery:
 
         With `kill` the helper itself is ended too; without, it is given a moment to end by itself.
         """
-        self._hear_of_forks(self._asked)  # answers come in the order of questions
         self._tell(("reap", self.helper(slot), kill))
         code, peak = self._hear()
         return Ending(code=code, peak=peak)
@@ -219,21 +220,30 @@ class Nursery:
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_WR)
 
-    def close(self) -> None:
-        """Wait until the process has ended, and with it every helper that is left. A second call does nothing."""
+    def end(self) -> None:
+        """Wait until every helper has ended, with what it started. A second call does nothing.
+
+        Then nothing is left but to end the process itself, for which `close` waits.
+        """
         if self._socket not in _held:
             return
         self.release()
-        with contextlib.suppress(ChildProcessError):
-            if os.waitpid(self.pid, 0)[1]:  # killed: the kernel ended its helpers, but not what steps had started
-                with contextlib.suppress(NurseryGone):
-                    self._hear_of_forks(self._asked)
-                for number in self._numbers.values():
-                    if number < len(self._pids):
-                        offspring.kill_group(self._pids[number])
+        try:
+            while self._hear() is not None:  # its last word
+                pass
+        except NurseryGone:  # it was killed: the kernel ended its helpers, but not what steps had started
+            for number in self._numbers.values():
+                if number < len(self._pids):
+                    offspring.kill_group(self._pids[number])
         for each in (self._socket, *(ours for _, ours in self._spares)):
             _held.discard(each)
             each.close()
+
+    def close(self) -> None:
+        """`end`, and wait for the process, too. A second call does nothing."""
+        self.end()
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(self.pid, 0)
 
     def _tell(self, question: tuple[Any, ...], descriptor: socket.socket | None = None) -> None:
         try:
@@ -244,16 +254,24 @@ class Nursery:
     def _hear_of_forks(self, count: int) -> None:
         """Wait until so many helpers are forked."""
         while len(self._pids) < count:
-            self._pids.append(self._hear())
+            self._pids += self._receive()
 
     def _hear(self) -> Any:
+        """The answer to a question."""
+        while isinstance(told := self._receive(), list):  # of forks
+            self._pids += told
+        return told
+
+    def _receive(self, flags: int = 0) -> Any:
         try:
-            answer = self._socket.recv(4096)
+            told = self._socket.recv(1 << 16, flags)
+        except BlockingIOError:
+            return []
         except OSError as error:
             raise self._gone(str(error)) from None
-        if not answer:
+        if not told:
             raise self._gone("it closed its socket")
-        return pickle.loads(answer)
+        return pickle.loads(told)
 
     def _gone(self, why: str) -> NurseryGone:
         if loading := preloading.unfinished():
@@ -310,8 +328,11 @@ def _live(
         if spares:
             _get_ready(prepare)
             is_ready = True
-            for theirs in spares:
+            forked = [
                 _fork_helper(own, children, theirs, partial(_serve_when_told, theirs, body), spares)
+                for theirs in spares
+            ]
+            own.send(pickle.dumps(forked))
         while (came := _next_question(own, children))[0]:
             question, descriptors = came
             verb, *rest = pickle.loads(question)
@@ -321,7 +342,7 @@ def _live(
                     is_ready = True
                 slot, order = rest
                 theirs = socket.socket(fileno=descriptors[0])
-                _fork_helper(own, children, theirs, partial(body, theirs, slot, order))
+                own.send(pickle.dumps([_fork_helper(own, children, theirs, partial(body, theirs, slot, order))]))
             else:
                 own.send(pickle.dumps(_end(children, *rest)))
     except BaseException as error:
@@ -333,6 +354,8 @@ def _live(
         for pid in children:  # one by one: to look for all that is left takes milliseconds
             _wait(pid, _PATIENCE)
         offspring.end_children()
+        with contextlib.suppress(OSError):  # the agent is gone
+            own.send(pickle.dumps(None), socket.MSG_NOSIGNAL)
         os._exit(0)
 
 
@@ -354,8 +377,8 @@ def _fork_helper(
     theirs: socket.socket,
     work: Callable[[], None],
     others: Sequence[socket.socket] = (),
-) -> None:
-    """Fork a helper, which gets the socket `theirs`; none of the `others`, which may include it."""
+) -> int:
+    """Fork a helper, which gets the socket `theirs`, and none of the `others`, which may include it; its process id."""
     parent = os.getpid()
     pid = os.fork()
     if pid == 0:
@@ -370,7 +393,7 @@ def _fork_helper(
     theirs.close()
     with contextlib.suppress(OSError):
         os.setpgid(pid, pid)  # both sides, so that neither can be too late
-    own.send(pickle.dumps(pid))
+    return pid
 
 
 def _serve_when_told(own: socket.socket, body: Body) -> None:
@@ -419,8 +442,7 @@ def _end(children: set[int], pid: int, kill: bool) -> tuple[int, int]:
 
 
 def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
-    until = time.monotonic() + seconds
-    pause = 0.0001
+    began = time.monotonic()
     while True:
         try:
             gone, status, usage = os.wait4(pid, os.WNOHANG)
@@ -428,10 +450,10 @@ def _wait(pid: int, seconds: float) -> tuple[int, int] | None:
             return 0, 0
         if gone:
             return os.waitstatus_to_exitcode(status), usage.ru_maxrss * 1024
-        if time.monotonic() > until:
+        waited = time.monotonic() - began
+        if waited > seconds:
             return None
-        time.sleep(pause)
-        pause = min(0.05, 2 * pause)
+        time.sleep(pause(waited))
 
 
 def _hold_signals() -> None:
