@@ -12,6 +12,7 @@ import time
 import weakref
 from array import array
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,7 @@ from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, capture, launch
-from ezpyp.system.files import make_folder
+from ezpyp.system.files import is_shared, make_folder
 from ezpyp.work import executors, preloading
 from ezpyp.work.nursery import Nursery, Position
 
@@ -89,6 +90,8 @@ class Session:
         if choices.expected_helpers():
             import_module("ctypes")  # what is forked needs it at once, and mpi4py soon
         if launched.launch() is not None and not mpi.started():
+            with suppress(OSError):  # there is no such folder, which is told of later
+                is_shared(folder)  # what is forked has it from here
             self._hatch(0 if preloading.asked() else choices.expected_helpers())
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
