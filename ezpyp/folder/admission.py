@@ -10,7 +10,7 @@ from ezpyp.errors import SchemaConflictError
 from ezpyp.folder import differences
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import count, named
-from ezpyp.folder.surveys import Survey, duration, stem_under
+from ezpyp.folder.surveys import Survey, best_of, duration
 from ezpyp.model import naming
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage import packed
@@ -92,12 +92,13 @@ def former_records(found: Survey) -> dict[str, str]:
     """Changed steps of which there are former records, with the stems that these lie under."""
     old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
     plan, scan, stems = found.plan, found.scan, {}
+    lying = scan.records.under({old[found.differences.former[told]] for told in found.differences.changed})
     for told in found.differences.changed:
         was = found.differences.former[told]
         for name, before in zip(named([told]), named([was]), strict=False):
             k = plan.index[name]
             if name == told:
-                stem = stem_under(scan, old[was], plan.stems[k])
+                stem = best_of(scan, lying.get(old[was], ()), plan.stems[k])
             else:  # the schema does not say what its members were: what lies there is theirs
                 stem = before if before in scan.records and found.decisions.runs[k] else None
             if stem is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import accumulate, chain
 from typing import Any, NamedTuple, overload
 
@@ -12,6 +13,7 @@ from ezpyp.errors import UnknownStep
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import Folded, named, parsed
 from ezpyp.model.arguments import plain_value
+from ezpyp.model.places import Stems
 from ezpyp.model.selection import meant, unknown
 
 
@@ -117,13 +119,19 @@ class Entries(Sequence[Entry]):
         place = self.place(name if first < 0 else f"{label}[{first}]")
         return range(place, place + count) if place is not None else range(0)
 
-    def stems(self) -> Iterator[str]:
+    @cached_property
+    def stems(self) -> Stems:
         """The stem of each step."""
-        for _, content, folded in self._listed:
-            if folded is None:
-                yield content["stem"]
-            else:
-                yield from map(folded.name, range(content["count"]))
+        return _Stems(self._listed, self._ends)
+
+    def strange(self, stems: Iterable[str]) -> Iterator[str]:
+        """Those of some stems that are of no step."""
+        single = {content["stem"] for _, content, folded in self._listed if folded is None}
+        for stem in stems:
+            if stem not in single:
+                place = self.place(stem)
+                if place is None or self._listed[bisect_right(self._ends, place)][2] is None:
+                    yield stem
 
     def alone(self) -> Iterator[tuple[int, str]]:
         """The places and the fingerprints of the steps that are in no folded family."""
@@ -162,6 +170,31 @@ class Entries(Sequence[Entry]):
         if "*" in pattern or "?" in pattern or any(name.startswith(f"{pattern}[") for name in self._single):
             return None
         return self.place(pattern) if not any(f"{each}[".startswith(f"{pattern}[") for each in self._folded) else None
+
+
+class _Stems(Stems):
+    """The stem of each step of a schema."""
+
+    def __init__(self, listed: Sequence[tuple[int, Mapping[str, Any], Folded | None]], ends: array[int]) -> None:
+        self._listed, self._ends = listed, ends
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, place: Any) -> Any:
+        if isinstance(place, slice):
+            return [self[k] for k in range(len(self))[place]]
+        place = range(len(self))[place]
+        k = bisect_right(self._ends, place)
+        _, content, folded = self._listed[k]
+        return content["stem"] if folded is None else folded.name(place - self._ends[k] + content["count"])
+
+    def runs(self) -> Iterator[tuple[str, int, int]]:
+        for _, content, folded in self._listed:
+            if folded is None:
+                yield content["stem"], -1, 1
+            else:
+                yield content["label"], content["first"], content["count"]
 
 
 class Places(Mapping[str, int]):

@@ -7,7 +7,8 @@ it.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Mapping, Sequence
 from itertools import compress
 from typing import Any, NamedTuple, overload
 
@@ -149,14 +150,14 @@ def decide_all(plan: Plan, identity: Identity, scan: Scan, found: Differences, m
     return Decisions(plan, scan, found, settled, _remade(plan, settled, told))
 
 
-def _doubtful(plan: Plan, scan: Scan, settled: bytes) -> Iterable[int]:
+def _doubtful(plan: Plan, scan: Scan, settled: bytes) -> Sequence[int]:
     """The steps that have to be thought about, in order: without a settled result, or with options to renew it."""
     options = {id(b.family.definition): b.family.definition.options for b in plan.blocks}.values()
     if any(each.always or each.max_age is not None or each.outputs.patterns for each in options):
         return range(len(plan.steps))
     if not scan.records and not scan.problems:
         return ()
-    return compress(range(len(settled)), settled.translate(_TURNED))
+    return array("i", compress(range(len(settled)), settled.translate(_TURNED)))
 
 
 class _Deciding:
@@ -169,16 +170,20 @@ class _Deciding:
         notable = (scan.records[stem] for stem in scan.records.notable())
         self._voided = {r.fingerprint: r.outcome.note for r in notable if r.fingerprint.endswith(VOID)}
         self._renewed: set[int] = set()
+        #: Where records of the fingerprints that are thought about lie.
+        self._stems: Mapping[str, list[str]] = {}
 
-    def those(self, steps: Iterable[int]) -> dict[int, Decision]:
+    def those(self, steps: Sequence[int]) -> dict[int, Decision]:
         """Decisions about these steps, in order, but for those of which there is nothing."""
+        prints = self._identity.fingerprints
+        self._stems = self._scan.records.under({prints[k] for k in steps}) if self._scan.records else {}
         found = ((k, self._decide(k)) for k in steps)
         return {k: decision for k, decision in found if decision is not None}
 
     def _decide(self, k: int) -> Decision | None:
         plan, fingerprint = self._plan, self._identity.fingerprints[k]
         own = plan.stems[k]
-        stem = stem_under(self._scan, fingerprint, own)
+        stem = best_of(self._scan, self._stems.get(fingerprint, ()), own)
         if stem is None:
             if why := self._torn.get(own):
                 return Decision(reason=f"its result is not usable: {why}")
@@ -240,9 +245,8 @@ def _remade(plan: Plan, settled: bytes, decisions: dict[int, Decision]) -> dict[
     return decisions
 
 
-def stem_under(scan: Scan, fingerprint: str, own: str) -> str | None:
-    """The stem of the record to use for a fingerprint: a done one first, then the one under the step's own stem."""
-    stems = scan.records.under(fingerprint)
+def best_of(scan: Scan, stems: Sequence[str], own: str) -> str | None:
+    """The stem of the record to use of those with a fingerprint: a done one first, then that under the step's own."""
     if len(stems) < 2:
         return stems[0] if stems else None
 

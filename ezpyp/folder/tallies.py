@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from operator import add
 from typing import NamedTuple
 
@@ -42,44 +43,45 @@ class Tally(NamedTuple):
 
 def tally(entries: Entries, records: Records) -> Tally:
     """What came of all steps, by their records. Of a step under whose stem another's lies, nothing came."""
-    stems = [*entries.stems()]
+    stems = entries.stems
     plain = records.plain(stems)
     alone = dict(entries.alone())
     _leave_strangers(plain.found, alone, stems, records)
-    statuses = array("b", [Status.NOT_RUN]) * len(stems)
+    statuses = array("b", bytes(len(stems)))
     told: dict[int, Outcome] = {}
     kept: dict[str, Kept] = {}
     known = 0
     for start, stop, function in entries.blocks():
-        count = plain.found.count(1, start, stop)
+        found = plain.found[start:stop]
+        statuses[start:stop] = array("b", found.translate(_STATUSES))
+        count = found.count(1)
         mine = Kept(count, 2 * count, sum(plain.sizes[start:stop]) if count else 0)
-        if count == stop - start:
-            statuses[start:stop] = array("b", bytes(count))
-        else:
-            for k in range(start, stop):
-                if plain.found[k]:
-                    statuses[k] = Status.DONE
-                elif (record := records.get(stems[k])) is not None:
-                    mine = mine.and_(kept_in(record.outcome))
-                    if fits(record, alone.get(k, "")):
-                        told[k] = record.outcome
-                        statuses[k], plain.seconds[k] = record.outcome.status, record.outcome.seconds
+        for k in compress(range(start, stop), found.translate(_OTHER)):
+            if (record := records.get(stems[k])) is not None:
+                mine = mine.and_(kept_in(record.outcome))
+                if fits(record, alone.get(k, "")):
+                    told[k] = record.outcome
+                    statuses[k], plain.seconds[k] = record.outcome.status, record.outcome.seconds
         if mine.records:
             kept[function] = kept.get(function, Kept()).and_(mine)
             known += mine.records
     if known < len(records):
-        planned = {*stems}
-        for stem in (each for each in records if each not in planned):
+        for stem in entries.strange(records):
             kept[FORMER] = kept.get(FORMER, Kept()).and_(kept_in(records[stem].outcome))
     return Tally(statuses=statuses, seconds=plain.seconds, told=told, kept=kept)
 
 
+#: By whether a plain result was found: the status, and whether there is another record.
+_STATUSES = bytes([Status.NOT_RUN & 0xFF, Status.DONE, Status.NOT_RUN & 0xFF]).ljust(256, b"\0")
+_OTHER = bytes([0, 0, 1]).ljust(256, b"\0")
+
+
 def _leave_strangers(found: bytearray, alone: Mapping[int, str], stems: Sequence[str], records: Records) -> None:
     """Take out what lies under the stem of a step and is another's."""
-    asked = [k for k in alone if found[k]]
+    asked = [k for k in alone if found[k] == 1]
     prints = b"".join(bytes.fromhex(alone[k]) for k in asked)
     for k, settled in zip(asked, records.settled(prints, [stems[k] for k in asked]), strict=True) if asked else ():
-        found[k] = settled
+        found[k] = 1 if settled else 2
 
 
 def fits(record: Record, fingerprint: str) -> bool:

@@ -71,7 +71,17 @@ class Index(Mapping[str, int]):
         return (step.name for step in self._steps)
 
 
-class PlannedStems(Sequence[str]):
+class Stems(Sequence[str]):
+    """The stems of steps in their order, which need not be made one by one."""
+
+    def runs(self) -> Iterator[tuple[str, int, int]]:
+        """Stems that follow each other: `label[number]` for so many numbers, from the first on, as label, first number
+        and count; or one as it stands, with -1 and 1.
+        """
+        raise NotImplementedError
+
+
+class PlannedStems(Stems):
     """The stem of each step: its name, unless its family needs others."""
 
     def __init__(self, steps: Steps, others: Mapping[int, Sequence[str]]) -> None:
@@ -87,15 +97,15 @@ class PlannedStems(Sequence[str]):
         others = self._others.get(family.number)
         return family.name(member) if others is None else others[member]
 
-    def numbered(self) -> Iterator[tuple[str, int, int, int]]:
-        """Steps that follow each other and whose stems are `label[number]`: label, first number, index of the first,
-        count.
-        """
-        start = 0
+    def runs(self) -> Iterator[tuple[str, int, int]]:
         for family, members in self._steps.parts:
-            if family.first is not None and family.number not in self._others:
-                yield family.label, family.first + members.start, start, len(members)
-            start += len(members)
+            others = self._others.get(family.number)
+            if others is not None:
+                yield from ((others[member], -1, 1) for member in members)
+            elif family.first is None:
+                yield family.label, -1, 1
+            else:
+                yield family.label, family.first + members.start, len(members)
 
     def are_others(self, family: Family) -> bool:
         """Whether the stems of a family are not its names."""

@@ -97,11 +97,12 @@ class _Collecting:
         if schema is None:
             raise StoreError(f"{there} has no schema any more.")
         source = open_store(schema["ezpyp"]["store"], there)
-        strange, logs = 0, set[str]()
+        strange, logs = set[str](), set[str]()
         for record in source.records().records.values():
             stem = self._left.get(record.fingerprint)
             if stem is None:
-                strange += self._is_strange(record)
+                if self._is_unwanted(record):
+                    strange.add(record.fingerprint)
             elif record.outcome.status is Status.DONE:
                 self._take(record, source, there, stem)
             else:
@@ -109,18 +110,19 @@ class _Collecting:
             logs |= {record.outcome.log[0]} if record.outcome.log else set()
         archive.link(there, self._folder, logs)
         _move_saved(there, self._folder)
+        strange -= self._records.under(strange).keys()
         if strange:
             self.came.remarks.append(
-                f"{there} stays: {strange:,} of its results are of no step of this plan. To remove them: "
+                f"{there} stays: {len(strange):,} of its results are of no step of this plan. To remove them: "
                 f"ezpyp clean {there}"
             )
-        return strange
+        return len(strange)
 
-    def _is_strange(self, record: Record) -> bool:
-        """Whether a result is neither wanted nor here."""
+    def _is_unwanted(self, record: Record) -> bool:
+        """Whether a result is of no step that wants one."""
         outcome, print_ = record.outcome, record.fingerprint
         is_result = outcome.status is Status.DONE and not outcome.dropped and len(print_) == 32
-        return is_result and print_ not in self._wanted and not self._records.under(print_)
+        return is_result and print_ not in self._wanted
 
     def _take(self, record: Record, source: Store, there: str, stem: str) -> None:
         here = self._records.get(stem)

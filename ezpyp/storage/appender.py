@@ -152,8 +152,8 @@ class Appender:
         parts.append(result)
         length = len(head) + SEAL.size + len(result)
         self._size += length
-        of_stem = (digest(stem) or 1) if stem else 0
-        self._entries.append(_pack_entry(offset, length, flags, status, 0, order, of_stem, fingerprint, 0))
+        of_stem, number = index.key_of(stem) if stem else (0, 0)
+        self._entries.append(_pack_entry(offset, length, flags, status, 0, order, of_stem, fingerprint, number))
         self._make_room()
         return offset
 

@@ -1,7 +1,6 @@
-"""Which records of all segments count, without reading them, from the indexes beside the segments.
+"""The records of a folder of segments, found without reading them.
 
-A folder of a million records is looked through in less than a second, and kept in about 80 bytes each. Of a series only
-one entry is kept, until somebody asks for a single member.
+A folder of a million records is looked through in less than a second. Of a series only what it is found by is kept.
 """
 
 from __future__ import annotations
@@ -9,63 +8,53 @@ from __future__ import annotations
 import os
 import struct
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, compress, repeat
-from operator import add, methodcaller
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain, compress
+from typing import NamedTuple
 
 from ezpyp.model import outputs
-from ezpyp.model.places import PlannedStems
+from ezpyp.model.places import Stems
 from ezpyp.model.steps import Status
 from ezpyp.storage import series
-from ezpyp.storage.index import ENTRY, STEP, WORDS, digest_of, listing
+from ezpyp.storage.index import STEP, digest_of, digests, key_of, label_of, parted
+from ezpyp.storage.listed import Listed, Source
+from ezpyp.storage.newest import SETTLED, Newest, Whole
 from ezpyp.storage.protocol import Plain, Problem, Records
 from ezpyp.storage.record import Record
 from ezpyp.storage.segment import (
     APART,
-    BASE,
     DROPPED,
     ELSEWHERE,
     FILES,
     FIRST,
-    GONE,
     MEMBER,
     ODD,
     OPENING,
     WHEREABOUTS,
     Header,
-    Segment,
-    name_of,
-    number_from,
     record_of,
 )
-from ezpyp.storage.series import TEXT
+from ezpyp.storage.series import TEXT, Series
 
-#: Where things stand in an entry: in words of eight bytes, or of two, or in bytes.
-_ORDER_WORD, _STEM_WORD, _PRINT_WORD, _COUNT_HALF = 2, 3, 4, 7
-_FLAGS, _STATUS, _STEM, _PRINT = 12, 13, 24, 32
-#: Marks an entry that counts and has a plain done step's result.
-_SETTLED = 2
+#: Where things stand in an entry, in bytes.
+_FLAGS, _STATUS, _PRINT = 12, 13, 32
 _LENGTH = struct.Struct("<8xI44x")
-_RANKED = struct.Struct("<12xBb2xQQ24x")
-_NUMBER = struct.Struct("<Q")
-#: Of a series: count, digest of the label, digest of the fingerprints, number of the first.
-_SERIES = struct.Struct("<14xH8xQ16sQ")
-#: What is known of a step under its stem: digest of the stem and fingerprint.
-_KNOWN = struct.Struct("<24x24s8x")
-_DIGEST, _FINGERPRINT = struct.Struct("8s"), struct.Struct("16s")
+_FINGERPRINT = struct.Struct("16s")
 #: Flags with which there is something to say of a step.
 _SAYING = 0xFF & ~WHEREABOUTS & ~OPENING
-_TURNED = bytes([1, 0]).ljust(256, b"\0")
 
 
-class _Known:
-    """How far a segment was looked through."""
+class _Run(NamedTuple):
+    """Steps that are asked for together: of a label, from a number on, or one alone, whose number is -1."""
 
-    def __init__(self, number: int, segment: Segment) -> None:
-        self.number, self.segment = number, segment
-        self.indexed = self.end = FIRST
-        #: Of the file, with what is no whole record yet.
-        self.size = 0
+    label: int
+    first: int
+    #: The place of the first among those that are asked for.
+    start: int
+    size: int
+
+    def digests(self) -> Sequence[int]:
+        return digests(self.label, range(self.first, self.first + self.size)) if self.first >= 0 else (self.label,)
 
 
 class Catalog(Records):
@@ -81,429 +70,257 @@ class Catalog(Records):
             OSError: it cannot be read.
         """
         self._folder = folder
-        self.problems: list[Problem] = []
-        self._known: list[_Known] = []
-        #: The entries, a series being one; and of each its place in `_known`.
-        self._listed = bytearray()
-        self._listers = array("H")
-        #: The same with each member of a series on its own, as far as that was asked for: see `_unfolded`.
-        self._entries = bytearray()
-        self._owners = array("H")
-        self._told = 0
-        self._table, self._mask = _table(0)
-        #: Of each entry 0 if it does not count, else 1, or `_SETTLED`. As far as it was asked for: see `_weighed`.
-        self._live = bytearray()
-        #: The highest order; and below this one, only what was repacked counts.
-        self.latest = self._horizon = 0
-        #: Of each entry that is listed, as far as they were asked for.
-        self._flags = b""
-        self._by_print: tuple[array[int], int] | None = None
-        for number in sorted(self._numbers(), reverse=True):  # repacked ones first: they say what no longer counts
-            self._open(number)
-        self._read()
+        self._listed = Listed(folder)
+        self._newest = Newest(self._listed)
 
-    # ----- looking through
+    @property
+    def problems(self) -> list[Problem]:
+        """What of the segments cannot be read."""
+        return self._listed.problems
+
+    @property
+    def latest(self) -> int:
+        """The highest order of a record."""
+        return self._listed.latest
 
     def refresh(self) -> bool:
         """Take in what was written since; False where that cannot be, because the segments are others."""
-        known = {each.number for each in self._known}
-        try:
-            numbers = {*self._numbers()}
-        except OSError:
-            return False
-        if known - numbers or any(number >= BASE for number in numbers - known):
-            return False
-        for number in sorted(numbers - known):
-            self._open(number)
-        self._read()
-        return True
-
-    def _numbers(self) -> list[int]:
-        try:
-            names = os.listdir(f"{self._folder}/store")
-        except FileNotFoundError:
-            return []
-        return [number for name in names if (number := number_from(name)) >= 0]
-
-    def _open(self, number: int) -> None:
-        path = f"{self._folder}/store/{name_of(number)}"
-        try:
-            self._known.append(_Known(number, Segment(path)))
-        except FileNotFoundError:
-            return
-        except (OSError, ValueError) as error:
-            if os.path.exists(path) and os.path.getsize(path) >= FIRST:  # else it was made just now
-                self.problems.append(Problem(path=path, what=getattr(error, "strerror", None) or str(error)))
-
-    def _read(self) -> None:
-        """Take in the entries that were written since the last call."""
-        first = len(self._listers)
-        for k, known in enumerate(self._known):
-            size = known.segment.size
-            if size == known.size:
-                continue
-            found = listing(known.segment, indexed=known.indexed, end=known.end)
-            known.indexed, known.end, known.size = found.indexed or FIRST, found.end, size
-            path = known.segment.path
-            self.problems += [
-                Problem(path=path, what=f"torn: bytes {start:,} to {end:,} are no record") for start, end in found.gaps
-            ]
-            self._listers.extend(array("H", [k]) * ((len(found.listed) + len(found.missing)) // STEP))
-            self._listed += found.listed
-            self._listed += found.missing
-        if len(self._listers) > first:
-            self._by_print = None
-            with memoryview(self._listed) as entries, entries.cast("Q") as words:
-                self.latest = max(self.latest, *words[first * WORDS + _ORDER_WORD :: WORDS])
+        return self._listed.refresh()
 
     def is_current(self) -> bool:
         """Whether nothing was written since it was looked through."""
+        return self._listed.is_current()
+
+    @property
+    def _weighed(self) -> Newest:
+        self._newest.weigh()
+        return self._newest
+
+    # ----- one by one
+
+    def find(self, stem: str) -> tuple[Source, int] | None:
+        """Where the record under a stem is: the segment, and the address there."""
+        newest, encoded = self._weighed, stem.encode(*TEXT)
+        digest, place = key_of(encoded)
+        n = newest.single.get(digest)
+        if n is not None:
+            return self._listed.place(n) if newest.live[n] else None
+        if place:
+            for whole in newest.between(label_of(digest, place), place - 1, place):
+                source, offset = self._listed.place(whole.n)
+                return source, offset + (place - whole.first << MEMBER)
+        return None
+
+    def read(self, source: Source, address: int) -> tuple[Record, Header] | None:
+        """The record at an address, with its header; None if it cannot be read."""
         try:
-            known = {each.number: each.size for each in self._known}
-            return {*self._numbers()} == known.keys() and all(k.segment.size == k.size for k in self._known)
-        except OSError:
-            return False
-
-    def _unfolded(self) -> bytearray:
-        """The entries, one for each member of a series."""
-        start, self._told = self._told, len(self._listers)
-        if start == self._told:
-            return self._entries
-        folded = [n for n, count in enumerate(self._counts(start), start) if count]
-        if not folded and (not start or self._entries is self._listed):
-            self._entries, self._owners = self._listed, self._listers  # the very same: they may be long
-            return self._entries
-        if self._entries is self._listed:
-            self._entries, self._owners = self._listed[: start * STEP], self._listers[:start]
-        for n in folded:
-            self._entries += self._listed[start * STEP : n * STEP]
-            self._owners.extend(self._listers[start:n])
-            self._unfold(n)
-            start = n + 1
-        self._entries += self._listed[start * STEP :]
-        self._owners.extend(self._listers[start:])
-        return self._entries
-
-    def _unfold(self, n: int) -> None:
-        """Take in the members of a series, but of one that cannot be read."""
-        owner = self._listers[n]
-        offset: int = _NUMBER.unpack_from(self._listed, n * STEP)[0]
-        found = self._known[owner].segment.series(offset)
-        if found is None:
-            return
-        addresses = range(offset + (1 << MEMBER), offset + (found.members + 1 << MEMBER), 1 << MEMBER)
-        lengths = [size + series.EACH for size in found.sizes()]
-        lengths[0] += found.start - series.EACH * found.members
-        digests = map(digest_of, map(methodcaller("encode", *TEXT), found.stems()))
-        prints = map(found.fingerprint, range(found.members))
-        zeros, orders = repeat(0), repeat(found.order)
-        made = map(ENTRY.pack, addresses, lengths, zeros, zeros, zeros, orders, digests, prints, zeros)
-        self._entries += b"".join(made)
-        self._owners.extend(array("H", [owner]) * found.members)
-
-    def _counts(self, start: int = 0) -> list[int]:
-        """Of each entry from there on how many are in the series, 0 for a record of its own."""
-        with memoryview(self._listed) as entries, entries.cast("H") as halves:
-            found: list[int] = halves[start * WORDS * 4 + _COUNT_HALF :: WORDS * 4].tolist()
-        return found
-
-    def _weighed(self) -> bytearray:
-        """Which entries count. Found out when somebody asks: whoever resumes a run often need not."""
-        self._unfolded()
-        count, first = len(self._owners), len(self._live)
-        if count > first:
-            self._live += bytes(count - first)
-            if 2 * count > len(self._table):
-                self._table, self._mask = _table(2 * count if first else count)
-                self._live, first = bytearray(count), 0
-            self._settle(first)
-        return self._live
-
-    def _settle(self, first: int) -> None:
-        """Of each stem the newest record counts; in a segment the last."""
-        owners, live, table, mask = self._owners, self._live, self._table, self._mask
-        horizon = self._horizon
-        with memoryview(self._entries) as entries, entries.cast("Q") as words, entries[first * STEP :] as new:
-            for n, (flags, status, order, digest) in enumerate(_RANKED.iter_unpack(new), first):
-                if not digest:
-                    if flags & GONE:  # the opening of what was repacked
-                        horizon = max(horizon, order)
-                    continue
-                if order < horizon and owners[n]:
-                    continue
-                slot = digest & mask
-                while (m := table[slot] - 1) >= 0 and words[m * WORDS + _STEM_WORD] != digest:
-                    slot = (slot + 1) & mask
-                if m >= 0:
-                    if owners[m] != owners[n] and order < words[m * WORDS + _ORDER_WORD]:
-                        continue
-                    live[m] = 0
-                table[slot] = n + 1
-                live[n] = _SETTLED if not (flags & ~WHEREABOUTS or status) else 0 if flags & GONE else 1
-        self._horizon = horizon
-
-    # ----- finding
-
-    def find(self, stem: str) -> int:
-        """The number of the record under a stem, -1 for none."""
-        live = self._weighed()
-        digest = digest_of(stem.encode(*TEXT))
-        slot = digest & self._mask
-        while other := self._table[slot]:
-            if _NUMBER.unpack_from(self._entries, (other - 1) * STEP + _STEM)[0] == digest:
-                return other - 1 if live[other - 1] else -1
-            slot = (slot + 1) & self._mask
-        return -1
-
-    def header(self, n: int) -> Header | None:
-        """The header of a record; None if it cannot be read."""
-        offset: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
-        return self._known[self._owners[n]].segment.header(offset)
-
-    def record(self, n: int) -> Record | None:
-        """A record by its number; None if it cannot be read."""
-        known, header = self._known[self._owners[n]], self.header(n)
-        offset: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
-        try:
-            return record_of(known.segment, known.number, offset, header) if header is not None else None
+            header = source.segment.header(address)
+            record = record_of(source.segment, source.number, address, header) if header is not None else None
         except ValueError:
             return None
+        return (record, header) if record is not None and header is not None else None
 
     def __getitem__(self, stem: str) -> Record:
-        n = self.find(stem)
-        record = self.record(n) if n >= 0 else None
-        if record is None:
+        spot = self.find(stem)
+        found = self.read(*spot) if spot is not None else None
+        if found is None:
             raise KeyError(stem)
-        return record
+        return found[0]
 
     def __iter__(self) -> Iterator[str]:
-        return self._stems(range(len(self._weighed())))
+        yield from self.alone()
+        for _, _, whole in self.wholes():
+            yield from whole.stems()
 
     def __len__(self) -> int:
-        live = self._weighed()
-        return len(live) - live.count(0)
+        newest = self._weighed
+        count = sum(map(len, newest.wholes.values()))
+        members = sum(each.stop - each.first for wholes in newest.wholes.values() for each in wholes)
+        return len(newest.live) - newest.live.count(0) - count + members
 
     def __bool__(self) -> bool:
-        return self._of_stems() > 0 if not self._marked(GONE) else len(self) > 0
+        return any(self._weighed.live)
 
-    def _of_stems(self) -> int:
-        """How many entries are of stems."""
-        counts = self._counts()
-        return sum(counts) + counts.count(0) - sum(self._marks(OPENING))
+    def alone(self) -> Iterator[str]:
+        """The stems of all records but of those that `wholes` gives."""
+        return self._stems(sorted(n for n in self._weighed.single.values() if self._newest.live[n]))
 
-    def _marks(self, flags: int) -> bytes:
-        """Of each entry, as they are listed, 1 where it has one of these flags."""
-        if len(self._flags) < len(self._listers):
-            self._flags = bytes(self._listed[_FLAGS::STEP])
-        return self._flags.translate(bytes(bool(each & flags) for each in range(256)))
-
-    def _marked(self, flags: int) -> list[int]:
-        """The numbers of entries that have one of these flags. No series has any."""
-        if 1 not in self._marks(flags):
-            return []
-        found = bytes(self._unfolded()[_FLAGS::STEP]).translate(bytes(bool(each & flags) for each in range(256)))
-        return [*compress(range(len(found)), found)]
+    def wholes(self) -> Iterator[tuple[Source, int, Series]]:
+        """The series of which all members count, with their segments, and their offsets there."""
+        for n in sorted(each.n for wholes in self._weighed.wholes.values() for each in wholes):
+            source, offset = self._listed.place(n)
+            found = source.segment.series(offset)
+            if found is not None:
+                yield source, offset, found
 
     def _stems(self, numbers: Iterable[int]) -> Iterator[str]:
+        """The stems of single entries."""
         for n in numbers:
-            if self._weighed()[n]:
-                header = self.header(n)
-                if header is not None:
-                    yield header.stem
+            source, address = self._listed.place(n)
+            header = source.segment.header(address)
+            if header is not None:
+                yield header.stem
+
+    def _marked(self, flags: int, *, odd: bool = False) -> list[int]:
+        """The single entries that count and have one of these flags; or a status other than done, if `odd` is set."""
+        newest, entries = self._weighed, self._listed.entries
+        found = bytes(entries[_FLAGS::STEP]).translate(bytes(bool(each & flags) for each in range(256)))
+        some = {*compress(range(len(found)), found)} if 1 in found else set()
+        statuses = bytes(entries[_STATUS::STEP]) if odd else b""
+        if any(statuses):
+            some.update(compress(range(len(statuses)), statuses))
+        return [n for n in sorted(some) if newest.live[n]]
+
+    # ----- many at once
 
     def settled(self, fingerprints: bytes, stems: Sequence[str]) -> bytearray:
-        if not self._live and 1 not in self._marks(GONE):
-            # Where as many steps are settled as there are entries, no step has two of which one does not count.
-            found = bytearray(len(stems))
-            counts = self._counts()
-            if any(counts):
-                self._match_series(fingerprints, stems, found)
-            if 0 in counts:
-                self._match_alone(fingerprints, stems, found)
-            if found.count(1) == self._of_stems() and self._all_plain():
-                return found
-        return self._settled_one_by_one(fingerprints, _digests(stems))
-
-    def _match_series(self, fingerprints: bytes, stems: Sequence[str], found: bytearray) -> None:
-        """Find steps in series that have their stems and fingerprints: a series as a whole or not at all."""
-        families: dict[int, list[tuple[int, int, int]]] = {}
-        for label, first, start, count in stems.numbered() if isinstance(stems, PlannedStems) else ():
-            families.setdefault(digest_of(label.encode(*TEXT)), []).append((first, start, count))
-        for count, label_digest, digest, first in _SERIES.iter_unpack(self._listed):
-            for begin, start, size in families.get(label_digest, ()) if count else ():
-                if begin <= first and first + count <= begin + size:
-                    k = start + first - begin
-                    if series.digest_of(first, fingerprints[16 * k : 16 * (k + count)]) == digest:
-                        found[k : k + count] = b"\1" * count
-
-    def _match_alone(self, fingerprints: bytes, stems: Sequence[str], found: bytearray) -> None:
-        """Find steps in records of their own that have their stems and fingerprints."""
-        known = {*chain.from_iterable(_KNOWN.iter_unpack(self._listed))}
-        if 1 not in found:
-            of_steps = chain.from_iterable(_DIGEST.iter_unpack(_digests(stems).tobytes()))
-            prints = chain.from_iterable(_FINGERPRINT.iter_unpack(fingerprints))
-            found[:] = map(known.__contains__, map(add, of_steps, prints))
-            return
-        for k in [*compress(range(len(found)), found.translate(_TURNED))]:
-            found[k] = _NUMBER.pack(_digest(stems[k])) + fingerprints[16 * k : 16 * k + 16] in known
-
-    def _all_plain(self) -> bool:
-        """Whether all entries of stems are of done steps of which there is nothing else to say."""
-        return not any(self._listed[_STATUS::STEP]) and 1 not in self._marks(_SAYING)
-
-    def _settled_one_by_one(self, fingerprints: bytes, digests: array[int]) -> bytearray:
-        live, table, mask = self._weighed(), self._table, self._mask
-        found = bytearray(len(digests))
-        with (
-            memoryview(self._entries) as entries,
-            entries.cast("Q") as words,
-            memoryview(fingerprints) as wanted,
-            wanted.cast("Q") as prints,
-        ):
-            for k, digest in enumerate(digests):
-                slot = digest & mask
-                while (m := table[slot] - 1) >= 0 and words[(at := m * WORDS) + _STEM_WORD] != digest:
-                    slot = (slot + 1) & mask
-                if m >= 0 and live[m] == _SETTLED:
-                    found[k] = words[at + 4] == prints[2 * k] and words[at + 5] == prints[2 * k + 1]
+        found, newest = bytearray(len(stems)), self._weighed
+        live, entries = newest.live, self._listed.entries
+        for run in _runs(stems):
+            for whole in newest.between(run.label, run.first, run.first + run.size):
+                self._match(whole, run, fingerprints, found)
+            if run.first < 0 or run.label in newest.labels:
+                for k, n in enumerate(map(newest.single.get, run.digests()), run.start):
+                    if n is not None and live[n] == SETTLED:
+                        at = n * STEP + _PRINT
+                        found[k] = entries[at : at + 16] == fingerprints[16 * k : 16 * k + 16]
         return found
 
-    def notable(self) -> Iterator[str]:
-        numbers = {*self._marked(_SAYING)}
-        if any(self._listed[_STATUS::STEP]):
-            odd = self._unfolded()[_STATUS::STEP]
-            numbers.update(compress(range(len(odd)), odd))
-        return self._stems(sorted(numbers))
+    def _match(self, whole: Whole, run: _Run, fingerprints: bytes, found: bytearray) -> None:
+        """Find the members of a series that have the fingerprints of a run."""
+        first, stop = max(whole.first, run.first), min(whole.stop, run.first + run.size)
+        start = run.start + first - run.first
+        wanted = fingerprints[16 * start : 16 * (start + stop - first)]
+        if (first, stop) == whole[:2]:
+            at = whole.n * STEP + _PRINT
+            if series.digest_of(first, wanted) == self._listed.entries[at : at + 16]:
+                found[start : start + stop - first] = b"\1" * (stop - first)
+                return
+        members = self._members(whole)
+        if members is not None:
+            mine = members.columns[16 * (first - whole.first) :]
+            found[start : start + stop - first] = bytes(
+                mine[at : at + 16] == wanted[at : at + 16] for at in range(0, len(wanted), 16)
+            )
+
+    def _members(self, whole: Whole) -> Series | None:
+        source, offset = self._listed.place(whole.n)
+        return source.segment.series(offset)
 
     def plain(self, stems: Sequence[str]) -> Plain:
-        plain, last = Plain.none(len(stems)), (-1, -1)
-        whens: Sequence[float] = ()
-        seconds: Sequence[float] = ()
-        sizes: Sequence[int] = ()
-        live, owners = self._weighed(), self._owners
-        for k, n in enumerate(self._places(_digests(stems))):
-            if n < 0 or live[n] != _SETTLED:
-                continue
-            address: int = _NUMBER.unpack_from(self._entries, n * STEP)[0]
-            member, at = (address >> MEMBER) - 1, (owners[n], address & ((1 << MEMBER) - 1))
-            if member >= 0 and at != last:
-                whole = self._known[at[0]].segment.series(at[1])
-                whens, seconds = whole.times() if whole is not None else ((), ())
-                sizes, last = whole.sizes() if whole is not None else (), at
-            if 0 <= member < len(whens):
-                plain.found[k] = 1
-                plain.whens[k], plain.seconds[k], plain.sizes[k] = whens[member], seconds[member], sizes[member]
-            elif member < 0 and (header := self.header(n)) is not None:
-                plain.found[k] = 1
-                plain.whens[k], plain.seconds[k], plain.sizes[k] = header.when, header.seconds, header.size
+        plain, newest = Plain.none(len(stems)), self._weighed
+        for run in _runs(stems):
+            for whole in newest.between(run.label, run.first, run.first + run.size):
+                if (members := self._members(whole)) is not None:
+                    first, stop = max(whole.first, run.first), min(whole.stop, run.first + run.size)
+                    mine = slice(first - whole.first, stop - whole.first)
+                    at = slice(run.start + first - run.first, run.start + stop - run.first)
+                    whens, seconds = members.times()
+                    plain.found[at] = b"\1" * (stop - first)
+                    plain.whens[at], plain.seconds[at] = array("d", whens[mine]), array("d", seconds[mine])
+                    plain.sizes[at] = array("q", members.sizes()[mine])
+            if run.first < 0 or run.label in newest.labels:
+                for k, n in enumerate(map(newest.single.get, run.digests()), run.start):
+                    if n is None or not newest.live[n]:
+                        continue
+                    plain.found[k] = 2
+                    if newest.live[n] == SETTLED:
+                        source, address = self._listed.place(n)
+                        if (header := source.segment.header(address)) is not None:
+                            plain.found[k] = 1
+                            plain.whens[k], plain.seconds[k], plain.sizes[k] = header.when, header.seconds, header.size
         return plain
 
-    def _places(self, digests: Iterable[int]) -> Iterator[int]:
-        """The number of the newest record of each stem, by its digest; -1 for none."""
-        table, mask = self._table, self._mask
-        with memoryview(self._entries) as entries, entries.cast("Q") as words:
-            for digest in digests:
-                slot = digest & mask
-                while (n := table[slot] - 1) >= 0 and words[n * WORDS + _STEM_WORD] != digest:
-                    slot = (slot + 1) & mask
-                yield n
+    def notable(self) -> Iterator[str]:
+        return self._stems(self._marked(_SAYING, odd=True))
 
-    def under(self, fingerprint: str) -> list[str]:
-        try:
-            wanted = bytes.fromhex(fingerprint)
-        except ValueError:
-            wanted = b""
-        if len(wanted) != 16:
-            return [stem for stem in self._stems(self._marked(ODD)) if self[stem].fingerprint == fingerprint]
-        if self._by_print is None:
-            self._by_print = self._prints()
-        table, mask = self._by_print
-        slot = _NUMBER.unpack(wanted[:8])[0] & mask
-        numbers = []
-        while other := table[slot]:
-            at = (other - 1) * STEP + _PRINT
-            if self._entries[at : at + 16] == wanted:
-                numbers.append(other - 1)
-            slot = (slot + 1) & mask
-        return [*self._stems(sorted(numbers))]
+    def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
+        wanted = {bytes.fromhex(each): each for each in fingerprints if _is_usual(each)}
+        found: dict[str, list[str]] = {}
+        if wanted:
+            self._under_wholes(wanted, found)
+            self._under_single(wanted, found)
+        if len(wanted) < len(fingerprints):
+            odd = {*fingerprints} - {*wanted.values()}
+            for stem in self._stems(self._marked(ODD)):
+                if (print_ := self[stem].fingerprint) in odd:
+                    found.setdefault(print_, []).append(stem)
+        return found
 
-    def _prints(self) -> tuple[array[int], int]:
-        """A table by the beginning of the fingerprint. Several records may have the same."""
-        table, mask = _table(len(self))
-        flags = self._unfolded()[_FLAGS::STEP]
-        for n, alive in enumerate(self._weighed()):
-            if alive and not flags[n] & ODD:
-                slot = _NUMBER.unpack_from(self._entries, n * STEP + _PRINT)[0] & mask
-                while table[slot]:
-                    slot = (slot + 1) & mask
-                table[slot] = n + 1
-        return table, mask
+    def _under_wholes(self, wanted: dict[bytes, str], found: dict[str, list[str]]) -> None:
+        for _, _, members in self.wholes():
+            prints = [*chain.from_iterable(_FINGERPRINT.iter_unpack(members.columns[: 16 * members.members]))]
+            if not wanted.keys().isdisjoint(prints):
+                for i, print_ in enumerate(prints):
+                    if print_ in wanted:
+                        found.setdefault(wanted[print_], []).append(members.stem(i))
+
+    def _under_single(self, wanted: dict[bytes, str], found: dict[str, list[str]]) -> None:
+        live, entries = self._newest.live, self._listed.entries
+        for n in sorted(self._newest.single.values()):
+            at = n * STEP + _PRINT
+            if live[n] and (print_ := bytes(entries[at : at + 16])) in wanted and not entries[n * STEP + _FLAGS] & ODD:
+                found.setdefault(wanted[print_], []).extend(self._stems([n]))
 
     # ----- looking over
 
     def misfits(self) -> Iterator[tuple[str, Problem]]:
         """Done steps whose result or returned files are not there, whole, with what is wrong."""
-        if not (marked := self._marked(APART | FILES)):
-            return
-        flags, statuses = self._entries[_FLAGS::STEP], self._entries[_STATUS::STEP]
-        for n in marked:
-            flag = flags[n]
-            if not flag & DROPPED and self._weighed()[n] and statuses[n] == Status.DONE:
-                record = self.record(n)
-                if record is None:
-                    continue
-                path, wrong = f"{self._folder}/{record.outcome.location}", ""
-                if flag & APART:
-                    wrong = _misfit(path, record)
-                wrong = wrong or outputs.misfit(self._folder, record.outcome.files)
-                if wrong:
-                    yield self._stem(n), Problem(path=path, what=wrong)
-
-    def _stem(self, n: int) -> str:
-        return next(self._stems([n]))
+        for n in self._marked(APART | FILES):
+            flags, status = self._listed.entries[n * STEP + _FLAGS], self._listed.entries[n * STEP + _STATUS]
+            if flags & DROPPED or status != Status.DONE or (read := self.read(*self._listed.place(n))) is None:
+                continue
+            record, header = read
+            path, wrong = f"{self._folder}/{record.outcome.location}", ""
+            if flags & APART:
+                wrong = _misfit(path, record)
+            wrong = wrong or outputs.misfit(self._folder, record.outcome.files)
+            if wrong:
+                yield header.stem, Problem(path=path, what=wrong)
 
     def leftovers(self) -> Iterator[str]:
         """Stems of dropped results whose files are still there."""
-        if not (marked := self._marked(DROPPED)):
-            return
-        flags = self._entries[_FLAGS::STEP]
-        for n in marked:
-            if flags[n] & APART and self._weighed()[n]:
-                record = self.record(n)
-                if record is not None and os.path.exists(f"{self._folder}/{record.outcome.location}"):
-                    yield self._stem(n)
+        for n in self._marked(DROPPED):
+            read = self.read(*self._listed.place(n)) if self._listed.entries[n * STEP + _FLAGS] & APART else None
+            if read is not None and os.path.exists(f"{self._folder}/{read[0].outcome.location}"):
+                yield read[1].stem
 
     def dead(self) -> int:
         """Bytes that repacking would take back, but for large results."""
-        total = sum(known.size - FIRST for known in self._known)
-        live, flags = self._weighed(), self._entries[_FLAGS::STEP]
-        for n, (length,) in enumerate(_LENGTH.iter_unpack(self._entries)):
+        total = sum(source.size - FIRST for source in self._listed.sources)
+        live, entries = self._weighed.live, self._listed.entries
+        flags = entries[_FLAGS::STEP]
+        for n, (length,) in enumerate(_LENGTH.iter_unpack(entries)):
             if flags[n] & OPENING or live[n]:
                 total -= length
             if flags[n] & ELSEWHERE and not flags[n] & (APART | DROPPED) and live[n]:
-                header = self.header(n)
+                source, address = self._listed.place(n)
+                header = source.segment.header(address)
                 total -= header.size if header is not None else 0
         return max(0, total)
 
     def leave_out(self, stem: str) -> None:
-        """Let a record count no more: what it vouches for is not there."""
-        n = self.find(stem)
-        if n >= 0:
-            self._weighed()[n] = 0
+        """Let a record that is no member of a series count no more: what it vouches for is not there."""
+        n = self._weighed.single.get(key_of(stem.encode(*TEXT))[0])
+        if n is not None:
+            self._newest.live[n] = 0
 
 
-def _digest(stem: str) -> int:
-    return digest_of(stem.encode(*TEXT))
+def _runs(stems: Sequence[str]) -> Iterator[_Run]:
+    """Stems as runs of numbers that follow each other."""
+    start = 0
+    for label, first, count in stems.runs() if isinstance(stems, Stems) else ((each, -1, 1) for each in stems):
+        text, number = (label.encode(*TEXT), first) if first >= 0 else parted(label.encode(*TEXT))
+        yield _Run(digest_of(text), number, start, count)
+        start += count
 
 
-def _digests(stems: Iterable[str]) -> array[int]:
-    return array("Q", map(digest_of, map(methodcaller("encode", *TEXT), stems)))
-
-
-def _table(count: int) -> tuple[array[int], int]:
-    """Room for so many, half of it free; and the mask that leads into it."""
-    size = 1 << max(4, (2 * count - 1).bit_length()) if count else 16
-    return array("I", bytes(4 * size)), size - 1
+def _is_usual(fingerprint: str) -> bool:
+    """Whether a fingerprint is one of 16 bytes."""
+    try:
+        return len(bytes.fromhex(fingerprint)) == 16
+    except ValueError:
+        return False
 
 
 def _misfit(path: str, record: Record) -> str:

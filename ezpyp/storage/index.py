@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import struct
+from array import array
 from operator import add, le
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ from ezpyp.storage.segment import FIRST, OPENING, Header, Segment
 from ezpyp.storage.series import TEXT
 
 #: Names this version of the format. The salt of the segment follows.
-MAGIC = b"ezpyp-i\x03"
+MAGIC = b"ezpyp-i\x04"
 SUFFIX = ".idx"
-#: offset, length, flags, status, count, order, digest of the stem (0 for none), fingerprint, number of the first. Of a
-#: series the stem is its label, and the fingerprint the digest of all; count and first are 0 for other records.
+#: offset, length, flags, status, count, order, digest of the stem (0 for none), fingerprint, number. Of a series the
+#: last three are the digest of its label, the digest of all fingerprints, and the number of its first. Of any other
+#: record count is 0, and the number is that of its stem plus 1, or 0 where that has none.
 ENTRY = struct.Struct("<QIBbHQQ16sQ")
 STEP = ENTRY.size
 #: The same in words of eight bytes.
@@ -27,19 +29,61 @@ _CHAIN = struct.Struct("<QI44x")
 _SALT = struct.Struct("<Q")
 
 
-def digest_of(stem: bytes) -> int:
-    """What a stem is found by. 0 stands for none."""
+#: By what the digests of `label[0]`, `label[1]` and so on are apart. It is odd, so that no two of them are the same.
+_STRIDE = 0x9E37_79B9_7F4A_7C15
+_WORD = (1 << 64) - 1
+
+
+def digest_of(label: bytes) -> int:
+    """What a label is found by, and the stem that is called so. 0 stands for none."""
     import xxhash
 
-    return xxhash.xxh3_64_intdigest(stem) or 1
+    return xxhash.xxh3_64_intdigest(label) or 1
+
+
+def digest_at(label: int, number: int) -> int:
+    """The digest of `label[number]`, from that of the label: those of a family are known without its names."""
+    return (label + (number + 1) * _STRIDE) & _WORD or 1
+
+
+def digests(label: int, numbers: range) -> array[int]:
+    """`digest_at` for all of these."""
+    start, last = label + (numbers.start + 1) * _STRIDE, label + (numbers.stop + 1) * _STRIDE
+    return array("Q", [each & _WORD or 1 for each in range(start, last, _STRIDE)])
+
+
+def label_of(digest: int, place: int) -> int:
+    """The digest of the label of an entry, from its digest and its number plus 1."""
+    return (digest - place * _STRIDE) & _WORD or 1
+
+
+def key_of(stem: bytes) -> tuple[int, int]:
+    """The digest of a stem, and its number plus 1; 0 where it has none."""
+    label, number = parted(stem)
+    return (digest_at(digest_of(label), number), number + 1) if number >= 0 else (digest_of(stem), 0)
+
+
+def parted(stem: bytes) -> tuple[bytes, int]:
+    """The label and the number of a stem that ends in one as numbers are written; -1 for none."""
+    if stem[-1:] == b"]":
+        label, bracket, number = stem[:-1].rpartition(b"[")
+        if bracket and number.isdigit() and len(number) < _DIGITS and (number[0] != _ZERO or len(number) == 1):
+            return label, int(number)
+    return stem, -1
+
+
+#: Longer numbers do not fit into an entry.
+_DIGITS = 19
+_ZERO = ord("0")
 
 
 def entry_of(offset: int, header: Header) -> bytes:
     """The entry of a record."""
-    digest = 0 if header.flags & OPENING else digest_of(header.stem.encode(*TEXT))
+    stem = header.stem.encode(*TEXT)
+    digest, number = (digest_of(stem), header.first) if header.members else key_of(stem)
     return ENTRY.pack(
         offset, header.length, header.flags, header.status, header.members,
-        header.order, digest, header.fingerprint, header.first,
+        header.order, 0 if header.flags & OPENING else digest, header.fingerprint, number,
     )  # fmt: skip
 
 

@@ -307,8 +307,8 @@ class PackedStore:
     def _elsewhere(self, record: Record) -> Record | None:
         """The record of the very result where it lies now: the folder may have been repacked since it was looked at."""
         self._forget()
-        catalog = self._look()
-        for found in map(catalog.get, catalog.under(record.fingerprint)):
+        catalog, print_ = self._look(), record.fingerprint
+        for found in map(catalog.get, catalog.under([print_]).get(print_, ())):
             if found is not None and found.outcome.checksum == record.outcome.checksum and not found.outcome.dropped:
                 return found
         return None
@@ -408,9 +408,7 @@ class PackedStore:
             return None
 
     def _search(self, stem: str) -> Record | None:
-        catalog = self._look()
-        n = catalog.find(stem)
-        return catalog.record(n) if n >= 0 else None
+        return self._look().get(stem)
 
     def _look(self) -> Catalog:
         """All that is there now."""
@@ -503,9 +501,8 @@ class PackedStore:
 
 def _of(catalog: Catalog, stem: str) -> tuple[Record, Header] | None:
     """The record under a stem, with its header."""
-    n = catalog.find(stem)
-    record, header = (catalog.record(n), catalog.header(n)) if n >= 0 else (None, None)
-    return (record, header) if record is not None and header is not None else None
+    spot = catalog.find(stem)
+    return catalog.read(*spot) if spot is not None else None
 
 
 def _sum(chunks: Sequence[Buffer]) -> int:

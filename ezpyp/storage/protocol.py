@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import repeat
 from typing import NamedTuple, Protocol
 
@@ -46,18 +46,18 @@ class Records(Mapping[str, Record]):
         raise NotImplementedError
 
     def plain(self, stems: Sequence[str]) -> Plain:
-        """What is done under these stems, of which there is nothing else to say."""
+        """What is done under these stems, of which there is nothing else to say; and what else is there."""
         raise NotImplementedError
 
-    def under(self, fingerprint: str) -> list[str]:
-        """The stems of records with this fingerprint."""
+    def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
+        """The stems of records with these fingerprints, by those. Looks at all records once."""
         raise NotImplementedError
 
 
 class Plain(NamedTuple):
     """Of some stems, whether a done result lies under each of which there is nothing else to say."""
 
-    #: 1 or 0 for each.
+    #: 1 for each with one, 2 where there is another record, else 0.
     found: bytearray
     #: How long each took, how many bytes its result has, and when it was made; 0 where there is none.
     seconds: array[float]
@@ -75,7 +75,6 @@ class Known(Records):
 
     def __init__(self, found: Mapping[str, Record]) -> None:
         self._found = found
-        self._stems: dict[str, list[str]] = {}
 
     def __getitem__(self, stem: str) -> Record:
         return self._found[stem]
@@ -103,18 +102,21 @@ class Known(Records):
     def plain(self, stems: Sequence[str]) -> Plain:
         plain = Plain.none(len(stems))
         for k, stem in enumerate(stems):
-            record = self._found.get(stem)
-            if record is not None and len(record.fingerprint) == 32 and is_plain(record.outcome):
+            if (record := self._found.get(stem)) is None:
+                continue
+            plain.found[k] = 2
+            if len(record.fingerprint) == 32 and is_plain(record.outcome):
                 plain.found[k] = 1
                 plain.seconds[k], plain.sizes[k] = record.outcome.seconds, record.outcome.bytes
                 plain.whens[k] = record.outcome.when
         return plain
 
-    def under(self, fingerprint: str) -> list[str]:
-        if not self._stems:
-            for stem, record in self._found.items():
-                self._stems.setdefault(record.fingerprint, []).append(stem)
-        return self._stems.get(fingerprint, [])
+    def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
+        wanted, found = {*fingerprints}, dict[str, list[str]]()
+        for stem, record in self._found.items():
+            if record.fingerprint in wanted:
+                found.setdefault(record.fingerprint, []).append(stem)
+        return found
 
 
 def is_plain(outcome: Outcome) -> bool:

@@ -167,10 +167,10 @@ def _by(what: str) -> str:
 def results_of(folder: str, names: Iterable[str]) -> dict[str, dict[str, Record]]:
     """Of those of these steps that have results: these by their stems, wherever they lie in the folder."""
     run, records = runs.open(folder), _store(folder).records().records
-    found = {}
-    for name in names:
-        print_ = run.fingerprint(name)
-        mine = {stem: records[stem] for stem in records.under(print_)} if print_ else {}
+    prints = {name: run.fingerprint(name) for name in names}
+    stems, found = records.under({*prints.values()} - {""}), {}
+    for name, print_ in prints.items():
+        mine = {stem: records[stem] for stem in stems.get(print_, ())}
         if done := {stem: each for stem, each in mine.items() if each.outcome.status is Status.DONE}:
             found[name] = done
     return found

@@ -119,7 +119,7 @@ def _gather(target: str, parts: Sequence[_Part]) -> Merged:
     store = open_store(kind, target)
     here = store.records().records
     prints, wrong, done = dict(entries.alone()), list[Problem](), 0
-    for place, stem in enumerate(entries.stems()):
+    for place, stem in enumerate(entries.stems):
         found = ((part, part.scan.records.get(stem)) for part in parts)
         known = [(part, record) for part, record in found if record and fits(record, prints.get(place, ""))]
         done += _take_best(known, store, target, stem, here.get(stem), wrong)

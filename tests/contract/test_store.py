@@ -320,10 +320,10 @@ def test_what_is_plain_is_told_with_how_long_it_took(store: Store) -> None:
     store.drop("s2", result_only=True)
     store.drop("s0")
     found = store.records().records.plain([*(f"s{k}" for k in range(10)), "s6"])
-    assert found.found == bytes([0, 0, 0, 0, 0, 0, 1, 0, 0, 1, 1])
+    assert found.found == bytes([0, 0, 2, 2, 2, 2, 1, 0, 0, 1, 1])
     assert [*found.seconds] == [0, 0, 0, 0, 0, 0, 0.5, 0, 0, 2.5, 0.5]
     assert [*found.sizes] == [0, 0, 0, 0, 0, 0, 3, 0, 0, 1, 3]
-    assert [*found.whens] == [1.7e9 * each for each in found.found]
+    assert [*found.whens] == [1.7e9 * (each == 1) for each in found.found]
     assert store.records().records.plain([]).found == b""
 
 
@@ -344,10 +344,14 @@ def test_records_are_found_by_their_fingerprints(store: Store) -> None:
     filled(store)
     store.move("s1", "s9")
     records = store.records().records
-    assert sorted(records.under(FINGERPRINTS[0])) == ["s0", "s2"]
-    assert records.under(FINGERPRINTS[1]) == ["s9"]
-    assert records.under(f"{FINGERPRINTS[1]} void") == ["s5"]
-    assert records.under("44" * 16) == records.under("") == []
+    void = f"{FINGERPRINTS[1]} void"
+    found = records.under([FINGERPRINTS[0], FINGERPRINTS[1], void, "44" * 16, ""])
+    assert {print_: sorted(stems) for print_, stems in found.items()} == {
+        FINGERPRINTS[0]: ["s0", "s2"],
+        FINGERPRINTS[1]: ["s9"],
+        void: ["s5"],
+    }
+    assert records.under([]) == records.under(["44" * 16]) == {}
     assert records["s9"].fingerprint == FINGERPRINTS[1]
 
 
@@ -505,7 +509,7 @@ def test_what_is_added_together_is_as_if_each_was_alone(
         if result is not None and not dropped:
             assert bytes(store.get(found)) == result
     for stem in wanted:
-        assert stem in records.under(records[stem].fingerprint)
+        assert stem in records.under([print_ := records[stem].fingerprint])[print_]
     plain = [stem for stem in wanted if stem not in {*records.notable()}]
     prints = b"".join(bytes.fromhex(records[stem].fingerprint) for stem in plain)
     assert records.settled(prints, plain) == b"\1" * len(plain)
