@@ -6,6 +6,7 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -39,8 +40,7 @@ class Planned(Stems):
             yield label
             yield from (f"{label}[{k}]" for k in range(MOST))
 
-    def __getitem__(self, k: object) -> str:  # type: ignore[override]
-        assert isinstance(k, int)
+    def __getitem__(self, k: Any) -> Any:
         return [*self][k]
 
     def runs(self) -> Iterator[tuple[str, int, int]]:
@@ -116,17 +116,21 @@ def test_series_say_what_their_members_would_say_one_by_one(
             assert {each: sorted(of) for each, of in found.items()} == {each: sorted(of) for each, of in told.items()}
             for stem in stems:
                 mine, other = records.get(stem), known.get(stem)
+                assert mine == stores[0].read(stem) == stores[1].read(stem)
                 assert (mine and (mine.fingerprint, mine.outcome.checksum)) == (
                     other and (other.fingerprint, other.outcome.checksum)
                 )
 
 
 def test_only_a_series_that_shares_a_step_is_unfolded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    unfolded = []
+    unfolded: list[tuple[int, int]] = []
     real = newest.Newest._unfold
-    monkeypatch.setattr(
-        newest.Newest, "_unfold", lambda self, label, whole: (unfolded.append(whole[:2]), real(self, label, whole))
-    )
+
+    def unfold(self: newest.Newest, label: int, whole: newest.Whole) -> None:
+        unfolded.append((whole.first, whole.stop))
+        real(self, label, whole)
+
+    monkeypatch.setattr(newest.Newest, "_unfold", unfold)
     store = PackedStore(tmp_path)
     store.begin()
     for change in (("series", 0, 0, 0, 4), ("series", 0, 0, 4, 4), ("series", 0, 0, 8, 4), ("failed", 0, 0, 5, 1)):
