@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
 import re
 import sys
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import InitializationError
+from ezpyp.front import parameters
 from ezpyp.identity.inputs import Input, inputs_of
 from ezpyp.identity.outline import shorten
 from ezpyp.model.arguments import Arguments, Deferred, freeze, plain_call
@@ -142,8 +142,8 @@ class StepFunction:
         self.function = function
         self._home, self._wishes = home, wishes
         self._name = callable_name(function)
-        self._signature = _signature(function)
-        self._fewest, self._most = _arity(self._signature)
+        self._parameters = parameters.of(function)
+        self._fewest, self._most = self._parameters.arity if self._parameters is not None else (0, math.inf)
         self._definition: Definition | None = None
         functools.update_wrapper(self, function, updated=())
 
@@ -285,10 +285,7 @@ class StepFunction:
         )
 
     def _accepts(self, word: str) -> bool:
-        if self._signature is None:
-            return False
-        parameters = self._signature.parameters
-        return word in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+        return self._parameters is not None and self._parameters.accepts(word)
 
     def _named(self) -> str:
         number = self._home.number(self._name)
@@ -308,7 +305,7 @@ class StepFunction:
             options=wishes.options,
             after=wishes.depends_on,
             named=wishes.name is not None,
-            parameters=tuple(self._signature.parameters) if self._signature is not None else (),
+            parameters=self._parameters.names if self._parameters is not None else (),
             title=getattr(self.function, "step_title", "") or codecs.get(wishes.options.codec).title,
         )
         if wishes is self._wishes:
@@ -325,25 +322,12 @@ class StepFunction:
 
     def _check(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """See that the function takes these arguments."""
-        if self._signature is None or (not kwargs and self._fewest <= len(args) <= self._most):
+        if not kwargs and self._fewest <= len(args) <= self._most:
             return
-        try:
-            self._signature.bind(*args, **kwargs)
-        except TypeError as error:
-            raise TypeError(f"{self._name}() for step '{name}': {error}") from None
-
-
-def _arity(signature: inspect.Signature | None) -> tuple[int, float]:
-    """With how many positional arguments and no others a function can be called: at least, at most."""
-    if signature is None:
-        return 0, math.inf
-    kinds = [parameter.kind for parameter in signature.parameters.values()]
-    required = [parameter for parameter in signature.parameters.values() if parameter.default is parameter.empty]
-    if any(parameter.kind is parameter.KEYWORD_ONLY for parameter in required):
-        return 1, 0  # with none at all
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    most = math.inf if inspect.Parameter.VAR_POSITIONAL in kinds else sum(kind in positional for kind in kinds)
-    return sum(parameter.kind in positional for parameter in required), most
+        if self._parameters is None or self._parameters.take(len(args), kwargs):
+            return
+        if why := parameters.misfit(self.function, args, kwargs):
+            raise TypeError(f"{self._name}() for step '{name}': {why}")
 
 
 def _taken_once(given: Iterable[Any]) -> Sequence[Any]:
@@ -362,13 +346,6 @@ def _as_steps(value: Any) -> Any:
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     return function
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
-    try:
-        return inspect.signature(function)
-    except (TypeError, ValueError):  # some callables written in C have none
-        return None
 
 
 def _iterable(value: Any, verb: str) -> None:
