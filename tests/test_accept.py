@@ -18,7 +18,8 @@ from ezpyp.model.settings import Choices
 from ezpyp.model.steps import Outcome
 from ezpyp.run import prospect, resume, session
 from ezpyp.storage import filestore
-from ezpyp.storage.opening import FileStore, Record
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import Record
 from ezpyp.upkeep import acceptance
 from tests.conftest import interpreter
 from tests.test_explain import Typist

@@ -11,7 +11,7 @@ import pytest
 from ezpyp import File, Pipeline, SchemaConflictError, StoreError, as_pickle_step, open
 from ezpyp.run import session
 from ezpyp.storage import transfer
-from ezpyp.storage.opening import FileStore
+from ezpyp.storage.filestore import FileStore
 from tests.conftest import Launcher
 
 

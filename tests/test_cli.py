@@ -21,7 +21,7 @@ from ezpyp.folder.events import Journal, StepStarted, journals, replay
 from ezpyp.inspection import drawing
 from ezpyp.inspection.drawing import Node
 from ezpyp.model.steps import Status
-from ezpyp.storage.opening import FileStore
+from ezpyp.storage.filestore import FileStore
 from tests.conftest import interpreter
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome
-from ezpyp.storage.opening import FileStore
+from ezpyp.storage.filestore import FileStore
 
 
 def bad(x: int) -> int:

@@ -9,7 +9,7 @@ import pytest
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder import events
 from ezpyp.run import conductor
-from ezpyp.storage.opening import FileStore
+from ezpyp.storage.filestore import FileStore
 
 
 @pytest.mark.parametrize("executor", ["inline", "processes"])

@@ -15,7 +15,7 @@ from ezpyp.model import policy
 from ezpyp.run.conductor import Conductor
 from ezpyp.schedule import briefs
 from ezpyp.schedule.pace import Pace
-from ezpyp.storage.opening import PackedStore
+from ezpyp.storage.packed import PackedStore
 from ezpyp.work import executors
 from ezpyp.work.executors import Processes
 from ezpyp.work.inline import Executor

@@ -594,7 +594,7 @@ def test_steps_that_only_follow_are_named_apart(ran: Typist) -> None:
 def test_gpu_hours_are_what_gpus_have_cost(tmp_path: Path) -> None:
 
     from ezpyp import Pipeline, as_pickle_step
-    from ezpyp.storage.opening import FileStore
+    from ezpyp.storage.filestore import FileStore
 
     def survey(offset: int) -> surveys.Survey:
         pipeline = Pipeline(tmp_path / "cache", "gpus")

@@ -21,7 +21,8 @@ from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage import patience, protocol, reading
-from ezpyp.storage.opening import FileStore, Record
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import Record
 from ezpyp.storage.protocol import checksum
 from ezpyp.system import files
 from tests.conftest import CHECKOUT
@@ -299,7 +300,8 @@ def test_a_move_that_is_killed_at_any_system_call_loses_nothing(
 WRITER = """
     import os, random, sys
     from ezpyp.model.steps import Outcome, Status
-    from ezpyp.storage.opening import FileStore, Record
+    from ezpyp.storage.filestore import FileStore
+    from ezpyp.storage.opening import Record
 
     folder, seed = sys.argv[1:]
     store, chance = FileStore(folder, shared=False), random.Random(int(seed))

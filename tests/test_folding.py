@@ -192,7 +192,7 @@ def test_results_are_reused_wherever_the_border_of_a_large_family_lies(tmp_path:
 
 def test_a_change_of_code_is_told_once_for_the_family_and_can_be_accepted(tmp_path: Path) -> None:
     from ezpyp.folder import surveys
-    from ezpyp.storage.opening import FileStore
+    from ezpyp.storage.filestore import FileStore
     from ezpyp.upkeep import acceptance
 
     build(tmp_path / "c")[0].execute()

@@ -734,7 +734,8 @@ WRITER = """
     import os, random, sys
     from ezpyp.model.steps import Outcome, Status
     from ezpyp.storage.protocol import Batch, Writer
-    from ezpyp.storage.opening import PackedStore, Record
+    from ezpyp.storage.opening import Record
+    from ezpyp.storage.packed import PackedStore
 
     folder, seed = sys.argv[1:]
     store, chance = PackedStore(folder, Writer(rank=int(seed) % 3)), random.Random(int(seed))

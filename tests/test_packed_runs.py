@@ -17,7 +17,7 @@ import ezpyp
 from ezpyp import InitializationError, Pipeline, SchemaConflictError, as_pickle_step
 from ezpyp.run import session
 from ezpyp.storage import appender
-from ezpyp.storage.opening import PackedStore
+from ezpyp.storage.packed import PackedStore
 from ezpyp.system import files
 from ezpyp.upkeep.checking import check
 from ezpyp.upkeep.merging import merge

@@ -19,7 +19,8 @@ from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import identify
 from ezpyp.model.steps import Outcome
 from ezpyp.schedule.briefs import pack, unpack
-from ezpyp.storage.opening import FileStore, PackedStore
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch, Places
 from ezpyp.work.lots import Lot, Task
 from ezpyp.work.nursery import NO_FENCE, Position

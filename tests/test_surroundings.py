@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import ezpyp
 from ezpyp.programs import surroundings
 from ezpyp.programs.surroundings import Difference
+from ezpyp.work import helper
 
 if TYPE_CHECKING:
     from tests.conftest import Launcher
@@ -60,7 +61,7 @@ def test_it_is_asked_once_a_node_and_run(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path))
     line = f"echo >> {tmp_path}/asked; export A=1"
     for run in ("one", "one", "two"):
-        monkeypatch.setenv(surroundings.RUN, run)
+        monkeypatch.setenv(helper.RUN, run)
         monkeypatch.setattr(surroundings, "_known", {})  # another process
         assert surroundings.difference((line,)).changed == {"A": "1"}
     assert (tmp_path / "asked").read_text() == "\n\n"
@@ -68,7 +69,7 @@ def test_it_is_asked_once_a_node_and_run(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_torn_note_is_written_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_TMPDIR", str(tmp_path))
-    monkeypatch.setenv(surroundings.RUN, "one")
+    monkeypatch.setenv(helper.RUN, "one")
     for _ in range(2):
         monkeypatch.setattr(surroundings, "_known", {})
         assert surroundings.difference(("export A=1",)).changed == {"A": "1"}

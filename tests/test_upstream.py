@@ -14,7 +14,8 @@ from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model.edges import Edges
 from ezpyp.model.steps import Failed, Outcome, Status
-from ezpyp.storage.opening import FileStore, Record
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import Record
 from ezpyp.work import upstream
 from ezpyp.work.upstream import Upstream
 

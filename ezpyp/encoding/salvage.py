@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import types
 from typing import Any, NamedTuple
 
+from ezpyp.identity.outline import field_names
 from ezpyp.system.files import Buffer
 
 # ----- whom to blame
@@ -148,14 +148,14 @@ def _opened(value: Any) -> tuple[list[Any], list[Any], str]:
 def _attributes(value: Any) -> list[str]:
     if isinstance(value, type):
         return []
-    if dataclasses.is_dataclass(value):
-        return [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    if (names := field_names(value)) is not None:
+        return [name for name in names if hasattr(value, name)]
     inner = getattr(value, "__dict__", None)
     return [name for name in inner if hasattr(value, name)] if type(inner) is dict else []
 
 
 def _is_container(value: Any) -> bool:
-    return isinstance(value, (dict, list, tuple)) or dataclasses.is_dataclass(value)
+    return isinstance(value, (dict, list, tuple)) or field_names(value) is not None
 
 
 class _Nowhere:

@@ -13,7 +13,6 @@ from ezpyp.folder.folding import count, named
 from ezpyp.folder.surveys import Survey, best_of, duration
 from ezpyp.model import naming
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.storage import packed
 
 #: Up to so many steps have a file pair each, if nobody chose.
 MOST_FILES = 1000
@@ -27,7 +26,7 @@ def kind_of(folder: str, asked: str, steps: int) -> str:
         StoreError: the folder or its schema cannot be read.
     """
     schema = schemas.read(folder)
-    there = schema["ezpyp"]["store"] if schema is not None else "packed" if packed.is_there(folder) else ""
+    there = schema["ezpyp"]["store"] if schema is not None else "packed" if _is_packed(folder) else ""
     if there in ("", "memory"):  # nothing is left of what was kept in memory
         return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
     if asked in ("auto", there):
@@ -36,6 +35,15 @@ def kind_of(folder: str, asked: str, steps: int) -> str:
     raise SchemaConflictError(
         f"{folder} has store='{there}', and store='{asked}' was asked for. {remedy} Nothing was run."
     )
+
+
+def _is_packed(folder: str) -> bool:
+    """Whether there are packed results of a plan that is not known, because its schema was lost."""
+    if not os.path.isdir(os.path.join(folder, naming.STORE_FOLDER)):
+        return False
+    from ezpyp.storage import packed
+
+    return packed.is_there(folder)
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
@@ -14,8 +13,7 @@ from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.naming import some
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Differences:
+class Differences(NamedTuple):
     """How a plan differs from a former one, by the names of steps. A step is the same if its fingerprint is, whatever
     its name. Of a folded family the steps are told together, under names such as `train[0..9999]`.
     """
@@ -27,7 +25,7 @@ class Differences:
     #: What changed steps, and those that are the same under another name, were called.
     former: Mapping[str, str]
     #: Names under which steps of this plan are told together, by label.
-    together: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    together: Mapping[str, Sequence[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self.new or self.gone or self.changed)

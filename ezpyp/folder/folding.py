@@ -29,6 +29,8 @@ from ezpyp.model.steps import Steps
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from ezpyp.storage.record import Record
+
 #: Families of more steps than these are folded.
 MOST = 1000
 
@@ -261,6 +263,11 @@ def named(names: Iterable[str]) -> Iterator[str]:
 def count(names: Iterable[str]) -> int:
     """How many steps names stand for."""
     return sum(parsed(name)[2] for name in names)
+
+
+def fits(record: Record, fingerprint: str) -> bool:
+    """Whether a record is of the step as the plan has it. Of a folded family nothing else is left under its stems."""
+    return record.fingerprint == fingerprint or (not fingerprint and len(record.fingerprint) == 2 * SIZE)
 
 
 def told(column: Mapping[str, Any]) -> str:

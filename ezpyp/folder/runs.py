@@ -13,12 +13,9 @@ from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder import folding, shares
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.entries import Entries, Entry, Places, choose
 from ezpyp.folder.events import History, last_run
-from ezpyp.folder.progress import Position, positions
-from ezpyp.folder.script import Script
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
-from ezpyp.folder.tallies import Kept, fits, tally
+from ezpyp.identity.outline import field_names
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.selection import unknown
 from ezpyp.model.steps import Outcome, Status
@@ -29,9 +26,14 @@ if TYPE_CHECKING:
 
     import pandas
 
+    from ezpyp.folder.entries import Entries, Entry
+    from ezpyp.folder.progress import Position
+    from ezpyp.folder.script import Script
+    from ezpyp.folder.tallies import Kept, Tally
     from ezpyp.model.plan import Plan
     from ezpyp.run.engine import Finished
     from ezpyp.storage.opening import Record, Store
+    from ezpyp.storage.protocol import Records
 
 
 class Progress(NamedTuple):
@@ -86,11 +88,15 @@ class Run:
     @cached_property
     def entries(self) -> Entries:
         """The steps in the order of the plan; those of very large families are made when they are looked at."""
+        from ezpyp.folder.entries import Entries
+
         return Entries(self._schema)
 
     @cached_property
     def index(self) -> Mapping[str, int]:
         """Names to places in the plan."""
+        from ezpyp.folder.entries import Places
+
         return Places(self.entries)
 
     def names(self, pattern: str = "*", /, **arguments: Any) -> list[str]:
@@ -103,6 +109,8 @@ class Run:
         Raises:
             UnknownStep: no step is meant, or none of them has an argument of that name.
         """
+        from ezpyp.folder.entries import choose
+
         return [entry.name for entry in choose(self.entries, pattern, arguments)]
 
     def __getitem__(self, name: str) -> Any:
@@ -167,8 +175,10 @@ class Run:
     @property
     def status(self) -> Progress:
         """Where the folder stands now."""
+        from ezpyp.folder.progress import positions
+
         scan = self._store.records()
-        found, newest = tally(self.entries, scan.records), last_run(self.folder)
+        found, newest = self._tally(scan.records), last_run(self.folder)
         statuses, told = found.statuses, found.told
         failed = (k for k, outcome in told.items() if outcome.status is Status.FAILED)
         return Progress(
@@ -186,7 +196,7 @@ class Run:
 
     def summary(self) -> Summary:
         """Every row and the totals, from what lies in the folder."""
-        found = tally(self.entries, self._store.records().records)
+        found = self._tally(self._store.records().records)
         statuses, seconds = found.statuses, found.seconds
         failed, skipped, not_run = (statuses.count(s) for s in (Status.FAILED, Status.SKIPPED, Status.NOT_RUN))
         run = last_run(self.folder)
@@ -245,7 +255,14 @@ class Run:
 
     @cached_property
     def _script(self) -> Script:
+        from ezpyp.folder.script import Script
+
         return Script(self.folder, self.script)
+
+    def _tally(self, records: Records) -> Tally:
+        from ezpyp.folder.tallies import tally
+
+        return tally(self.entries, records)
 
     def _known(self, name: str) -> Entry:
         place = self.index.get(name)
@@ -256,7 +273,7 @@ class Run:
     def _record(self, entry: Entry) -> Record | None:
         """The record of a step; one of another fingerprint is of a former plan and counts as none."""
         record = self._store.read(entry.stem)
-        return record if record is not None and fits(record, entry.fingerprint) else None
+        return record if record is not None and folding.fits(record, entry.fingerprint) else None
 
     def _value(self, record: Record) -> Any:
         outcome = record.outcome
@@ -440,8 +457,5 @@ def _fields(value: Any) -> dict[str, Any]:
     """The columns of a result."""
     if isinstance(value, dict) and value and all(isinstance(key, str) for key in value):
         return value
-    from dataclasses import fields, is_dataclass
-
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in fields(value)}
-    return {"result": value}
+    names = field_names(value)
+    return {"result": value} if names is None else {name: getattr(value, name) for name in names}

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
 from ezpyp.model.naming import SCHEMA_FILE
-from ezpyp.model.shares import Share
+
+if TYPE_CHECKING:
+    from ezpyp.model.shares import Share
 
 FOLDER = "shares"
 _NAME = re.compile(r"(\d+)-of-(\d+)")
@@ -34,6 +37,8 @@ def found(main: str) -> list[tuple[Share, str]]:
         names = os.listdir(f"{main}/{FOLDER}")
     except (FileNotFoundError, NotADirectoryError):
         return []
+    from ezpyp.model.shares import Share
+
     known = [Share(int(name[1]), int(name[2])) for name in map(_NAME.fullmatch, names) if name]
     folders = ((share, folder_of(main, share)) for share in sorted(known, key=lambda each: (each.total, each.number)))
     return [(share, folder) for share, folder in folders if os.path.exists(f"{folder}/{SCHEMA_FILE}")]

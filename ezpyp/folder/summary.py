@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.opening import write_whole
-from ezpyp.system.usage import Use
 
 if TYPE_CHECKING:
     import pandas
@@ -58,8 +57,7 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
     if outcome is None:
         outcome = Outcome(step=-1, status=Status.NOT_RUN, attempt=0, args=args, kwargs=kwargs)
     ran = outcome.attempt > 0
-    use = outcome.gpu or Use(())
-    return Row(
+    found = Row(
         name=name,
         args=outcome.args or args,
         kwargs=outcome.kwargs or kwargs,
@@ -71,11 +69,11 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
         host=outcome.host if ran else "",
         attempts=outcome.attempt,
         note="; ".join(filter(None, (outcome.note, "dropped" * outcome.dropped))),
-        gpus=use.gpus,
-        gpu_memory=use.memory,
-        gpu_mean=use.mean,
-        gpu_peak=use.peak,
     )
+    use = outcome.gpu
+    if use is None:
+        return found
+    return found._replace(gpus=use.gpus, gpu_memory=use.memory, gpu_mean=use.mean, gpu_peak=use.peak)
 
 
 class Whole(NamedTuple):

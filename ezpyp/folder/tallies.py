@@ -9,9 +9,8 @@ from operator import add
 from typing import NamedTuple
 
 from ezpyp.folder.entries import Entries
-from ezpyp.model.fingerprints import SIZE
+from ezpyp.folder.folding import fits
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.storage.opening import Record
 from ezpyp.storage.protocol import Records
 
 #: What stands for the functions of steps that left the plan, and of former results.
@@ -82,11 +81,6 @@ def _leave_strangers(found: bytearray, alone: Mapping[int, str], stems: Sequence
     prints = b"".join(bytes.fromhex(alone[k]) for k in asked)
     for k, settled in zip(asked, records.settled(prints, [stems[k] for k in asked]), strict=True) if asked else ():
         found[k] = 1 if settled else 2
-
-
-def fits(record: Record, fingerprint: str) -> bool:
-    """Whether a record is of the step as the plan has it. Of a folded family nothing else is left under its stems."""
-    return record.fingerprint == fingerprint or (not fingerprint and len(record.fingerprint) == 2 * SIZE)
 
 
 def kept_in(outcome: Outcome) -> Kept:

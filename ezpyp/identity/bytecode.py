@@ -5,7 +5,6 @@ Bytecode differs from one Python version to the next, so what is said here holds
 
 from __future__ import annotations
 
-import dis
 from collections.abc import Iterator
 from functools import lru_cache
 from types import CodeType
@@ -43,6 +42,8 @@ def _inner(value: object) -> bytes | None:
 
 def code_reads(code: CodeType) -> Reads:
     """The names that a code object reads from around it, as `syntax.reads` gives them for source."""
+    import dis
+
     names: set[tuple[str, ...]] = set()
     imports: set[tuple[int, str, tuple[str, ...]]] = set()
     for each in _all(code):

@@ -29,6 +29,15 @@ def describe(args: Iterable[Any], kwargs: Mapping[str, Any], width: int = 60) ->
     return shorten(list(args), width), shorten(dict(kwargs), width)
 
 
+def field_names(value: Any) -> list[str] | None:
+    """The names of the fields of a dataclass; None of any other value."""
+    if not hasattr(type(value), "__dataclass_fields__"):
+        return None
+    from dataclasses import fields  # loaded already, where there is a dataclass
+
+    return [each.name for each in fields(value)]
+
+
 def _outline(value: Any) -> str | None:
     """Shapes instead of contents for arrays and tables; None for everything else."""
     shape = getattr(value, "shape", None)

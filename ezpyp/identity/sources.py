@@ -12,7 +12,6 @@ import linecache
 import sys
 import warnings
 from collections import defaultdict
-from inspect import CO_ITERABLE_COROUTINE
 from types import CodeType, FunctionType
 from typing import Any
 
@@ -107,8 +106,12 @@ def same(one: CodeType, other: CodeType) -> bool:
     return _plain(one) == _plain(other) and _same_constants(one.co_consts, other.co_consts)
 
 
+#: inspect.CO_ITERABLE_COROUTINE
+_ITERABLE_COROUTINE = 0x100
+
+
 def _plain(code: CodeType) -> tuple[object, ...]:
-    flags = code.co_flags & ~CO_ITERABLE_COROUTINE  # `types.coroutine` sets it afterwards
+    flags = code.co_flags & ~_ITERABLE_COROUTINE  # `types.coroutine` sets it afterwards
     counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, flags
     names = code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars, code.co_name
     return code.co_code, counts, names, code.co_exceptiontable

@@ -14,7 +14,6 @@ import types
 from collections import OrderedDict
 from collections.abc import Callable
 from functools import cache, cached_property, partial
-from inspect import getattr_static
 from operator import add, itemgetter
 from typing import Any
 
@@ -349,6 +348,8 @@ def _attributes(cls: Any, besides: str) -> tuple[tuple[str, ...], frozenset[str]
 
 def _by_name(value: Any, walk: Walk) -> bytes:
     """C objects that stand for a function, or that anybody finds under their name."""
+    from inspect import getattr_static
+
     wrapped = getattr_static(value, "__wrapped__", None)
     if wrapped is not None:
         return group(b"h", [text(type_name(type(value))), walk.encode(value.__wrapped__)])

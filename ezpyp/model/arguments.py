@@ -22,7 +22,7 @@ from ezpyp.identity import fingerprint
 from ezpyp.identity.atoms import ATOMS, BRIEF, brief, group, text
 from ezpyp.identity.contents import printable
 from ezpyp.identity.inputs import File, Input, Tree
-from ezpyp.identity.outline import shorten
+from ezpyp.identity.outline import field_names, shorten
 
 if TYPE_CHECKING:
     from ezpyp.model.steps import Step
@@ -452,7 +452,7 @@ def plain_value(value: Any) -> Any:
         return plain_value(value.stands)
     if isinstance(value, partial):
         return f"partial({getattr(value.func, '__name__', value.func)})"
-    if hasattr(type(value), "__dataclass_fields__"):
+    if field_names(value) is not None:
         return shorten(value)
     item = getattr(value, "item", None)
     if item is not None and getattr(value, "shape", None) == ():

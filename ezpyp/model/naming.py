@@ -13,6 +13,8 @@ from operator import attrgetter
 #: The plan of a folder, and the table that a run leaves behind.
 SCHEMA_FILE = "pipeline.schema"
 SUMMARY_FILE = "pipeline.summary"
+#: Where packed results lie.
+STORE_FOLDER = "store"
 
 _SAFE = r"[A-Za-z0-9_+=,][A-Za-z0-9_+=,.\[\]-]{,99}"
 #: What ezpyp itself puts beside results, and what its file names end in.

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import IntEnum
 from itertools import accumulate, repeat
-from typing import Any, NamedTuple, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
 
 from ezpyp.identity.outline import describe, shorten
 from ezpyp.model.arguments import Arguments, Deferred, plain_value
@@ -15,7 +15,9 @@ from ezpyp.model.outputs import Kept, Left, Outputs
 from ezpyp.model.policy import Allowance, Retry
 from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
-from ezpyp.system.usage import Use
+
+if TYPE_CHECKING:
+    from ezpyp.system.usage import Use
 
 __all__ = [
     "Brief",

@@ -9,16 +9,15 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
 from hashlib import blake2b
+from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity.contents import printable
 from ezpyp.model.scratch import node_local
 from ezpyp.system.resources import scrubbed
+from ezpyp.work import helper
 
-#: The variable that says which run this is: what one process of a run finds out on a node serves them all.
-RUN = "EZPYP_RUN"
 #: Variables of the shell itself.
 _OF_THE_SHELL = frozenset({"_", "SHLVL", "PWD", "OLDPWD"})
 #: Seconds after which what is left of earlier runs is removed.
@@ -31,14 +30,13 @@ _REFUSED = re.compile(r"^(?:\w+\.c\(\d+\):)?ERROR:\d+: ", re.MULTILINE)
 _known: dict[tuple[str, ...], Difference] = {}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Difference:
+class Difference(NamedTuple):
     """What was done to an environment."""
 
     #: Variables that have another value now.
-    changed: Mapping[str, str] = field(default_factory=dict)
+    changed: Mapping[str, str] = {}
     #: What was put before and after a value, as modules do with PATH.
-    around: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    around: Mapping[str, tuple[str, str]] = {}
     gone: tuple[str, ...] = ()
 
     @classmethod
@@ -76,7 +74,7 @@ def difference(setup: tuple[str, ...]) -> Difference:
     if not setup:
         return Difference()
     if setup not in _known:
-        run = os.environ.get(RUN, "")
+        run = os.environ.get(helper.RUN, "")
         _known[setup] = _shared(setup, run) if run else _found_out(setup)
     return _known[setup]
 
@@ -139,7 +137,7 @@ def _read(note: int) -> bytes:
 
 def _write(note: int, found: Difference) -> None:
     os.ftruncate(note, 0)
-    os.pwrite(note, json.dumps(asdict(found)).encode(), 0)
+    os.pwrite(note, json.dumps(found._asdict()).encode(), 0)
 
 
 def _found_out(setup: tuple[str, ...]) -> Difference:

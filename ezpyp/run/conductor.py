@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import lock
@@ -16,7 +17,6 @@ from ezpyp.model.steps import Outcome, Status, callable_name
 from ezpyp.run.job import Job
 from ezpyp.run.telling import Telling
 from ezpyp.schedule.briefs import SIZE, Outcomes, seconds_of
-from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger, Settled
 from ezpyp.schedule.pace import Pace
 from ezpyp.system.pauses import WOKEN
@@ -24,6 +24,9 @@ from ezpyp.system.resources import Grant
 from ezpyp.system.stopping import Stop
 from ezpyp.work.inline import Executor
 from ezpyp.work.lots import Lot, Report, Task
+
+if TYPE_CHECKING:
+    from ezpyp.schedule.dispatch import Dispatch
 
 #: No more places of results travel with a lot.
 _MOST_PLACES = 4096

@@ -11,7 +11,6 @@ from ezpyp.ranks import exits
 from ezpyp.run.job import Job
 from ezpyp.schedule.placement import Place, cannot_hold, crowded, describe, idle_gpus, underused
 from ezpyp.scripts import renewed
-from ezpyp.scripts.cuda import starts_cuda
 from ezpyp.scripts.loading import main_script
 from ezpyp.system import gpus, pools
 
@@ -73,6 +72,8 @@ def _spoilt(asked: Mapping[str, Request]) -> str:
     """What the script did that keeps forked helpers from giving what steps ask for, or ""."""
     by = gpus.started() if any(request.gpus for request in asked.values()) else None
     if by is not None:
+        from ezpyp.scripts.cuda import starts_cuda
+
         where = ", ".join(filter(None, (by, starts_cuda(main_script()))))
         return (
             f"CUDA was started before execute(){f' ({where})' * bool(where)}, and forked helpers cannot use it. "

@@ -14,7 +14,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import compress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
 from ezpyp.folder.durations import remembered
@@ -22,16 +22,11 @@ from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
 from ezpyp.model.naming import some
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.programs import surroundings
 from ezpyp.ranks import mpi
-from ezpyp.ranks.team import Ranks
-from ezpyp.ranks.vigil import Vigil
 from ezpyp.run import demands
 from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
 from ezpyp.schedule.briefs import Outcomes
-from ezpyp.schedule.deadline import Deadline, by_function
-from ezpyp.schedule.dispatch import Dispatch
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
 from ezpyp.schedule.placement import Place, Placement, shares
@@ -39,8 +34,12 @@ from ezpyp.scripts import renewed
 from ezpyp.system import gpus, resources
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work.executors import Processes, Setup
-from ezpyp.work.helper import Order
+from ezpyp.work.helper import RUN, Order
 from ezpyp.work.inline import Executor, Serial
+
+if TYPE_CHECKING:
+    from ezpyp.schedule.deadline import Deadline
+    from ezpyp.schedule.dispatch import Dispatch
 
 
 class Finished(NamedTuple):
@@ -104,6 +103,9 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         own = _open_everywhere(job, places, neighbours, requests)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library, places, requests)
+        from ezpyp.ranks.team import Ranks
+        from ezpyp.ranks.vigil import Vigil
+
         with Vigil(job.link, job.patience):
             if job.rank != 0:
                 _follow(job, own, stop)
@@ -202,7 +204,10 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
         hidden=demands.wants_gpus(requests) and job.settings.start == "fork",
     )
     captured = job.settings.capture != "off"
-    surroundings.publish(job.run)
+    if any(block.family.definition.options.request.program for block in job.plan.blocks):
+        from ezpyp.programs import surroundings
+
+        surroundings.publish(job.run)
     return Setup(
         helpers=helpers,
         order=Order(
@@ -219,7 +224,7 @@ def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests:
             gpus=have if demands.wants_gpus(requests) and gpus.can_tell() else (),
             again=renewed.command() if job.settings.start == "fresh" else None,
         ),
-        environments=[{**each, surroundings.RUN: job.run} for each in environments],
+        environments=[{**each, RUN: job.run} for each in environments],
         log=(lambda slot: f"logs/{job.run}.{job.rank:04d}.{slot:02d}.log") if captured else None,
         tee=job.settings.capture == "tee",
     )
@@ -254,7 +259,7 @@ def _lead(
     started = _started(job, slots, len(done), library, hosts)._replace(gpus=demands.granted_from(places, requests))
     remarks = demands.remarks(job, ledger.ready, places, requests)
     pace = Pace(functions, slots, seconds, _deadline(job, functions, stop))
-    dispatch = None if placement is None else Dispatch(ledger, pace, placement)
+    dispatch = None if placement is None else _dispatch(ledger, pace, placement)
     conductor = Conductor(job, ledger, bus, hosts, dispatch)
     bus.hold()
     conductor.telling.cached(done)
@@ -414,10 +419,18 @@ def _started(job: Job, slots: int, done: int, library: str, hosts: Iterable[str]
     )
 
 
+def _dispatch(ledger: Ledger, pace: Pace, placement: Placement) -> Dispatch:
+    from ezpyp.schedule.dispatch import Dispatch  # in most runs all steps ask for a core each
+
+    return Dispatch(ledger, pace, placement)
+
+
 def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
     """By when steps have to end, where that is known."""
     if stop.limit == math.inf:
         return None
+    from ezpyp.schedule.deadline import Deadline, by_function
+
     blocks = job.plan.blocks
     declared = by_function(functions, [(each.start, each.family.definition.options.timeout) for each in blocks])
     recorded = remembered(job.folder, "p95")

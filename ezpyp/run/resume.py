@@ -15,7 +15,6 @@ from ezpyp.errors import IdentityError
 from ezpyp.folder import schema as schemas
 from ezpyp.folder import shares
 from ezpyp.folder.admission import admit
-from ezpyp.folder.borrowing import borrow, offers
 from ezpyp.folder.events import run_of_log
 from ezpyp.folder.surveys import VOID, Decision, Survey, decide_all, survey
 from ezpyp.model.fingerprints import Identity
@@ -94,6 +93,8 @@ def settle_in(
         collected = collect(wanting(found), folder, store, found.scan.records)
         found = _looked_again(found, store, collected.problems)
     if reuse_from:
+        from ezpyp.folder.borrowing import borrow
+
         wanted = wanting(found, borrowers)
         wrong = [*borrow(wanted, reuse_from, store, folder, pipeline_id=plan.pipeline_id)]
         found = _looked_again(found, store, wrong)
@@ -119,6 +120,8 @@ def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:
     Raises:
         SchemaConflictError, StoreError: a folder is no cache of this pipeline, or cannot be read.
     """
+    from ezpyp.folder.borrowing import offers
+
     offered = offers(wanting(found), folders, folder, pipeline_id=found.plan.pipeline_id)
     prints = found.identity.fingerprints
     taken = {k: Decision(record=offered[prints[k]]) for k in _running(found) if prints[k] in offered}

@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
-from ezpyp.folder import admission, archive, lock, runs, sharing
+from ezpyp.folder import admission, archive, lock, runs
 from ezpyp.folder.events import Bus, Journal, Listener, beginning_of_run
 from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
@@ -161,11 +161,13 @@ class Session:
         Raises:
             StoreError: some host does not.
         """
-        sees = link.rank == 0 or not launched.speaks_for_node() or sharing.sees(self._folder, self._token)
+        sees = link.rank == 0 or not launched.speaks_for_node() or _sees(self._folder, self._token)
         if link.meet(mpi.Mark.EXECUTE, bytes([sees]), self._whereabouts):
             return
         if link.once(lambda: self._lock is not None and not self._lock.stands()):
             return  # somebody took it meanwhile, which the run says at its first sign of life
+        from ezpyp.folder import sharing
+
         told = link.gather((sees, link.host, self._folder))
         blind = ((rank, host, folder) for rank, (sees, host, folder) in enumerate(told) if not sees)
         error = StoreError(sharing.refusal(blind, told[0][1], told[0][2]))
@@ -357,6 +359,13 @@ class Session:
 
     def _whereabouts(self) -> str:
         return f"is in pipeline '{self.plan.pipeline_id}'"
+
+
+def _sees(folder: str, token: str) -> bool:
+    """Whether the folder is the one that rank 0 holds: asked by one rank of each other host."""
+    from ezpyp.folder import sharing
+
+    return sharing.sees(folder, token)
 
 
 def _explain_mismatch(link: mpi.Link, organised: Plan) -> None:

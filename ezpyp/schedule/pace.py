@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import compress
+from typing import TYPE_CHECKING
 
 from ezpyp.model import policy
 from ezpyp.model.kinds import Functions
-from ezpyp.schedule.deadline import Deadline
 from ezpyp.schedule.ledger import Ledger
+
+if TYPE_CHECKING:
+    from ezpyp.schedule.deadline import Deadline
 
 
 class Pace:

@@ -7,7 +7,6 @@ those of the files as they were.
 from __future__ import annotations
 
 import json
-import linecache
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -71,6 +70,8 @@ def text_of(path: str) -> bytes | None:
 
 def install(modules: Mapping[str, Source]) -> None:
     """From now on these modules, and whoever reads their sources, get the texts of the copy."""
+    import linecache
+
     for source in modules.values():
         _texts[source.origin] = source.text
         # Without a time, linecache keeps it whatever becomes of the file.

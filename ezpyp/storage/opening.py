@@ -8,17 +8,13 @@ from collections.abc import Callable
 from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
 from ezpyp.model.steps import Place
-from ezpyp.storage.filestore import FileStore
-from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import SHELF, MemoryStore, Problem, Scan, Store, Writer, on_shelf
 from ezpyp.storage.record import Record
 from ezpyp.system.files import write_whole
 
 __all__ = [
     "SHELF",
-    "FileStore",
     "MemoryStore",
-    "PackedStore",
     "Place",
     "Problem",
     "Record",
@@ -39,11 +35,20 @@ def _memory(folder: str, writer: Writer | None) -> MemoryStore:
     return _in_memory.setdefault(os.path.abspath(folder), MemoryStore(folder, writer))
 
 
-_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {
-    "files": FileStore,
-    "memory": _memory,
-    "packed": PackedStore,
-}
+def _files(folder: str, writer: Writer | None) -> Store:
+    from ezpyp.storage.filestore import FileStore
+
+    return FileStore(folder, writer)
+
+
+def _packed(folder: str, writer: Writer | None) -> Store:
+    from ezpyp.storage.packed import PackedStore
+
+    return PackedStore(folder, writer)
+
+
+#: A run has one of them, and loads no other.
+_KINDS: dict[str, Callable[[str, Writer | None], Store]] = {"files": _files, "memory": _memory, "packed": _packed}
 
 
 def open_store(kind: str, folder: str | os.PathLike[str], writer: Writer | None = None) -> Store:

@@ -16,6 +16,7 @@ from itertools import groupby
 
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
+from ezpyp.model.naming import STORE_FOLDER
 from ezpyp.model.steps import Outcome, Place
 from ezpyp.storage import segment, series
 from ezpyp.storage.appender import Appender
@@ -48,7 +49,7 @@ from ezpyp.storage.series import TEXT
 from ezpyp.system.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, write_whole
 
 #: Where segments lie, and results that are too large for them.
-FOLDER = "store"
+FOLDER = STORE_FOLDER
 #: Results over this many bytes are files of their own.
 LARGE = 1 << 24
 #: Segments that are kept open for reading.

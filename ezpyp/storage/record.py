@@ -10,11 +10,13 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import NoneType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.system.files import Buffer
-from ezpyp.system.usage import Use
+
+if TYPE_CHECKING:
+    from ezpyp.system.usage import Use
 
 FORMAT = 1
 
@@ -176,6 +178,8 @@ def _use(said: Any) -> Use | None:
         return None
     if [type(each) in kinds for each, kinds in zip(said, _USE, strict=True)] != [True] * len(_USE):
         raise TypeError(f"gpu is {said!r}")
+    from ezpyp.system.usage import Use  # few steps have any
+
     gpus, *amounts = said
     return Use(tuple(map(str, gpus)), *amounts)
 

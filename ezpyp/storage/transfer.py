@@ -10,7 +10,8 @@ from ezpyp.errors import StoreError
 from ezpyp.identity.contents import content_of
 from ezpyp.model import outputs
 from ezpyp.model.outputs import Kept
-from ezpyp.storage.opening import FileStore, Problem, Store
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import Problem, Store
 from ezpyp.storage.record import Record
 from ezpyp.system.files import link_whole
 

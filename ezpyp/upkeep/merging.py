@@ -18,8 +18,7 @@ from ezpyp.folder import admission, archive, lock, runs
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Pair, explain_code
 from ezpyp.folder.entries import Entries
-from ezpyp.folder.folding import FOLDED, Folded, named
-from ezpyp.folder.tallies import fits
+from ezpyp.folder.folding import FOLDED, Folded, fits, named
 from ezpyp.identity import fingerprint
 from ezpyp.model import naming
 from ezpyp.model.naming import SCHEMA_FILE

@@ -18,8 +18,10 @@ from ezpyp.folder import schema as schemas
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.storage import packed, segment
 from ezpyp.storage.appender import Appender
+from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.index import index_of
-from ezpyp.storage.opening import SHELF, FileStore, PackedStore, Problem, Store, open_store
+from ezpyp.storage.opening import SHELF, Problem, Store, open_store
+from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import place_of
 from ezpyp.storage.record import Record
 from ezpyp.system.files import is_temporary, link_whole, remove, sync_folder, temporary_name, write_whole

@@ -21,7 +21,7 @@ from ezpyp.system import resources, stopping
 from ezpyp.system.bells import Bell, sleep
 from ezpyp.system.capture import tail
 from ezpyp.system.resources import Grant
-from ezpyp.work import gauges, helper, renewal
+from ezpyp.work import gauges, helper
 from ezpyp.work.gauges import Watch
 from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
@@ -114,6 +114,8 @@ def _serve(own: socket.socket, slot: int, order: Order | Watch, *, plan: Plan, p
     if isinstance(order, Watch):
         gauges.serve(own, order, position.gauges)
     elif order.again is not None:
+        from ezpyp.work import renewal
+
         renewal.wait(own, slot, order, order.again, plan.digest, position.file)
     else:
         helper.serve(own, slot, order, plan=plan, position=position)

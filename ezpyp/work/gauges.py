@@ -11,11 +11,14 @@ import select
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from time import monotonic
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.model.settings import MOST_HELPERS
-from ezpyp.system.usage import Meter, Use
+
+if TYPE_CHECKING:
+    from ezpyp.system.usage import Meter, Use
 
 #: Seconds between two looks at a step, in its first second and after that.
 EARLY, LATER, _YOUNG = 0.1, 0.5, 1.0
@@ -74,6 +77,8 @@ class Gauges:
 
     def read(self, slot: int, gpus: tuple[str, ...]) -> Use:
         """What was seen of the step that this helper runs, or ran last."""
+        from ezpyp.system.usage import Use
+
         start = slot * _WORDS
         number, memory, mean, peak = self._words[start + 4 : start + 8]
         if not number or number != self._words[start + 3]:
@@ -88,6 +93,8 @@ class Gauge:
     def __init__(self, gauges: Gauges, slot: int, have: Sequence[str]) -> None:
         """`have` are the GPUs of the rank, none where nobody looks."""
         self._gauges, self._slot, self._have = gauges, slot, have
+        if have:  # a step may leave nothing to load it with
+            import_module("ezpyp.system.usage")
 
     @contextmanager
     def at(self, granted: Sequence[tuple[str, float]]) -> Iterator[None]:
@@ -135,6 +142,8 @@ class _Tally:
 
 def serve(own: socket.socket, watch: Watch, gauges: Gauges) -> None:
     """Look until the agent, or the process that forks helpers, is gone."""
+    from ezpyp.system.usage import Meter
+
     meter = Meter(watch.gpus)
     tallies: dict[int, _Tally] = {}
     while not select.select([own], [], [], EARLY)[0]:

@@ -43,6 +43,10 @@ REPORT_EVERY = 0.01
 SPARE_FILES = 256
 
 
+#: The variable that says which run this is: what one process of a run finds out on a node serves them all.
+RUN = "EZPYP_RUN"
+
+
 class Order(NamedTuple):
     """What a helper is told when it starts. The plan it knows already: it was forked with it."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pickle import dumps
 from time import monotonic, time
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ezpyp.encoding import codecs, salvage
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
@@ -32,12 +32,14 @@ from ezpyp.system import resources
 from ezpyp.system.capture import tail
 from ezpyp.system.confined import PLAIN, is_confined
 from ezpyp.system.files import Buffer
-from ezpyp.system.usage import Use
 from ezpyp.work import checkpoints, seeding
 from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Task
 from ezpyp.work.upstream import Upstream
+
+if TYPE_CHECKING:
+    from ezpyp.system.usage import Use
 
 #: Positional and keyword arguments.
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -438,7 +440,11 @@ class _Call:
         """What it used until now of the GPUs that it was granted."""
         if not self.gpus:
             return None
-        return self.worker.gauge.read(self.gpus) if self.worker.gauge is not None else Use(self.gpus)
+        if self.worker.gauge is not None:
+            return self.worker.gauge.read(self.gpus)
+        from ezpyp.system.usage import Use
+
+        return Use(self.gpus)
 
     def _texts(self) -> tuple[str, str]:
         """The arguments as the plan shows them."""

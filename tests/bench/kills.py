@@ -24,7 +24,7 @@ from pathlib import Path
 
 from ezpyp.encoding import codecs
 from ezpyp.model.steps import Status
-from ezpyp.storage.opening import PackedStore
+from ezpyp.storage.packed import PackedStore
 from tests.conftest import CHECKOUT
 from tests.surroundings import OPEN_MPI
 

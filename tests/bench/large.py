@@ -19,7 +19,8 @@ from typing import Any
 
 from ezpyp.encoding import codecs
 from ezpyp.model.steps import Outcome, Status
-from ezpyp.storage.opening import FileStore, Record
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import Record
 
 GIB = 1 << 30
 #: Beyond what one write(2) takes, and beyond what 32 bits count.

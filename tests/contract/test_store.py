@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
 from ezpyp.model.steps import Outcome, Place, Status
-from ezpyp.storage.opening import SHELF, FileStore, MemoryStore, PackedStore, Record, Store, Writer, open_store
+from ezpyp.storage.filestore import FileStore
+from ezpyp.storage.opening import SHELF, MemoryStore, Record, Store, Writer, open_store
+from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch
 
 KINDS: dict[str, Callable[..., Store]] = {
