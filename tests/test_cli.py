@@ -222,7 +222,7 @@ def test_the_status_says_where_it_stands(typed: Typed, made: Path) -> None:
 
 
 def test_the_status_of_a_run_that_goes_on(typed: Typed, copy: Path) -> None:
-    started = next(iter(replay(journals(copy)[0])))
+    started = next(iter(replay(*journals(copy).values())))
     journal = Journal(copy, "99991231T000000-1", every=0)
     journal.hear(started)
     journal.hear(StepStarted(when=1.0, name="second"))

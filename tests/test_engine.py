@@ -54,7 +54,7 @@ def test_a_run_of_many_short_steps_is_told_in_lots(tmp_path: Path) -> None:
     step = as_pickle_step(pipeline)(abs)
     step.map(range(1500))
     assert pipeline.execute().done == 1500
-    (journal,) = events.journals(pipeline.cache_location)
+    (journal,) = events.journals(pipeline.cache_location).values()
     told = list(events.replay(journal))
     lots = [event for event in told if isinstance(event, events.LotEnded)]
     alone = [event for event in told if isinstance(event, events.StepEnded)]

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import textwrap
 import types
 import zipfile
 from typing import TYPE_CHECKING
@@ -47,6 +48,42 @@ def test_import_brings_nothing_heavy(python: Launcher) -> None:
     found = python.run(0, code)
     assert found.returncode == 0, found.stderr
     assert found.stdout == "set()\n"
+
+
+#: What only some runs need, by what these ask for: GPUs, programs, shares, failures, other plans, other ranks.
+SELDOM = {
+    *("dataclasses", "difflib", "dis", "inspect", "pathlib", "shutil", "tempfile", "traceback"),
+    *("ezpyp.cluster", "ezpyp.front.commands", "ezpyp.inspection", "ezpyp.programs", "ezpyp.upkeep"),
+    *("ezpyp.folder.borrowing", "ezpyp.folder.entries", "ezpyp.folder.progress", "ezpyp.folder.script"),
+    *("ezpyp.folder.sharing", "ezpyp.folder.tallies", "ezpyp.model.shares", "ezpyp.ranks.leftovers"),
+    *("ezpyp.ranks.team", "ezpyp.run.collecting", "ezpyp.run.division", "ezpyp.run.prospect"),
+    *("ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats", "ezpyp.scripts.cuda"),
+    *("ezpyp.scripts.snapshot", "ezpyp.storage.transfer", "ezpyp.system.usage", "ezpyp.work.renewal"),
+}
+#: What a run needs of the other kind of store.
+OTHERS = {
+    "files": {"ezpyp.storage.packed", "ezpyp.storage.catalog", "ezpyp.storage.index", "ezpyp.storage.series"},
+    "packed": {"ezpyp.storage.filestore"},
+}
+
+
+@pytest.mark.parametrize("store", OTHERS)
+def test_a_run_loads_nothing_that_it_has_no_use_for(python: Launcher, store: str) -> None:
+    code = f"""
+        import sys
+        before = set(sys.modules)
+        import ezpyp
+        pipeline = ezpyp.Pipeline("cache", "study", store={store!r})
+        @ezpyp.as_pickle_step(pipeline)
+        def alpha(x):
+            return x
+        alpha(alpha(1), name="beta")
+        assert pipeline.execute().done == 2
+        print(*(set(sys.modules) - before), file=sys.stderr)
+    """
+    found = python.run(0, textwrap.dedent(code), env={"EZPYP_LINES": "off"})
+    assert found.returncode == 0, found.stderr
+    assert (SELDOM | HEAVY | OTHERS[store]) & set(found.stderr.split()) == {"xxhash"}
 
 
 def test_every_exported_name_is_there_and_every_public_name_is_exported() -> None:

@@ -28,7 +28,7 @@ from ezpyp.storage.opening import Record
 from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch, Writer
 from ezpyp.system import files
-from tests.conftest import CHECKOUT
+from tests.conftest import CHECKOUT, Launcher
 from tests.faults import Calls, Died, watch
 
 PRINT = "0123456789abcdef" * 2
@@ -728,6 +728,26 @@ def test_an_index_that_cannot_be_written_is_in_nobodys_way(three: Path, monkeypa
     store.flush()
     assert segment_of(three).with_suffix(".idx").stat().st_size == before + 2 * STEP
     assert set(contents(three)) == {*"abcdef"}
+
+
+def test_what_is_open_when_the_interpreter_ends_is_closed_in_silence(python: Launcher) -> None:
+    """Modules that are still there go in the reverse order of their imports, and then what they hold."""
+    code = """
+        import sys, types
+        early = sys.modules["early"] = types.ModuleType("early")
+        from ezpyp.storage import appender, segment
+        from ezpyp.storage.packed import PackedStore
+        from ezpyp.storage.protocol import Writer
+
+        sys.held = early, appender, segment
+        early.kept = PackedStore(".", Writer())
+        early.kept.add("a", "a", f"{0:032x}", when=0.0, seconds=0.0, attempt=1, codec="pickle", chunks=[b"one"])
+        early.kept.flush()
+        early.read = PackedStore(".")
+        assert early.read.read("a") is not None
+    """
+    found = python.run(0, textwrap.dedent(code))
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 WRITER = """

@@ -274,7 +274,7 @@ def test_a_torn_file_is_reported_and_costs_only_itself(copy: Path) -> None:
 
 
 def test_a_run_that_goes_on_shows_what_it_is_at(copy: Path) -> None:
-    started = next(iter(replay(journals(copy)[0])))
+    started = next(iter(replay(*journals(copy).values())))
     journal = Journal(copy, "99991231T000000-1", every=0)
     journal.hear(started)
     journal.hear(StepStarted(when=5e9, name="special"))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable
-from pathlib import Path
 from typing import Any
 
 from ezpyp.errors import StoreError
@@ -24,7 +23,7 @@ RECENT = 20
 def runs_of(folder: str | os.PathLike[str]) -> list[tuple[str, History]]:
     """Every run of a cache folder by its name, the newest first, also those of which one line is left."""
     found = {run: _history(line) for run, line in _archived(folder).items()}
-    found |= {path.stem: events.history_of(path) for path in events.journals(folder)}
+    found |= {run: events.history_of(path) for run, path in events.journals(folder).items()}
     return sorted(found.items(), reverse=True)
 
 
@@ -37,26 +36,26 @@ def compact(folder: str | os.PathLike[str], *, current: str, logged: Collection[
     Raises:
         OSError, StoreError: the folder cannot be read or written, or the archive is of a newer format.
     """
-    journals = [path for path in events.journals(folder) if path.stem != current]
+    journals = [(run, path) for run, path in events.journals(folder).items() if run != current]
     kept, old = journals[: recent - 1], journals[recent - 1 :]
     if not old:
         return 0
     lines = _archived(folder)
-    for path in old:
+    for run, path in old:
         history = events.history_of(path)
-        lines[path.stem] = {
+        lines[run] = {
             "event": "RunArchived",
-            "run": path.stem,
+            "run": run,
             "started": events.encode(history.started) if history.started else None,
             "ended": events.encode(history.ended) if history.ended else None,
             "last_sign": history.last_sign,
         }
     head = {"event": "Journal", "format": FORMAT, "run": "archive"}
     content = "".join(events.to_line(each) for each in [head, *(lines[run] for run in sorted(lines))])
-    write_whole(Path(folder) / FOLDER / ARCHIVE, [content.encode()], sync=True)
-    for path in old:
-        path.unlink(missing_ok=True)
-    _remove_logs(folder, {current, *logged, *(path.stem for path in kept)})
+    write_whole(os.path.join(folder, FOLDER, ARCHIVE), [content.encode()], sync=True)
+    for _, path in old:
+        _remove(path)
+    _remove_logs(folder, {current, *logged, *(run for run, _ in kept)})
     return len(old)
 
 
@@ -66,25 +65,31 @@ def link(there: str, here: str, logs: Iterable[str]) -> None:
     Raises:
         StoreError: the folder cannot be written.
     """
-    for path in (*events.journals(there), *(Path(there, name) for name in logs)):
-        copy = Path(here) / path.relative_to(there)
-        if path.exists() and not copy.exists():
-            copy.parent.mkdir(exist_ok=True)
-            link_whole(str(path), str(copy), void="")
+    journals = (os.path.relpath(path, there) for path in events.journals(there).values())
+    for name in (*journals, *logs):
+        path, copy = os.path.join(there, name), os.path.join(here, name)
+        if os.path.exists(path) and not os.path.exists(copy):
+            os.makedirs(os.path.dirname(copy), exist_ok=True)
+            link_whole(path, copy, void="")
 
 
 def _remove_logs(folder: str | os.PathLike[str], needed: Collection[str]) -> None:
     with contextlib.suppress(FileNotFoundError):
-        for path in Path(folder, "logs").iterdir():
-            if path.suffix in (".log", ".progress") and events.run_of_log(path.name) not in needed:
-                path.unlink(missing_ok=True)
+        for name in os.listdir(os.path.join(folder, "logs")):
+            if name.endswith((".log", ".progress")) and events.run_of_log(name) not in needed:
+                _remove(os.path.join(folder, "logs", name))
+
+
+def _remove(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _archived(folder: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """The lines of the archive by run."""
     found: dict[str, dict[str, Any]] = {}
     try:
-        with open(Path(folder) / FOLDER / ARCHIVE, encoding="utf-8", errors="replace") as file:
+        with open(os.path.join(folder, FOLDER, ARCHIVE), encoding="utf-8", errors="replace") as file:
             for text in file:
                 content = events.parse(text)
                 if content.get("event") == "Journal" and content.get("format", FORMAT) > FORMAT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from itertools import chain, islice
 from typing import Any
 
 from ezpyp.folder import events, shares
@@ -21,15 +21,15 @@ def remembered(folder: str | os.PathLike[str], fact: str = "mean") -> dict[str, 
     A share also knows what the folder does that it is a share of. `fact` says which: "mean", "p95" or "longest".
     """
     found: dict[str, float] = {}
-    main = shares.main_of(os.fspath(folder))
-    for path in [*events.journals(folder)[:_JOURNALS], *(events.journals(main)[:_JOURNALS] if main else ())]:
+    folders = filter(None, (os.fspath(folder), shares.main_of(os.fspath(folder))))
+    for path in chain.from_iterable(islice(events.journals(each).values(), _JOURNALS) for each in folders):
         for function, facts in _durations(path).items():
             with contextlib.suppress(TypeError, KeyError, ValueError):
                 found.setdefault(function, float(facts[fact]))
     return found
 
 
-def _durations(path: Path) -> dict[str, Any]:
+def _durations(path: str) -> dict[str, Any]:
     for line in _last_lines(path):
         content = events.parse(line) if '"RunEnded"' in line else {}
         if content.get("event") == "RunEnded":
@@ -38,7 +38,7 @@ def _durations(path: Path) -> dict[str, Any]:
     return {}
 
 
-def _last_lines(path: Path) -> Iterator[str]:
+def _last_lines(path: str) -> Iterator[str]:
     """The last lines, the last one first; one that is torn among them."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))

@@ -13,7 +13,6 @@ import math
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ezpyp.errors import StoreError
@@ -26,6 +25,7 @@ FORMAT = 1
 FOLDER = "journal"
 #: Among the journals: what is left of older ones.
 ARCHIVE = "archive.jsonl"
+_SUFFIX = ".jsonl"
 _STAMP = "%Y%m%dT%H%M%S"
 #: Never changed.
 _NOTHING: Mapping[str, Any] = {}
@@ -216,7 +216,7 @@ class Journal:
         every: float = 0.5,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.path = Path(folder) / FOLDER / f"{run}.jsonl"
+        self.path = os.path.join(folder, FOLDER, f"{run}{_SUFFIX}")
         self._lines = [to_line({"event": "Journal", "format": FORMAT, "run": run})]
         self._every, self._clock = every, clock
         self._file = -1
@@ -239,23 +239,27 @@ class Journal:
                 os.close(self._file)
                 self._file = -1
                 if not self._has_begun:  # a full disk left nothing of it, or not a line
-                    self.path.unlink(missing_ok=True)
+                    with contextlib.suppress(FileNotFoundError):
+                        os.unlink(self.path)
 
     def _flush(self) -> None:
         # Half of a surrogate pair, as in file names that are no UTF-8, becomes the escape that JSON has for it.
         rest = memoryview("".join(self._lines).encode(errors="backslashreplace"))
         self._lines.clear()
         if self._file < 0:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            os.makedirs(os.path.dirname(self.path), exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         while rest:
             rest = rest[os.write(self._file, rest) :]
         self._flushed, self._has_begun = self._clock(), True
 
 
-def journals(folder: str | os.PathLike[str]) -> list[Path]:
-    """The journals of a cache folder, of the newest run first. The names of runs begin with their time."""
-    return sorted((p for p in (Path(folder) / FOLDER).glob("*.jsonl") if p.name != ARCHIVE), reverse=True)
+def journals(folder: str | os.PathLike[str]) -> dict[str, str]:
+    """The journals of a cache folder by their runs, the newest first. The names of runs begin with their time."""
+    there, names = os.path.join(folder, FOLDER), list[str]()
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(there) if name.endswith(_SUFFIX) and name != ARCHIVE and name[0] != "."]
+    return {name.removesuffix(_SUFFIX): f"{there}/{name}" for name in sorted(names, reverse=True)}
 
 
 def beginning_of_run(folder: str, now: float) -> str:
@@ -263,7 +267,7 @@ def beginning_of_run(folder: str, now: float) -> str:
     set back since, or has not gone on.
     """
     stamp = time.strftime(_STAMP, time.gmtime(now))
-    newest = max((path.name[: len(stamp)] for path in journals(folder)), default="")
+    newest = max((run[: len(stamp)] for run in journals(folder)), default="")
     if newest >= stamp:
         from datetime import datetime, timedelta
 
@@ -313,15 +317,14 @@ class History(NamedTuple):
 
 def last_run(folder: str | os.PathLike[str]) -> History:
     """The newest run of a cache folder; an empty one where no journal can be read."""
-    for path in journals(folder)[:1]:
-        return history_of(path)
-    return History()
+    newest = next(iter(journals(folder).values()), None)
+    return history_of(newest) if newest is not None else History()
 
 
-def history_of(path: Path) -> History:
+def history_of(path: str) -> History:
     """A run as its journal tells it; an empty one where that cannot be read."""
     with contextlib.suppress(OSError, StoreError):
-        return _history(replay(path), path.stat().st_mtime)
+        return _history(replay(path), os.stat(path).st_mtime)
     return History()
 
 

@@ -11,10 +11,9 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from ezpyp.system.proc import look
+from ezpyp.system.proc import look, told
 
 FORMAT = 1
 
@@ -69,8 +68,8 @@ def present(environ: Mapping[str, str] = os.environ) -> Holder:
         since=time.time(),
         user=user_name(os.getuid()),
         host=os.uname().nodename,
-        machine=_content("/etc/machine-id"),
-        boot=_content("/proc/sys/kernel/random/boot_id"),
+        machine=told("/etc/machine-id").strip(),
+        boot=told("/proc/sys/kernel/random/boot_id").strip(),
         namespace=_namespace(),
         pid=os.getpid(),
         started=us.ticks if (us := look()) is not None else 0,
@@ -182,13 +181,6 @@ def _job_is_over(holder: Holder, us: Holder) -> bool:
 def _namespace() -> str:
     try:
         return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _content(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
 

@@ -12,7 +12,6 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ezpyp.model.scratch import Place
@@ -88,13 +87,16 @@ class Meter:
 
 def positions(folder: str | os.PathLike[str], run: str) -> dict[str, Position]:
     """By name, how far the steps of a run are that tell."""
-    return {each.name: each for path in Path(folder, "logs").glob(f"{run}.*{SUFFIX}") for each in _position(path)}
+    logs, names = os.path.join(folder, "logs"), list[str]()
+    with contextlib.suppress(OSError):
+        names = [name for name in os.listdir(logs) if name.startswith(f"{run}.") and name.endswith(SUFFIX)]
+    return {each.name: each for name in names for each in _position(f"{logs}/{name}")}
 
 
-def _position(path: Path) -> Iterator[Position]:
+def _position(path: str) -> Iterator[Position]:
     """Nothing where it is torn, or gone meanwhile."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError), open(path, encoding="utf-8") as file:
+        content: dict[str, Any] = json.load(file)
         total = content["total"]
         yield Position(
             name=str(content["name"]),

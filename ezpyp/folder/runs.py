@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import builtins
 import os
 import time
 from array import array
 from functools import cached_property, partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
 
 from ezpyp.encoding import codecs
@@ -314,9 +314,9 @@ class Run:
         if outcome.log is None:
             return ""
         name, start, end = outcome.log
-        path = Path(self.folder) / name
+        path = os.path.join(self.folder, name)
         try:
-            with path.open("rb") as file:
+            with builtins.open(path, "rb") as file:
                 file.seek(start)
                 return file.read(end - start).decode(errors="replace")
         except OSError as error:

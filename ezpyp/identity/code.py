@@ -14,7 +14,6 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property, partial, partialmethod
 from importlib.util import resolve_name
-from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -133,7 +132,10 @@ class Follower:
     def _extension(self, value: Any) -> Node:
         """A function of the user's in compiled code: the file it is in."""
         path = str(getattr(sys.modules.get(name_of(value)), "__file__", ""))
-        content = buffer(Path(path).read_bytes()) if path.endswith(".so") else b""
+        content = b""
+        if path.endswith(".so"):
+            with open(path, "rb") as file:
+                content = buffer(file.read())
         own = group(b"x", [text(value.__qualname__), content])
         return Node("function", _label(name_of(value), value.__qualname__), own=own)
 

@@ -9,13 +9,15 @@ import stat
 from collections.abc import Iterator
 from hashlib import blake2b
 from itertools import count
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
 from ezpyp.model.outputs import Outputs
 from ezpyp.system.offspring import is_alive
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 #: Where node-local scratch is said to be; /tmp where nothing says so.
 _VARIABLES = ("SLURM_TMPDIR", "TMPDIR")
@@ -162,6 +164,8 @@ def workdir() -> Path:
         raise EzpypError(
             "There is no folder of a step here. Call ezpyp.workdir() inside a step whose decorator says workdir=True."
         )
+    from pathlib import Path
+
     return Path(_here.path)
 
 

@@ -8,8 +8,7 @@ import re
 import select
 import signal
 import time
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ezpyp.system.allocation import job_of
@@ -97,7 +96,7 @@ class _Question:
 
 def _ask(folder: str) -> _Question | None:
     """Ask git about the repository of a folder, if there is one."""
-    if not folder or not any(os.path.lexists(each / ".git") for each in (Path(folder), *Path(folder).parents)):
+    if not folder or not any(os.path.lexists(f"{each}/.git") for each in _upwards(folder)):
         return None
     command = [
         *("git", "-c", "core.fsmonitor=false", "-C", folder),
@@ -107,6 +106,14 @@ def _ask(folder: str) -> _Question | None:
         return _Question(command, {**os.environ, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"})
     except OSError:
         return None
+
+
+def _upwards(folder: str) -> Iterator[str]:
+    """A folder and those above it."""
+    yield folder
+    while (above := os.path.dirname(folder)) != folder:
+        folder = above
+        yield folder
 
 
 def _understood(answer: str | None) -> tuple[str, bool | None]:

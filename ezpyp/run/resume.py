@@ -5,10 +5,10 @@ Done by one rank; the others are told its Standing.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from ezpyp.errors import IdentityError
@@ -105,7 +105,7 @@ def settle_in(
     found.memory.contents.save()
     rewritten = outdated(found)
     if rewritten:
-        write_whole(Path(folder) / SCHEMA_FILE, schemas.encoded(found.wanted), sync=True)
+        write_whole(os.path.join(folder, SCHEMA_FILE), schemas.encoded(found.wanted), sync=True)
     stands = standing(found, keeps)._replace(rewritten=rewritten, turn=turn)
     if collected is None:
         return stands

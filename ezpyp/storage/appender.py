@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from array import array
+from collections.abc import Callable
 
 from ezpyp.errors import StoreError
 from ezpyp.storage import index, segment, series
@@ -261,11 +262,11 @@ class Appender:
         sync_folder(os.path.dirname(folder))
         self._is_named = True
 
-    def close(self) -> None:
-        """What waits to be flushed is lost."""
+    def close(self, close: Callable[[int], object] = os.close) -> None:
+        """What waits to be flushed is lost. `close` outlives the names of this module when the interpreter ends."""
         for descriptor in (self._descriptor, self._index):
             if descriptor >= 0:
-                os.close(descriptor)
+                close(descriptor)
         self._descriptor = self._index = -1
 
 

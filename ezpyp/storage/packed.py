@@ -18,11 +18,23 @@ from ezpyp.errors import StoreError
 from ezpyp.model import outputs
 from ezpyp.model.naming import STORE_FOLDER
 from ezpyp.model.steps import Outcome, Place
-from ezpyp.storage import segment, series
+from ezpyp.storage import segment
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.catalog import Catalog
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
-from ezpyp.storage.protocol import Batch, Places, Scan, Wanted, Writer, checksum, done, is_plain, one_by_one, verified
+from ezpyp.storage.protocol import (
+    MOST_TOGETHER,
+    Batch,
+    Places,
+    Scan,
+    Wanted,
+    Writer,
+    checksum,
+    done,
+    is_plain,
+    one_by_one,
+    verified,
+)
 from ezpyp.storage.reading import Reader
 from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call
 from ezpyp.storage.segment import (
@@ -180,7 +192,7 @@ class PackedStore:
 
     def add_all(self, batch: Batch) -> Places:
         sizes = [*map(len, batch.results)]
-        if sum(sizes) > LARGE or len(sizes) > series.MOST:
+        if sum(sizes) > LARGE or len(sizes) > MOST_TOGETHER:
             return one_by_one(self, batch)
         appender = self._appender or self._open()
         sums = array("Q", map(self._digest, batch.results))

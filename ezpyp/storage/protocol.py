@@ -149,6 +149,10 @@ def on_shelf(stem: str, record: Record) -> str:
     return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
 
 
+#: No more members of a family are kept together: who reads one looks at the columns of all.
+MOST_TOGETHER = 1024
+
+
 class Batch(NamedTuple):
     """Members of a family that follow each other, done at their first attempts, and nothing else to say of them. Their
     stems are their names, from `label[first]` on.

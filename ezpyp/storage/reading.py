@@ -7,6 +7,7 @@ import os
 from ezpyp.storage.protocol import verified
 from ezpyp.storage.record import Record
 from ezpyp.system.files import Buffer
+from ezpyp.system.maps import loaded, mapped
 
 #: Results from this size on are mapped: below it, reading costs no more.
 LARGE = 1 << 20
@@ -43,8 +44,6 @@ class Reader:
         """
         if record.outcome.bytes < LARGE:
             return verified(read_small(path), record, path)
-        from ezpyp.system.maps import loaded, mapped
-
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             facts = os.fstat(descriptor)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ezpyp.encoding import codecs
@@ -190,10 +190,11 @@ class Segment:
     def __del__(self) -> None:
         self.close()
 
-    def close(self) -> None:
+    def close(self, close: Callable[[int], object] = os.close) -> None:
+        # A default: when the interpreter ends, the names of this module may go before its objects.
         descriptor, self.descriptor = getattr(self, "descriptor", -1), -1
         if descriptor >= 0:
-            os.close(descriptor)
+            close(descriptor)
 
     @property
     def size(self) -> int:

@@ -24,8 +24,6 @@ HEAD = struct.Struct("<4sHHIIQQQQ")
 SEAL = struct.Struct("<Q")
 #: What the texts of a record are encoded with: names of files may be no Unicode.
 TEXT = ("utf-8", "surrogatepass")
-#: No more are kept together: who reads one looks at the columns of all.
-MOST = 1024
 #: Bytes of a fingerprint, and of what each member adds to the columns.
 _PRINT = 16
 EACH = _PRINT + 3 * 8 + 4

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 T = TypeVar("T")
@@ -244,7 +243,7 @@ def granted(gpus: Sequence[tuple[str, float]], environ: MutableMapping[str, str]
 # ----- what a fork cannot take along
 
 
-def started(descriptors: Path = Path("/proc/self/fd")) -> str | None:
+def started(descriptors: str | os.PathLike[str] = "/proc/self/fd") -> str | None:
     """The library by which this process has started CUDA, "" where that is not known; None where it has not.
 
     What is forked after that cannot use it. The script's own `torch.cuda` is asked; beyond that, the files tell that
@@ -254,8 +253,8 @@ def started(descriptors: Path = Path("/proc/self/fd")) -> str | None:
     asked = getattr(getattr(torch, "cuda", None), "is_initialized", None)
     if asked is not None and asked():
         return "torch"
-    for each in descriptors.glob("*"):
+    for each in os.listdir(descriptors):
         with contextlib.suppress(OSError):
-            if os.readlink(each).startswith(_STARTED):
+            if os.readlink(os.path.join(descriptors, each)).startswith(_STARTED):
                 return next((name.partition(".")[0] for name in _LIBRARIES if name in sys.modules), "")
     return None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from ezpyp.system.proc import told
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,14 +98,10 @@ def _survives_fork(path: str, patience: float) -> bool:
 
 def _loaded() -> list[str]:
     """The shared libraries of this process, if there is one among them that is known to have a pool."""
-    try:
-        maps = Path("/proc/self/maps").read_bytes()
-    except OSError:
+    maps = told("/proc/self/maps")
+    if not any(name in maps for names, _, _ in _POOLS for name in names):
         return []
-    if not any(name.encode() in maps for names, _, _ in _POOLS for name in names):
-        return []
-    lines = os.fsdecode(maps).splitlines()
-    paths = (line.split(maxsplit=5)[5] for line in lines if ".so" in line)
+    paths = (line.split(maxsplit=5)[5] for line in maps.splitlines() if ".so" in line)
     return list(dict.fromkeys(path for path in paths if ".so" in os.path.basename(path)))
 
 

@@ -1,10 +1,19 @@
-"""What Linux tells of a process, by proc(5)."""
+"""What Linux tells in files: of a process, by proc(5), and of the machine."""
 
 from __future__ import annotations
 
 import os
 import time
 from typing import NamedTuple
+
+
+def told(path: str) -> str:
+    """What one of these files says; "" where it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 class Process(NamedTuple):

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from ezpyp.system import gpus, pools
+from ezpyp.system.proc import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, MutableMapping, Sequence
@@ -76,7 +76,7 @@ def stock(*, whole: bool = True) -> Stock:
 # ----- cores
 
 
-def allotted_cores(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+def allotted_cores(environ: Mapping[str, str] = os.environ, root: str | os.PathLike[str] = "/") -> int:
     """The cores of this node that the job may use, whichever of them the launcher bound this process to.
 
     The least of: the cores this process may be scheduled on (under a launcher its parent, whose set is the job's), the
@@ -121,15 +121,15 @@ def cores_each(*, allotted: int, bound: int, local_size: int, helpers: int) -> i
     return max(1, min(bound, allotted // local_size) // helpers)
 
 
-def _quotas(root: Path) -> Iterator[int]:
+def _quotas(root: str | os.PathLike[str]) -> Iterator[int]:
     """Whole cores of every CPU quota above this process; versions 1 and 2 of control groups."""
     for controllers, group in _groups(root):
         if controllers == "":
-            for folder in _upwards(root / "sys/fs/cgroup", group):
-                yield from _whole(*_read(folder / "cpu.max").split()[:2])
+            for folder in _upwards(root, controllers, group):
+                yield from _whole(*told(f"{folder}/cpu.max").split()[:2])
         elif "cpu" in controllers.split(","):
-            for folder in _upwards(root / "sys/fs/cgroup" / controllers, group):
-                yield from _whole(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
+            for folder in _upwards(root, controllers, group):
+                yield from _whole(told(f"{folder}/cpu.cfs_quota_us"), told(f"{folder}/cpu.cfs_period_us"))
 
 
 def _whole(quota: str = "", period: str = "") -> Iterator[int]:
@@ -138,27 +138,18 @@ def _whole(quota: str = "", period: str = "") -> Iterator[int]:
         yield int(quota) // int(period)
 
 
-def _groups(root: Path) -> Iterator[tuple[str, str]]:
+def _groups(root: str | os.PathLike[str]) -> Iterator[tuple[str, str]]:
     """The control groups of this process: their controllers ("" for version 2) and their path."""
-    for line in _read(root / "proc/self/cgroup").splitlines():
+    for line in told(os.path.join(root, "proc/self/cgroup")).splitlines():
         _, controllers, group = line.split(":", 2)
         yield controllers, group
 
 
-def _upwards(mount: Path, group: str) -> Iterator[Path]:
+def _upwards(root: str | os.PathLike[str], controllers: str, group: str) -> Iterator[str]:
     """A group's folder and those above it. In a container the path may be the host's: no file there, no limit."""
-    folder = mount / group.lstrip("/")
-    while folder != mount:
-        yield folder
-        folder = folder.parent
-    yield mount
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""
+    names = [name for name in group.split("/") if name]
+    for count in range(len(names), -1, -1):
+        yield os.path.join(root, "sys/fs/cgroup", controllers, *names[:count])
 
 
 # ----- memory
@@ -177,7 +168,7 @@ def bytes_of(value: Any) -> int:
         raise ValueError(f'memory={value!r}: give a number of bytes, or "500MB", "4GB", "1.5TiB"') from None
 
 
-def memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+def memory(environ: Mapping[str, str] = os.environ, root: str | os.PathLike[str] = "/") -> int:
     """The bytes of this node's memory that the job may use; 0 where nobody says.
 
     The least of what the node has, the limits of the control groups above this process, and what Slurm says.
@@ -186,35 +177,32 @@ def memory(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> i
     slurm = environ.get("SLURM_MEM_PER_NODE", "")
     if slurm.isdecimal() and int(slurm):
         limits.append(int(slurm) * 2**20)
-    for line in _read(root / "proc/meminfo").splitlines():
+    for line in told(os.path.join(root, "proc/meminfo")).splitlines():
         if line.startswith("MemTotal:"):
             limits.append(int(line.split()[1]) * 2**10)
     return min(limits, default=0)
 
 
-def _memory_limits(root: Path) -> Iterator[int]:
+def _memory_limits(root: str | os.PathLike[str]) -> Iterator[int]:
     """Version 1 writes a number beyond any memory for no limit, version 2 the word max."""
     for controllers, group in _groups(root):
         if controllers == "" or "memory" in controllers.split(","):
-            mount = root / "sys/fs/cgroup" / controllers
-            for folder in _upwards(mount, group):
-                text = _read(folder / ("memory.max" if controllers == "" else "memory.limit_in_bytes")).strip()
+            name = "memory.max" if controllers == "" else "memory.limit_in_bytes"
+            for folder in _upwards(root, controllers, group):
+                text = told(f"{folder}/{name}").strip()
                 if text.isdecimal():
                     yield int(text)
 
 
-def oom_kills(root: Path = Path("/")) -> int:
+def oom_kills(root: str | os.PathLike[str] = "/") -> int:
     """How many processes the kernel killed for lack of memory: in this control group, or else on this node."""
     for controllers, group in _groups(root):
-        if controllers == "":
-            path = root / "sys/fs/cgroup" / group.lstrip("/") / "memory.events"
-        elif "memory" in controllers.split(","):
-            path = root / "sys/fs/cgroup" / controllers / group.lstrip("/") / "memory.oom_control"
-        else:
+        if controllers and "memory" not in controllers.split(","):
             continue
-        if (count := _count(_read(path))) is not None:
+        folder = next(_upwards(root, controllers, group))
+        if (count := _count(told(f"{folder}/{'memory.oom_control' if controllers else 'memory.events'}"))) is not None:
             return count
-    return _count(_read(root / "proc/vmstat")) or 0
+    return _count(told(os.path.join(root, "proc/vmstat"))) or 0
 
 
 def _count(text: str) -> int | None:

@@ -129,7 +129,7 @@ def _cut_logs(scan: Scan, folder: str) -> Iterator[Problem]:
 def _history(folder: str) -> Iterator[Problem]:
     """Journals that are not, or have a torn line before their end."""
     archived = cleaning.plain(f"{folder}/{events.FOLDER}", lambda name: name == events.ARCHIVE)
-    for path in [*map(str, events.journals(folder)), *archived]:
+    for path in [*events.journals(folder).values(), *archived]:
         with open(path, "rb") as file:
             lines = file.read().split(b"\n")
         parsed = [events.parse(line.decode(errors="replace")) for line in lines]

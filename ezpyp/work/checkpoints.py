@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ezpyp.errors import EzpypError
 from ezpyp.model.plan import Plan
 from ezpyp.system.running import inside_step
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 FOLDER = "checkpoints"
 
@@ -44,6 +46,8 @@ def checkpoint_dir() -> Path:
     global asked
     if current is None or not inside_step():
         raise EzpypError("ezpyp.checkpoint_dir() is for steps: no step runs here. Call it in the function of a step.")
+    from pathlib import Path
+
     worker, asked = current
     name = f"{worker.plan.stems[asked]}-{worker.fingerprints[asked][:16]}"
     path = Path(os.path.abspath(worker.folder), FOLDER, name)

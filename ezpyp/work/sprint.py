@@ -23,8 +23,7 @@ from ezpyp.model.fingerprints import SIZE
 from ezpyp.model.plan import Block
 from ezpyp.model.steps import Brief, Outcome, Place, PlaceHolder, Step
 from ezpyp.schedule.briefs import pack
-from ezpyp.storage.protocol import Batch
-from ezpyp.storage.series import MOST
+from ezpyp.storage.protocol import MOST_TOGETHER, Batch
 from ezpyp.system.confined import PLAIN
 from ezpyp.work.lots import Lot
 from ezpyp.work.nursery import Here
@@ -144,7 +143,7 @@ class Members(Sprint):
         calls, start = block.family.calls, steps[place]
         if not isinstance(steps, range) or not isinstance(calls, Columns) or worker.plan.stems.are_others(block.family):
             return None
-        stop = min(steps.stop, block.stop, start + MOST)
+        stop = min(steps.stop, block.stop, start + MOST_TOGETHER)
         columns = calls.between(block.members[start - block.start : stop - block.start])
         constants = calls.shared.plain[1] if calls.shared.plain is not None else {}
         if columns is None or not all(map(_are_plain, (*columns, [*constants.values()]))):
@@ -186,7 +185,7 @@ class Singles(Sprint):
         """The function with its positional arguments, a step after the other."""
         worker, mine = self._worker, self._kind
         find, kind, function = worker.plan.steps.find, worker.kind, mine.function
-        for k in islice(self._order, self._place, self._place + MOST):
+        for k in islice(self._order, self._place, self._place + MOST_TOGETHER):
             family, member = find(k)
             calls = family.calls
             given = calls.given(member) if isinstance(calls, Columns) else calls[member].plain
