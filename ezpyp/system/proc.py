@@ -10,7 +10,7 @@ from typing import NamedTuple
 def told(path: str) -> str:
     """What one of these files says; "" where it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""
