@@ -89,14 +89,16 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
         )  # fmt: skip
         outcomes.take(packed(Brief(k, 2, 1, when, 0.5, place)))
     store.flush()
-    found, read = outcomes.outline(2), outcomes[2]
-    assert found is not None
-    assert found == read._replace(codec="", checksum="", args="")
-    assert outcomes.outline(2, call=True) == read._replace(codec="", checksum="")
-    assert outcomes.outline(3) is None
-    assert outcomes.outline(4) is None
+
+    def outlines(*steps: int, called: bool = False) -> list[Outcome | None]:
+        return outcomes.outlines(steps, [STEMS[k] for k in steps], [called] * len(steps))
+
+    read = outcomes[2]
+    assert outlines(2, 3, 4) == [read._replace(codec="", checksum="", args=""), None, None]
+    assert outlines(4, 3, 2, called=True) == [None, None, read._replace(codec="", checksum="")]
+    assert outcomes.outlines([2], ["another"], [True]) == [None]
     outcomes.put(failed := Outcome(step=2, status=Status.FAILED))
-    assert outcomes.outline(2) == failed
+    assert outlines(2) == [failed]
 
 
 def test_briefs_of_some_steps_travel_on() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ezpyp.folder import summary as summaries
 from ezpyp.folder.summary import Row, Rows, Summary, duration, row, tally
@@ -27,7 +30,11 @@ DONE = Outcome(
 
 def made(names: int = 3, status: Status = Status.DONE) -> Rows:
     """Rows named s0, s1, …"""
-    return Rows([status] * names, lambda k: row(name=f"s{k}", phase=k % 2, folder="/cache", outcome=DONE, args="[]"))
+
+    def make(k: int) -> Row:
+        return row(name=f"s{k}", phase=k % 2, folder="/cache", outcome=DONE, args="[]")
+
+    return Rows([status] * names, partial(map, make))
 
 
 def summary_of(rows: Rows | list[Row], **given: object) -> Summary:
@@ -90,7 +97,7 @@ def test_failures_give_their_reasons_and_make_no_other_row() -> None:
         outcome = Outcome(step=k, status=Status.FAILED, note=f"ValueError: {k}")
         return row(name=f"s{k}", phase=0, folder="/c", outcome=outcome)
 
-    rows = Rows([Status.DONE, Status.FAILED, Status.SKIPPED, Status.FAILED], make)
+    rows = Rows([Status.DONE, Status.FAILED, Status.SKIPPED, Status.FAILED], partial(map, make))
     assert summary_of(rows).failures == {"s1": "ValueError: 1", "s3": "ValueError: 3"}
     assert asked == [1, 3]
     assert summary_of([make(1)]).failures == {"s1": "ValueError: 1"}
@@ -109,11 +116,20 @@ def test_rows_are_a_sequence() -> None:
 def test_many_rows_are_streamed_in_columns_of_one_width(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(summaries, "LAID_OUT", 10)
     pieces = list(summary_of(made(25)).text())
-    assert len(pieces) == 1 + 3  # the headline; 26 lines in tens
+    assert len(pieces) == 1 + 1 + 3  # the headline; the header; 25 lines in tens
     lines = "".join(pieces).splitlines()[2:]
     assert len(lines) == 26
     assert {line.index("/cache") for line in lines[1:]} == {lines[0].index("result")}
     assert lines[0].split() == list(summaries.COLUMNS)
+
+
+@given(st.lists(st.text(alphabet=" |a\t\n\u00a0\u3000\udce9é", max_size=6), min_size=1, max_size=8))
+def test_each_row_is_one_line_and_words_stand_one_blank_apart(notes: list[str]) -> None:
+    outcomes = [DONE._replace(note=note) for note in notes]
+    rows = [row(name=f"s{k}", phase=0, folder="/c", outcome=each) for k, each in enumerate(outcomes)]
+    lines = "".join(summary_of(rows).text()).split("\n")[3:-1]
+    place = lines[0].index("/c/alpha.step") + len("/c/alpha.step      0.001       3  n017             1")
+    assert [line[place:].removeprefix("  ") for line in lines] == [" ".join(note.split()) for note in notes]
 
 
 def test_it_is_written_whole_and_prints_as_its_table(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
 from ezpyp.identity.outline import field_names
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.selection import unknown
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.steps import Outcome, Status, Step
 from ezpyp.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     import pandas
 
@@ -205,7 +205,9 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=self.pipeline_id,
-            rows=Rows(statuses, self._row_at, partial(self._wholes, lambda of: sum(seconds[of.start : of.stop]))),
+            rows=Rows(
+                statuses, partial(map, self._row_at), partial(self._wholes, lambda of: sum(seconds[of.start : of.stop]))
+            ),
             done=statuses.count(Status.DONE),
             failed=failed,
             skipped=skipped,
@@ -224,7 +226,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=pipeline_id,
-            rows=Rows(statuses, self._row_at),
+            rows=Rows(statuses, partial(map, self._row_at)),
             done=statuses.count(Status.DONE),
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
@@ -344,15 +346,23 @@ class Run:
         """
         ended, parents = finished.ended, plan.graph.parents
 
-        def make(k: int) -> Row:
-            outcome, step = finished.outcome(k, alone=not parents[k]), plan.steps[k]
-            if outcome is None and (record := self._record(self.entries[k])) is not None:
-                outcome = record.outcome
-                if finished.cached[k]:
-                    outcome = outcome._replace(note=f"cached; {outcome.note}" if outcome.note else "cached")
-            args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
-            phase = plan.graph.phases[k]
-            return row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
+        def before(k: int) -> Outcome | None:
+            record = self._record(self.entries[k])
+            if record is None or not finished.cached[k]:
+                return record.outcome if record is not None else None
+            note = record.outcome.note
+            return record.outcome._replace(note=f"cached; {note}" if note else "cached")
+
+        def make(some: Iterable[int]) -> Iterator[Row]:
+            indices = [*some]
+            steps = [Step(*plan.steps.find(k)) for k in indices]
+            alone = [parents.first[k] == parents.first[k + 1] for k in indices]
+            told = finished.told(indices, [*map(plan.stems.of, steps)], alone)
+            for k, step, known in zip(indices, steps, told, strict=True):
+                outcome = known or before(k)
+                args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
+                phase = plan.graph.phases[k]
+                yield row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
 
         def wholes() -> Sequence[Whole]:
             return self._wholes(finished.spent, finished.cached) if len(plan.steps) > folding.MOST else ()

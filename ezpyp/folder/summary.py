@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cached_property
-from itertools import chain, compress, islice
+from functools import cached_property, lru_cache
+from itertools import compress, islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from ezpyp.model.naming import SUMMARY_FILE
@@ -63,17 +63,23 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
         kwargs=outcome.kwargs or kwargs,
         phase=phase,
         status=outcome.status,
-        result=os.path.join(folder, outcome.location) if outcome.status is Status.DONE and not outcome.dropped else "",
+        result=_within(folder) + outcome.location if outcome.status is Status.DONE and not outcome.dropped else "",
         seconds=outcome.seconds,
         rank=outcome.rank if ran else -1,
         host=outcome.host if ran else "",
         attempts=outcome.attempt,
-        note="; ".join(filter(None, (outcome.note, "dropped" * outcome.dropped))),
+        note="; ".join(filter(None, (outcome.note, "dropped"))) if outcome.dropped else outcome.note,
     )
     use = outcome.gpu
     if use is None:
         return found
     return found._replace(gpus=use.gpus, gpu_memory=use.memory, gpu_mean=use.mean, gpu_peak=use.peak)
+
+
+@lru_cache
+def _within(folder: str) -> str:
+    """What comes before the names of files in a folder."""
+    return os.path.join(folder, "")
 
 
 class Whole(NamedTuple):
@@ -97,9 +103,16 @@ class Rows(Sequence[Row]):
     __slots__ = ("_make", "_wholes", "statuses")
 
     def __init__(
-        self, statuses: Sequence[int], make: Callable[[int], Row], wholes: Callable[[], Sequence[Whole]] = tuple
+        self,
+        statuses: Sequence[int],
+        make: Callable[[Iterable[int]], Iterable[Row]],
+        wholes: Callable[[], Sequence[Whole]] = tuple,
     ) -> None:
-        """`wholes` gives the very large families, in order."""
+        """
+        Args:
+            make: the rows of these steps; quickest where they are many that follow each other.
+            wholes: gives the very large families, in order.
+        """
         self.statuses = statuses
         self._make, self._wholes = make, wholes
 
@@ -112,18 +125,27 @@ class Rows(Sequence[Row]):
     def __getitem__(self, place: slice) -> list[Row]: ...
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         places = range(len(self))[place]
-        return self._make(places) if isinstance(places, int) else [self._make(k) for k in places]
+        return next(iter(self._make((places,)))) if isinstance(places, int) else [*self._pieces(places)]
+
+    def __iter__(self) -> Iterator[Row]:
+        return self._pieces(range(len(self)))
+
+    def _pieces(self, steps: Iterable[int]) -> Iterator[Row]:
+        """The rows of these steps, so many at a time."""
+        left = iter(steps)
+        while piece := [*islice(left, LAID_OUT)]:
+            yield from self._make(piece)
 
     def folded(self) -> Iterator[Row]:
         """The rows for a table: of very large families one, and those of members that failed or were skipped."""
         place = 0
         for whole in self._wholes():
-            yield from map(self._make, range(place, whole.start))
+            yield from self._pieces(range(place, whole.start))
             yield self._of_whole(whole)
             odd = self._bytes(whole).translate(_ODD)
-            yield from map(self._make, compress(range(whole.start, whole.stop), odd))
+            yield from self._pieces(compress(range(whole.start, whole.stop), odd))
             place = whole.stop
-        yield from map(self._make, range(place, len(self)))
+        yield from self._pieces(range(place, len(self)))
 
     def _of_whole(self, whole: Whole) -> Row:
         found = self._bytes(whole)
@@ -151,7 +173,7 @@ class Rows(Sequence[Row]):
 
     def with_status(self, *wanted: Status) -> Iterator[Row]:
         """The rows of these statuses; no other is made."""
-        return (self._make(k) for k, status in enumerate(self.statuses) if status in wanted)
+        return self._pieces(k for k, status in enumerate(self.statuses) if status in wanted)
 
 
 class Counts(Protocol):
@@ -289,30 +311,43 @@ def duration(seconds: float) -> str:
 def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """All rows under one header. A column is as wide as the first rows need; a longer cell moves what follows."""
     stream = iter(rows)
-    first = [_cells(each, columns) for each in islice(stream, LAID_OUT)]
-    widths = [max(map(len, (f"{column}  ", *cells))) for column, *cells in zip(columns, *first, strict=True)]
-    line = "  ".join(
-        f"%{width if column in _NUMBERS else -width}s" for column, width in zip(columns, widths, strict=True)
-    )
-    cells = chain([tuple(columns)], first, (_cells(each, columns) for each in stream))
-    while piece := [(line % each).rstrip() for each in islice(cells, LAID_OUT)]:
-        yield "\n".join((*piece, ""))
+    cells = _cells([*islice(stream, LAID_OUT)], columns)
+    widths = [max(len(column) + 2, *map(len, each)) for column, each in zip(columns, cells, strict=True)]
+    yield _laid_out([[column] for column in columns], columns, widths)
+    while cells[0]:
+        yield _laid_out(cells, columns, widths)
+        cells = _cells([*islice(stream, LAID_OUT)], columns)
 
 
-def _cells(each: Row, columns: Sequence[str]) -> tuple[str, ...]:
-    """The cells as text, each one line; what never ran has no duration and no rank."""
-    usual = (
-        *map(_one_line, (each.name, each.args, each.kwargs)),
-        str(each.phase),
-        str(int(each.status)),
-        _one_line(each.result),
-        f"{each.seconds:.3f}" if each.attempts > 0 else "",
-        str(each.rank) if each.rank >= 0 else "",
-        _one_line(each.host),
-        str(each.attempts),
-        _one_line(each.note),
+def _laid_out(cells: Sequence[Sequence[str]], columns: Sequence[str], widths: Sequence[int]) -> str:
+    """Lines of cells, which are given by columns."""
+    padded = [
+        map(str.rjust if column in _NUMBERS else str.ljust, each, repeat(width))
+        for column, each, width in zip(columns, cells, widths, strict=True)
+    ]
+    return "\n".join((*map(str.rstrip, map("  ".join, zip(*padded, strict=True))), ""))
+
+
+def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[Sequence[str]]:
+    """The cells of rows as text, by columns, each one line; what never ran has no duration and no rank."""
+    names, args, kwargs, phases, statuses, results, seconds, ranks, hosts, attempts, notes, *_ = (
+        zip(*rows, strict=True) if rows else repeat((), len(_ALL))
     )
-    return usual if len(columns) == len(usual) else (*usual, *_gpu_cells(each))
+    usual: list[Sequence[str]] = [
+        *map(_one_line, (names, args, kwargs)),
+        [*map(str, phases)],
+        [*map(str, map(int, statuses))],
+        _one_line(results),
+        [f"{spent:.3f}" if tries > 0 else "" for spent, tries in zip(seconds, attempts, strict=True)],
+        [str(rank) if rank >= 0 else "" for rank in ranks],
+        _one_line(hosts),
+        [*map(str, attempts)],
+        _one_line(notes),
+    ]
+    if len(columns) == len(usual):
+        return usual
+    of_gpus = [*zip(*map(_gpu_cells, rows), strict=True)] if rows else [()] * (len(columns) - len(usual))
+    return [*usual, *of_gpus]
 
 
 def _gpu_cells(each: Row) -> tuple[str, ...]:
@@ -320,8 +355,12 @@ def _gpu_cells(each: Row) -> tuple[str, ...]:
     return ",".join(each.gpus), memory, *(f"{x:.0f}%" if x is not None else "" for x in (each.gpu_mean, each.gpu_peak))
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def _one_line(texts: Sequence[str]) -> Sequence[str]:
+    """Texts with nothing but single blanks between words. Nearly all are so, which is seen at once."""
+    joined = f"|{'|'.join(texts)}|"
+    if joined.isprintable() and not any(each in joined for each in ("  ", "| ", " |")):
+        return texts
+    return [" ".join(text.split()) for text in texts]
 
 
 def _plain(value: Any) -> Any:

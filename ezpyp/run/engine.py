@@ -14,6 +14,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import compress
+from operator import not_
 from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
@@ -61,13 +62,16 @@ class Finished(NamedTuple):
     #: Whether a step asks for GPUs.
     on_gpus: bool = False
 
-    def outcome(self, k: int, *, alone: bool) -> Outcome | None:
-        """What came of a step, on the rank that knows, as far as a row of the summary tells it. Of one that is `alone`,
-        and was given no other's value, the record would add no more than the arguments that were planned.
+    def told(self, steps: Sequence[int], stems: Sequence[str], alone: Sequence[bool]) -> list[Outcome | None]:
+        """What came of steps with these stems, on the rank that knows, as far as rows of the summary tell it. Of one
+        that is `alone`, and was given no other's value, the record would add no more than the arguments that were
+        planned.
         """
         outcomes = self.outcomes
-        found = outcomes.outline(k, call=not alone) if isinstance(outcomes, Outcomes) else None
-        return found or outcomes.get(k)
+        if not isinstance(outcomes, Outcomes):
+            return [*map(outcomes.get, steps)]
+        found = outcomes.outlines(steps, stems, [*map(not_, alone)])
+        return [each or outcomes.get(k) for k, each in zip(steps, found, strict=True)]
 
     def spent(self, steps: range) -> float:
         """How long those of these steps took that this run did, on the rank that knows."""

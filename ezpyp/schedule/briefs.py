@@ -129,31 +129,33 @@ class Outcomes(Mapping[int, Outcome]):
             raise KeyError(k)
         return record.outcome._replace(step=k)
 
-    def outline(self, k: int, *, call: bool = False) -> Outcome | None:
-        """What numbers alone tell of a step: all but its arguments, codec and checksum, and nothing is read; with
-        `call`, its arguments are. None where that is not enough to say where its result lies.
+    def outlines(self, steps: Sequence[int], stems: Sequence[str], called: Sequence[bool]) -> list[Outcome | None]:
+        """What numbers alone tell of steps with these stems: all but their arguments, codec and checksum; and of those
+        of which that is asked, their arguments. None where that is not enough to say where a result lies.
         """
-        if k in self._told or not self._is_brief(k):
-            return self._told.get(k)
-        _, attempt, rank, segment, when, seconds, *where = _LAYOUT.unpack_from(self._table, k * SIZE)
-        place = Place(segment, *where)
-        location = self._store.location(self._stems[k], place)
-        said = self._store.call(self._stems[k], place) if call and location is not None else ("", "")
-        if location is None or said is None:
-            return None
-        return Outcome(
-            step=k,
-            status=Status.DONE,
-            when=when,
-            seconds=seconds,
-            rank=rank,
-            host=self._hosts[rank],
-            attempt=attempt,
-            args=said[0],
-            kwargs=said[1],
-            location=location,
-            bytes=place.size,
-        )
+        found: list[Outcome | None] = []
+        asked: list[tuple[int, str, Place]] = []
+        unpack_from, table, hosts, location_of = _LAYOUT.unpack_from, self._table, self._hosts, self._store.location
+        for k, stem, is_asked in zip(steps, stems, called, strict=True):
+            if k in self._told or not self._is_brief(k):
+                found.append(self._told.get(k))
+                continue
+            _, attempt, rank, segment, when, seconds, *where = unpack_from(table, k * SIZE)
+            place = Place(segment, *where)
+            location = location_of(stem, place)
+            if location is None:
+                found.append(None)
+                continue
+            if is_asked:
+                asked.append((len(found), stem, place))
+            told = when, seconds, rank, hosts[rank], attempt, "", ""
+            found.append(Outcome(k, Status.DONE, *told, location=location, bytes=place.size))
+        if asked:
+            places, its_stems, at = zip(*asked, strict=True)
+            for i, said in zip(places, self._store.calls(its_stems, at), strict=True):
+                outcome = found[i]
+                found[i] = outcome._replace(args=said[0], kwargs=said[1]) if outcome and said is not None else None
+        return found
 
     def __contains__(self, k: object) -> bool:
         return k in self._told or (isinstance(k, int) and self._is_brief(k))

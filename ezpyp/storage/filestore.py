@@ -158,8 +158,8 @@ class FileStore:
     def location(self, stem: str, at: Place) -> None:
         """Its record knows: the codec is part of it."""
 
-    def call(self, stem: str, at: Place) -> None:
-        """Its record knows."""
+    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[None]:
+        return repeat(None, len(stems))
 
     def records(self) -> Scan:
         found: dict[str, Record] = {}

@@ -66,6 +66,8 @@ FOLDER = STORE_FOLDER
 LARGE = 1 << 24
 #: Segments that are kept open for reading.
 _OPEN = 32
+#: So many records are read together.
+_TOGETHER = 1024
 _REMEDY = "Forget it (ezpyp invalidate), and the next run makes it again."
 
 
@@ -389,26 +391,31 @@ class PackedStore:
 
     def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[tuple[str, Buffer] | None]:
         found: list[tuple[str, Buffer] | None] = [None] * len(wanted)
-        order = sorted(range(len(wanted)), key=lambda k: in_order(wanted[k].at))
-        for number, same in groupby(order, key=lambda k: wanted[k].at.segment):
-            together = [*same]
-            with contextlib.suppress(OSError, StoreError):
-                self._segment(number).read_ahead(wanted[together[0]].at.offset, wanted[together[-1]].at.offset)
-            for k in together:
-                found[k] = self.fetch(*wanted[k])
+        for k in self._in_order([each.at for each in wanted]):
+            found[k] = self.fetch(*wanted[k])
         return iter(found)
 
     def location(self, stem: str, at: Place) -> str | None:
         return location_of(at, stem, "", PLAIN) if at.size <= LARGE else None
 
-    def call(self, stem: str, at: Place) -> tuple[str, str] | None:
-        try:
-            header = self._segment(at.segment).header(at.offset)
-            if header is None or header.stem != stem or header.flags & ~MORE or header.status:
-                return None
-            return call_of(header.extras)
-        except (OSError, ValueError, StoreError):
-            return None
+    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[tuple[str, str] | None]:
+        found: list[tuple[str, str] | None] = [None] * len(places)
+        for k in self._in_order(places):
+            with contextlib.suppress(OSError, ValueError, StoreError):
+                header = self._segment(places[k].segment).header(places[k].offset)
+                if header is not None and header.stem == stems[k] and not (header.flags & ~MORE or header.status):
+                    found[k] = call_of(header.extras)
+        return iter(found)
+
+    def _in_order(self, places: Sequence[Place]) -> Iterator[int]:
+        """Which of these to read one after another, so that what lies together is read at once."""
+        order = sorted(range(len(places)), key=lambda k: in_order(places[k]))
+        for number, same in groupby(order, key=lambda k: places[k].segment):
+            together = [*same]
+            for some in (together[k : k + _TOGETHER] for k in range(0, len(together), _TOGETHER)):
+                with contextlib.suppress(OSError, StoreError):
+                    self._segment(number).read_ahead(places[some[0]].offset, places[some[-1]].offset)
+                yield from some
 
     def _at(self, stem: str, place: Place) -> Record | None:
         try:

@@ -274,8 +274,8 @@ class Store(Protocol):
     def location(self, stem: str, at: Place) -> str | None:
         """Where a result lies that was added to a place, as its record says. None where only that knows."""
 
-    def call(self, stem: str, at: Place) -> tuple[str, str] | None:
-        """The arguments that the step of a place was called with, as its record says them ("" for what it does not
+    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[tuple[str, str] | None]:
+        """The arguments that the step of each place was called with, as its record says them ("" for what it does not
         say). None where it is not there, or says more.
         """
 
@@ -441,8 +441,8 @@ class MemoryStore:
     def location(self, stem: str, at: Place) -> None:
         """Its record knows."""
 
-    def call(self, stem: str, at: Place) -> None:
-        """Its record knows."""
+    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[None]:
+        return repeat(None, len(stems))
 
     def records(self) -> Scan:
         return Scan(records=Known(dict(self._records)))

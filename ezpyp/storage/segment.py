@@ -14,6 +14,7 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from ezpyp.encoding import codecs
@@ -121,23 +122,25 @@ def parse(block: Buffer, at: int, salt: int, offset: int) -> Header | None:
         return _of_series(found) if found is not None else None
     if len(block) < at + HEAD.size:
         return None
-    mark, flags, status, *lengths, attempt, rank, opening, order, size, when, seconds, print_, sum_ = HEAD.unpack_from(
-        block, at
-    )
-    texts = at + HEAD.size
-    end = texts + sum(lengths)
-    if mark != MARK or len(block) < end + SEAL.size:
+    (
+        mark, flags, status, of_stem, of_name, of_codec, of_extras,
+        attempt, rank, opening, order, size, when, seconds, print_, sum_,
+    ) = HEAD.unpack_from(block, at)  # fmt: skip
+    name = HEAD.size + of_stem
+    codec = name + of_name
+    extras = codec + of_codec
+    end = extras + of_extras
+    if mark != MARK or len(block) < at + end + SEAL.size:
         return None
-    if SEAL.unpack_from(block, end)[0] != xxhash.xxh3_64_intdigest(block[at:end], salt ^ offset):
+    head = bytes(block[at : at + end])
+    if SEAL.unpack_from(block, at + end)[0] != xxhash.xxh3_64_intdigest(head, salt ^ offset):
         return None
-    parts = []
-    for length in lengths:
-        parts.append(bytes(block[texts : texts + length]))
-        texts += length
-    stem = parts[0].decode(*TEXT)
-    name, codec = parts[1].decode(*TEXT) or stem, parts[2].decode(*TEXT)
-    numbers = flags, status, attempt, rank, opening, order, size, when, seconds, print_, sum_
-    return Header(*numbers, stem, name, codec, parts[3], end + SEAL.size - at)
+    stem = head[HEAD.size : name].decode(*TEXT)
+    return Header(
+        flags, status, attempt, rank, opening, order, size, when, seconds, print_, sum_,
+        stem, head[name:codec].decode(*TEXT) or stem, head[codec:extras].decode(*TEXT), head[extras:end],
+        end + SEAL.size,
+    )  # fmt: skip
 
 
 def _of_series(found: Series) -> Header:
@@ -334,6 +337,7 @@ def number_of(rank: int, slot: int) -> int:
     return rank * _SLOTS + slot + 1
 
 
+@lru_cache
 def name_of(number: int) -> str:
     """What a segment is called: `0003.01.seg` of a helper, `0003.seg` of an agent, `base-1.seg` repacked."""
     if number >= BASE:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from array import array
 from collections.abc import Callable
 from functools import partial
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.opening import SHELF, MemoryStore, Record, Store, Writer, open_store
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import Batch
+from ezpyp.storage.protocol import Batch, Wanted
 
 KINDS: dict[str, Callable[..., Store]] = {
     "files": FileStore,
@@ -129,6 +131,18 @@ def test_what_is_fetched_is_what_was_added_there(kind: str, store: Store) -> Non
         assert store.fetch(stem, wanted, at) is None
 
 
+def test_many_are_fetched_as_each_is(kind: str, store: Store) -> None:
+    stems, fingerprint = [f"s{k}" for k in range(300)], "00112233445566778899aabbccddeeff"
+    places = [add(store, stem, stem.encode() * (1 + 40 * k)) for k, stem in enumerate(stems)]
+    store.flush()
+    wanted = [*map(Wanted, stems, repeat(fingerprint), places)][::-1]
+    wanted.insert(7, Wanted("s8", fingerprint, places[9]))
+    found = [each and (each[0], bytes(each[1])) for each in store.fetch_all(wanted)]
+    each = [alone and (alone[0], bytes(alone[1])) for alone in itertools.starmap(store.fetch, wanted)]
+    assert found == each
+    assert found.count(None) == (1 if kind.startswith("packed") else 301)
+
+
 @pytest.mark.parametrize(
     ("args", "kwargs"), [("[9, 'ü\\n\\udce9']", "{}"), ("", "{'k': 1}"), ('["1"]', '{"a": "\\\\"}')]
 )
@@ -144,7 +158,12 @@ def test_what_says_its_arguments_is_fetched_and_read_as_any_other(
     found = store.read("alpha", at=place)
     assert found is not None
     assert (found.outcome.args, found.outcome.kwargs) == (args, kwargs)
-    assert store.call("alpha", place) == ((args, kwargs) if kind.startswith("packed") else None)
+    expected = (args, kwargs) if kind.startswith("packed") else None
+    assert [*store.calls(["alpha", "beta", "alpha"], [place, place, place._replace(segment=77)])] == [
+        expected,
+        None,
+        None,
+    ]
     assert bytes(store.get(found)) == b"one"
     fetched = store.fetch("alpha", fingerprint, place)
     assert (fetched is not None) == kind.startswith("packed")
@@ -154,7 +173,7 @@ def test_a_place_that_is_not_that_of_the_step_leads_to_no_other(store: Store) ->
     add(store, "alpha", b"one")
     elsewhere = add(store, "beta", b"two")
     store.flush()
-    assert store.call("alpha", elsewhere) is None
+    assert [*store.calls(["alpha"], [elsewhere])] == [None]
     found = store.read("alpha", at=elsewhere)
     assert found is not None
     assert bytes(store.get(found)) == b"one"
