@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -369,6 +370,23 @@ def test_a_disk_that_is_really_full(large: int, small_disk: Path, monkeypatch: p
     )
     assert listing(small_disk) == ["alpha.status", "alpha.step"]
     assert bytes(store.get(read(store))) == b"former"
+
+
+@pytest.mark.parametrize("error", [errno.EIO, errno.EFBIG])
+def test_room_that_was_reserved_is_given_back_when_writing_fails(
+    error: int, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object) -> None:
+        assert os.statvfs(small_disk).f_bfree < free - 10, "the room was reserved"
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(files, "_LARGE", 1)
+    monkeypatch.setattr(files, "write_all", refuse)
+    free = os.statvfs(small_disk).f_bfree
+    with pytest.raises(StoreError, match=re.escape(os.strerror(error))):
+        FileStore(small_disk).put("alpha", record(), [bytes(100_000)])
+    assert os.statvfs(small_disk).f_bfree == free
+    assert listing(small_disk) == []
 
 
 def test_a_read_only_disk_can_be_read(small_disk: Path) -> None:

@@ -156,6 +156,7 @@ def test_a_disk_that_is_full_at_any_moment_costs_nothing_that_was_done(
         assert "/ezpyp/" not in full.stderr
         if full.returncode:
             assert "The disk is full: free space and run again." in full.stdout + full.stderr
+        assert not (folder / "cache/.lock").exists()
         if full.returncode != 3:
             assert check(folder / "cache").wrong == ()
         subprocess.run(["mount", "-o", "remount,size=8m", str(folder)], check=True)

@@ -3,8 +3,9 @@
 Nobody removes or replaces `.lock` at sight, for it may be another's since it was read. Whoever wants to follow the
 holder with token T first makes `.lock.T`, which only one can do (link(2) is atomic, on NFS too: see open(2), O_EXCL),
 and looks whether T still stands. Then nobody else may end T's hold, and `.lock.T` is renamed to `.lock`. One that is
-killed in between leaves a chain, `.lock` with T and `.lock.T` with U; to follow them, one makes `.lock.U`. Letting go
-is to follow oneself, and to remove what came of it.
+killed in between leaves a chain, `.lock` with T and `.lock.T` with U; to follow them, one makes `.lock.U`. Who lets go
+follows himself, and removes what came of it: `.lock` itself becomes `.lock.T` too, which takes no room on a full disk.
+To follow one that was killed then, one makes `.lock.T+`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ EVERY = 10.0
 
 #: Holders may come and go while one tries; so often is a file system that contradicts itself.
 _TRIES = 100
+#: So often one looks again, after a moment (seconds), at a holder that is letting go.
+_PATIENCE, _MOMENT = 50, 0.01
 #: What link(2) says on file systems without hard links.
 _NO_LINKS = frozenset((errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP, errno.EMLINK))
 
@@ -186,8 +189,19 @@ def _chain(folder: str) -> list[_Seen]:
     path = f"{folder}/{NAME}"
     while len(found) < _TRIES and (seen := _look(path)) is not None:
         found.append(seen)
-        path = f"{folder}/{NAME}.{seen.token}"
+        path = _claim(folder, seen)
     return found
+
+
+def _claim(folder: str, last: _Seen) -> str:
+    """What whoever follows makes first."""
+    path = f"{folder}/{NAME}.{last.token}"
+    return path if last.path != path else f"{path}+"
+
+
+def _lets_go(chain: list[_Seen]) -> bool:
+    """Whether the holder has begun to let go, and nobody follows him."""
+    return len(chain) > 1 and chain[-1].token == chain[-2].token
 
 
 # ----- becoming the holder
@@ -200,13 +214,16 @@ def _win(folder: str, forced: bool) -> str:
     gone: dict[str, bool] = {}  # Slurm is asked once
     try:
         now = os.stat(draft).st_mtime
-        for _ in range(_TRIES):
+        for k in range(_TRIES):
             if _name(draft, f"{folder}/{NAME}", us.token):
                 return us.token
             chain = _chain(folder)
             for seen in chain:
                 if seen.token not in gone:
                     gone[seen.token] = seen.holder is not None and is_gone(seen.holder, us)
+            if k < _PATIENCE and _lets_go(chain) and not gone[chain[-1].token]:
+                time.sleep(_MOMENT)  # not even by force, or it might remove what was ours by then
+                continue
             there = [seen for seen in chain if not gone[seen.token]]
             if there and not forced:
                 raise CacheInUse(_refusal(folder, there[-1], now))
@@ -260,7 +277,7 @@ def _link(draft: str, path: str) -> None:
 
 def _follow(folder: str, chain: list[_Seen], draft: str, token: str) -> bool:
     """Take the place of the last of a chain; False where another was quicker."""
-    claim = f"{folder}/{NAME}.{chain[-1].token}"
+    claim = _claim(folder, chain[-1])
     if not _name(draft, claim, token):
         return False
     now = _chain(folder)
@@ -281,16 +298,16 @@ def _follow(folder: str, chain: list[_Seen], draft: str, token: str) -> bool:
 
 
 def _let_go(folder: str, token: str) -> None:
-    chain = _chain(folder)
-    if [seen.token for seen in chain] != [token]:
+    path = f"{folder}/{NAME}"
+    claim = f"{path}.{token}"
+    if [seen.token for seen in _chain(folder)] != [token] or not _name(path, claim, token):
         return
-    us = present()
-    draft = _draft(folder, us)
-    try:
-        if _follow(folder, chain, draft, us.token):
-            _remove(f"{folder}/{NAME}")
-    finally:
-        _remove(draft)
+    chain = _chain(folder)
+    if [seen.token for seen in chain] == [token, token]:
+        _remove(path)
+        _remove(claim)
+    elif claim not in (seen.path for seen in chain):  # `.lock` was another's already when it became the claim
+        _remove(claim)
 
 
 def _remove(path: str) -> None:
