@@ -149,7 +149,9 @@ class Nursery:
             spares: so many helpers are forked at once, without waiting for orders: they are the first to get one.
         """
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pairs = [socket.socketpair() for _ in range(spares)]
+        pairs: list[tuple[socket.socket, socket.socket]] = []
+        with contextlib.suppress(OSError):  # too many files are open: who asks for a helper that is missing is told
+            pairs.extend(socket.socketpair() for _ in range(spares))
         _held.update(ours for ours, _ in pairs)
         _flush()
         with warnings.catch_warnings():
@@ -166,7 +168,7 @@ class Nursery:
         #: Helpers have numbers in the order in which they were asked for, spares first: the last one of each slot, how
         #: many there are, and the process ids of those of which it has said that they were forked.
         self._numbers: dict[int, int] = {}
-        self._asked = spares
+        self._asked = len(pairs)
         self._pids: list[int] = []
 
     def spawn(self, slot: int, order: Any) -> socket.socket:
