@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from ezpyp.cluster.restarts import Start
-    from ezpyp.folder.runs import Progress, Run
-    from ezpyp.folder.tallies import Kept
+    from ezpyp.folder.runs import Run
+    from ezpyp.folder.tallies import Kept, Progress
     from ezpyp.model.shares import Share
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import types
 from typing import Any, NamedTuple
 
@@ -116,7 +115,9 @@ def _rebuilt(value: Any, keys: list[Any], parts: list[Any]) -> Any:
     if isinstance(value, (list, tuple)):
         return parts if isinstance(value, list) else tuple(parts)
     try:
-        twin = copy.copy(value)
+        from copy import copy
+
+        twin = copy(value)
         for name, part in zip(keys, parts, strict=True):
             object.__setattr__(twin, name, part)
     except Exception:  # user code may do anything

@@ -16,7 +16,6 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.identity.outline import describe
@@ -25,6 +24,7 @@ from ezpyp.model.columns import Column, Columns
 from ezpyp.model.fingerprints import SIZE, Fingerprints
 from ezpyp.model.plan import Block, Plan
 from ezpyp.model.steps import Steps
+from ezpyp.system.digests import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,13 +7,13 @@ import os
 import time
 from array import array
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder import folding, shares
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.events import History, last_run
+from ezpyp.folder.events import last_run
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
 from ezpyp.identity.outline import field_names
 from ezpyp.model.naming import SCHEMA_FILE
@@ -27,33 +27,12 @@ if TYPE_CHECKING:
     import pandas
 
     from ezpyp.folder.entries import Entries, Entry
-    from ezpyp.folder.progress import Position
     from ezpyp.folder.script import Script
-    from ezpyp.folder.tallies import Kept, Tally
+    from ezpyp.folder.tallies import Progress, Tally
     from ezpyp.model.plan import Plan
     from ezpyp.run.engine import Finished
     from ezpyp.storage.opening import Record, Store
     from ezpyp.storage.protocol import Records
-
-
-class Progress(NamedTuple):
-    """Where a folder stands now."""
-
-    total: int
-    done: int
-    failed: int
-    skipped: int
-    not_run: int
-    #: Failed steps with their reasons.
-    failures: Mapping[str, str]
-    #: The newest run.
-    run: History
-    #: Files that are torn or foreign.
-    problems: tuple[str, ...]
-    #: What is kept, by function; what no step of the plan has is under `tallies.FORMER`.
-    kept: Mapping[str, Kept]
-    #: How far running programs are that tell.
-    positions: Mapping[str, Position]
 
 
 class Run:
@@ -176,6 +155,7 @@ class Run:
     def status(self) -> Progress:
         """Where the folder stands now."""
         from ezpyp.folder.progress import positions
+        from ezpyp.folder.tallies import Progress
 
         scan = self._store.records()
         found, newest = self._tally(scan.records), last_run(self.folder)

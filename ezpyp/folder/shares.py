@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ezpyp.model.shares import Share
 
 FOLDER = "shares"
-_NAME = re.compile(r"(\d+)-of-(\d+)")
+_NAME = r"(\d+)-of-(\d+)"
 
 
 def folder_of(main: str, share: Share) -> str:
@@ -28,7 +28,7 @@ def main_of(folder: str) -> str | None:
     """The folder of the pipeline of which this is the folder of a share; None where it is none."""
     parent, name = os.path.split(folder)
     main, above = os.path.split(parent)
-    return main if above == FOLDER and _NAME.fullmatch(name) else None
+    return main if above == FOLDER and re.fullmatch(_NAME, name) else None
 
 
 def found(main: str) -> list[tuple[Share, str]]:
@@ -39,6 +39,6 @@ def found(main: str) -> list[tuple[Share, str]]:
         return []
     from ezpyp.model.shares import Share
 
-    known = [Share(int(name[1]), int(name[2])) for name in map(_NAME.fullmatch, names) if name]
+    known = [Share(int(name[1]), int(name[2])) for name in (re.fullmatch(_NAME, name) for name in names) if name]
     folders = ((share, folder_of(main, share)) for share in sorted(known, key=lambda each: (each.total, each.number)))
     return [(share, folder) for share, folder in folders if os.path.exists(f"{folder}/{SCHEMA_FILE}")]

@@ -6,12 +6,16 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from operator import add
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.folder.entries import Entries
 from ezpyp.folder.folding import fits
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage.protocol import Records
+
+if TYPE_CHECKING:
+    from ezpyp.folder.events import History
+    from ezpyp.folder.progress import Position
 
 #: What stands for the functions of steps that left the plan, and of former results.
 FORMER = "(former)"
@@ -38,6 +42,26 @@ class Tally(NamedTuple):
     told: Mapping[int, Outcome]
     #: What is kept, by function; what is no step's is under FORMER.
     kept: Mapping[str, Kept]
+
+
+class Progress(NamedTuple):
+    """Where a folder stands now."""
+
+    total: int
+    done: int
+    failed: int
+    skipped: int
+    not_run: int
+    #: Failed steps with their reasons.
+    failures: Mapping[str, str]
+    #: The newest run.
+    run: History
+    #: Files that are torn or foreign.
+    problems: tuple[str, ...]
+    #: What is kept, by function; what no step of the plan has is under `FORMER`.
+    kept: Mapping[str, Kept]
+    #: How far running programs are that tell.
+    positions: Mapping[str, Position]
 
 
 def tally(entries: Entries, records: Records) -> Tally:

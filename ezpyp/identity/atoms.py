@@ -8,9 +8,10 @@ stored result stale.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
 from struct import pack
 from typing import Any, Protocol
+
+from ezpyp.system.digests import blake2b
 
 #: Buffers above this many bytes count by an xxh3_128 digest, which runs at the speed of memory.
 LARGE = 16 * 1024

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -157,6 +156,8 @@ class Files(Input, Sequence[File]):
 
     def found(self) -> dict[str, File]:
         """Names, from where the pattern begins, to the files that are there now."""
+        import glob
+
         start = os.path.dirname(self.pattern)
         while glob.has_magic(start):
             start = os.path.dirname(start)
@@ -259,10 +260,16 @@ def inputs_of(value: Any) -> tuple[Input, ...]:
         if isinstance(each, Input):
             found.append(each)
         elif isinstance(each, (str, os.PathLike)):
-            found.append(Files(each) if glob.has_magic(os.fsdecode(each)) else File(each))
+            found.append(Files(each) if _is_pattern(each) else File(each))
         else:
             raise TypeError(f"inputs= holds {each!r}: give paths, patterns, File(…), Files(…) or Tree(…)")
     return tuple(found)
+
+
+def _is_pattern(path: str | os.PathLike[str]) -> bool:
+    from glob import has_magic
+
+    return has_magic(os.fsdecode(path))
 
 
 # ----- looking at them

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import marshal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from hashlib import blake2b
 from itertools import chain, cycle, islice, repeat
 from math import prod
 from typing import Any, NamedTuple, overload
 
 from ezpyp.identity.atoms import BRIEF, FOLDED, brief, group, octets, text
 from ezpyp.model.arguments import Arguments, Deferred, encoded, freeze, plain_encoder
+from ezpyp.system.digests import blake2b
 
 #: What stands for the only deferred value of a call.
 _ONLY = octets(b"R", b"deferred 0 1")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import blake2b
 from itertools import accumulate
 from typing import overload
+
+from ezpyp.system.digests import blake2b
 
 
 class Edges(Sequence[tuple[int, ...]]):

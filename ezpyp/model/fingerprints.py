@@ -7,7 +7,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from hashlib import blake2b
 from itertools import islice
 from operator import add, methodcaller
 from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
@@ -19,6 +18,7 @@ from ezpyp.model.arguments import Arguments
 from ezpyp.model.columns import Columns
 from ezpyp.model.plan import Block, Plan
 from ezpyp.model.steps import Definition, Family, Step, Steps, callable_name
+from ezpyp.system.digests import blake2b
 
 if TYPE_CHECKING:
     from ezpyp.identity.graph import Code

@@ -6,9 +6,10 @@ import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from functools import partial
-from hashlib import blake2b
 from itertools import count
 from operator import attrgetter
+
+from ezpyp.system.digests import blake2b
 
 #: The plan of a folder, and the table that a run leaves behind.
 SCHEMA_FILE = "pipeline.schema"

@@ -6,7 +6,6 @@ Declared outputs stay where they are; the record has their sizes, times and dige
 
 from __future__ import annotations
 
-import glob
 import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
@@ -54,6 +53,8 @@ class Outputs(NamedTuple):
         """The names that are there now."""
         if os.path.lexists(os.path.join(self.folder, pattern)):
             return [pattern]
+        import glob
+
         return sorted(glob.glob(pattern, root_dir=self.folder, recursive=True)) if glob.has_magic(pattern) else []
 
     def path(self, name: str) -> str:

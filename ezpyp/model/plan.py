@@ -6,7 +6,6 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from hashlib import blake2b
 from itertools import accumulate
 from typing import NamedTuple, Union
 
@@ -20,6 +19,7 @@ from ezpyp.model.places import Index, Parts, Places, PlannedStems, Retries
 from ezpyp.model.policy import Retry
 from ezpyp.model.register import Register
 from ezpyp.model.steps import Family, Group, Step, Steps
+from ezpyp.system.digests import blake2b
 
 
 class Graph(NamedTuple):

@@ -7,13 +7,13 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from hashlib import blake2b
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
 from ezpyp.model.outputs import Outputs
+from ezpyp.system.digests import blake2b
 from ezpyp.system.offspring import is_alive
 
 if TYPE_CHECKING:

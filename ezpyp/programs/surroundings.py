@@ -9,12 +9,12 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from hashlib import blake2b
 from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity.contents import printable
 from ezpyp.model.scratch import node_local
+from ezpyp.system.digests import blake2b
 from ezpyp.system.resources import scrubbed
 from ezpyp.work import helper
 

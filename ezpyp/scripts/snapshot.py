@@ -10,13 +10,13 @@ import json
 import os
 import sys
 from collections.abc import Collection, Iterator, Mapping
-from hashlib import blake2b
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity.modules import UserModules, source_path
 from ezpyp.scripts import frozen
 from ezpyp.scripts.frozen import SCRIPT, Source
 from ezpyp.scripts.loading import Loaded, standing_in
+from ezpyp.system.digests import blake2b
 from ezpyp.system.files import write_whole
 
 FOLDER = "code"

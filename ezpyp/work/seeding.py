@@ -8,10 +8,10 @@ right after that. A generator that a step makes for itself takes `numpy.random.d
 from __future__ import annotations
 
 import sys
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, cast
 
 from ezpyp.errors import InitializationError
+from ezpyp.system.digests import blake2b
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
