@@ -30,8 +30,8 @@ _SALT = struct.Struct("<Q")
 
 
 #: By what the digests of `label[0]`, `label[1]` and so on are apart. It is odd, so that no two of them are the same.
-_STRIDE = 0x9E37_79B9_7F4A_7C15
-_WORD = (1 << 64) - 1
+STRIDE = 0x9E37_79B9_7F4A_7C15
+WORD = (1 << 64) - 1
 
 
 def digest_of(label: bytes) -> int:
@@ -43,18 +43,18 @@ def digest_of(label: bytes) -> int:
 
 def digest_at(label: int, number: int) -> int:
     """The digest of `label[number]`, from that of the label: those of a family are known without its names."""
-    return (label + (number + 1) * _STRIDE) & _WORD or 1
+    return (label + (number + 1) * STRIDE) & WORD or 1
 
 
 def digests(label: int, numbers: range) -> array[int]:
     """`digest_at` for all of these."""
-    start, last = label + (numbers.start + 1) * _STRIDE, label + (numbers.stop + 1) * _STRIDE
-    return array("Q", [each & _WORD or 1 for each in range(start, last, _STRIDE)])
+    start, last = label + (numbers.start + 1) * STRIDE, label + (numbers.stop + 1) * STRIDE
+    return array("Q", [each & WORD or 1 for each in range(start, last, STRIDE)])
 
 
 def label_of(digest: int, place: int) -> int:
     """The digest of the label of an entry, from its digest and its number plus 1."""
-    return (digest - place * _STRIDE) & _WORD or 1
+    return (digest - place * STRIDE) & WORD or 1
 
 
 def key_of(stem: bytes) -> tuple[int, int]:

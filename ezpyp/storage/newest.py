@@ -5,19 +5,22 @@ from __future__ import annotations
 import struct
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
-from itertools import repeat
+from itertools import compress, repeat
 from operator import attrgetter
 from typing import NamedTuple
 
 from ezpyp.storage import series
-from ezpyp.storage.index import ENTRY, STEP, WORDS, digests, label_of
+from ezpyp.storage.index import ENTRY, STEP, STRIDE, WORD, WORDS, digests, label_of
 from ezpyp.storage.listed import Listed
-from ezpyp.storage.segment import GONE, MEMBER, WHEREABOUTS
+from ezpyp.storage.segment import GONE, MEMBER, OPENING, WHEREABOUTS
 
 #: Of an entry: flags, status, count, order, digest, number.
 _RANKED = struct.Struct("<12xBBHQQ16xQ")
-#: Where the order stands in it, in words of eight bytes.
-_ORDER_WORD = 2
+#: Where the order stands in it, in words of eight bytes; the count, in words of two; the flags, in bytes.
+_ORDER_WORD, _COUNT_HALF, _FLAGS = 2, 7, 12
+_HALVES = STEP // 2
+#: By the byte of the flags, whether it is an opening.
+_OPENINGS = bytes(bool(flags & OPENING) for flags in range(256))
 #: Marks an entry that counts and has a plain done step's result.
 SETTLED = 2
 
@@ -72,18 +75,18 @@ class Newest:
             if wholes[k].stop > first:
                 yield wholes[k]
 
-    def _ranked(self, first: int) -> Iterator[tuple[int, ...]]:
-        with memoryview(self._listed.entries) as entries, entries[first * STEP :] as new:
-            yield from _RANKED.iter_unpack(new)
-
     def _take_series(self, first: int) -> set[tuple[int, Whole]]:
         """Take series as wholes; those that have steps in common with other wholes, or with single entries."""
         new: dict[int, list[Whole]] = {}
-        owners = self._listed.owners
-        for n, (flags, _, count, order, digest, number) in enumerate(self._ranked(first), first):
-            if not digest and flags & GONE:  # the opening of what was repacked
+        listed, flags = self._listed, bytes(self._listed.entries[first * STEP + _FLAGS :: STEP])
+        with memoryview(listed.entries) as entries, entries.cast("H") as halves:
+            counts = halves[first * _HALVES + _COUNT_HALF :: _HALVES].tolist()
+        is_opening = flags.translate(_OPENINGS)
+        for n in compress(range(first, len(listed)), map(max, is_opening, counts) if 1 in is_opening else counts):
+            flag, _, count, order, digest, number = _RANKED.unpack_from(listed.entries, n * STEP)
+            if not digest and flag & GONE:  # the opening of what was repacked
                 self._horizon = max(self._horizon, order)
-            elif count and (order >= self._horizon or not owners[n]):
+            elif count and (order >= self._horizon or not listed.owners[n]):
                 new.setdefault(digest, []).append(Whole(number, number + count, n))
                 self.live[n] = SETTLED
         clashing: set[tuple[int, Whole]] = set()
@@ -97,24 +100,26 @@ class Newest:
 
     def _take_single(self, first: int) -> set[tuple[int, Whole]]:
         """Take all other entries; the wholes that have their steps too."""
-        clashing = set()
-        owners, horizon, wholes, labels = self._listed.owners, self._horizon, self.wholes, self.labels
-        for n, (flags, status, count, order, digest, number) in enumerate(self._ranked(first), first):
-            if count or not digest or (order < horizon and owners[n]):
-                continue
-            if number:
-                labels.add(label := label_of(digest, number))
-                if label in wholes:
-                    clashing |= {(label, each) for each in self.between(label, number - 1, number)}
-            self._settle(n, digest, SETTLED if not (flags & ~WHEREABOUTS or status) else 0 if flags & GONE else 1)
+        clashing: set[tuple[int, Whole]] = set()
+        owners, horizon, live, single = self._listed.owners, self._horizon, self.live, self.single
+        label, wholes = 0, False
+        with memoryview(self._listed.entries) as entries, entries[first * STEP :] as new:
+            for n, (flags, status, count, order, digest, number) in enumerate(_RANKED.iter_unpack(new), first):
+                if count or not digest or (order < horizon and owners[n]):
+                    continue
+                if number:
+                    if label != (digest - number * STRIDE) & WORD:  # most often it is that of the entry before
+                        label = label_of(digest, number)
+                        self.labels.add(label)
+                        wholes = label in self.wholes
+                    if wholes:
+                        clashing |= {(label, each) for each in self.between(label, number - 1, number)}
+                if (former := single.setdefault(digest, n)) != n:
+                    if not self._is_newer(n, former):
+                        continue
+                    live[former], single[digest] = 0, n
+                live[n] = SETTLED if not (flags & ~WHEREABOUTS or status) else 0 if flags & GONE else 1
         return clashing
-
-    def _settle(self, n: int, digest: int, live: int) -> None:
-        former = self.single.setdefault(digest, n)
-        if former == n or self._is_newer(n, former):
-            self.live[former] = 0
-            self.single[digest] = n
-            self.live[n] = live
 
     def _is_newer(self, n: int, former: int) -> bool:
         """In a segment the last entry of a step counts, else that of the highest order."""
@@ -147,7 +152,9 @@ class Newest:
         self._listed.add(self._listed.owners[whole.n], b"".join(entries))
         self.live += bytes(found.members)
         for k, digest in enumerate(known, n):
-            self._settle(k, digest, SETTLED)
+            former = self.single.setdefault(digest, k)
+            if former == k or self._is_newer(k, former):
+                self.live[former], self.single[digest], self.live[k] = 0, k, SETTLED
 
 
 _OFFSET = (1 << MEMBER) - 1
