@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from array import array
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import CacheInUse, StoreError
 from ezpyp.folder import lock
 from ezpyp.folder.lock import Lock
+from ezpyp.model.steps import Outcome
 from ezpyp.run import session
 from ezpyp.storage import appender, packed
-from ezpyp.storage.opening import open_store
+from ezpyp.storage.opening import Record, open_store
+from ezpyp.storage.protocol import Batch
 from ezpyp.system import files
 from ezpyp.upkeep import checking, repacking
 from ezpyp.upkeep.repacking import repack
@@ -68,6 +71,12 @@ def made(folder: Path, kind: str) -> Path:
         session._folders.clear()
         build(folder, kind, edition).execute(raise_on_failure=False)
     return folder
+
+
+def series_of(folder: Path) -> list[tuple[str, int, int]]:
+    """What of a folder is kept together: label, first number, and count."""
+    together = open_store("packed", folder).records().records.together()
+    return [(each.batch.label, each.batch.first, len(each.checksums)) for each in together]
 
 
 def facts(folder: Path) -> dict[str, Any]:
@@ -208,3 +217,86 @@ def test_who_looked_before_the_folder_was_repacked_still_reads(tmp_path: Path, m
     assert bytes([2]) * 1000 in bytes(early.get(anew))
     later = open_store("packed", str(folder))
     assert all(bytes(later.get(record)) == content for record, content in known if record.name != "wide")
+
+
+# Series
+
+
+def member(folder: Path, stem: str, version: int, *, status: Status = Status.DONE) -> None:
+    """What one run makes of one step."""
+    store = open_store("packed", folder)
+    store.begin()
+    print_ = bytes([version]).ljust(16, b"p").hex()
+    if status is Status.DONE:
+        store.add(stem, stem, print_, when=2.0, seconds=0.5, attempt=1, codec="pickle", chunks=[b"single"])
+    else:
+        outcome = Outcome(step=-1, status=status, note="ValueError", attempt=1)
+        store.put(stem, Record(name=stem, fingerprint=print_, outcome=outcome), None)
+    store.flush()
+
+
+@pytest.fixture
+def family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """300 members of a family in two series, of which one failed later, and one was made again."""
+    monkeypatch.setattr(packed, "LARGE", 1 << 20)
+    folder = tmp_path / "family"
+    pipeline = Pipeline(folder, "family", store="packed", executor="inline")
+
+    @as_pickle_step(pipeline)
+    def f(x: int) -> int:
+        return x
+
+    f.map(range(300))
+    pipeline.initialize_schema()
+    store = open_store("packed", folder)
+    store.begin()
+    times = array("d", range(150))
+    for first in (0, 150):
+        prints = b"".join(k.to_bytes(16, "big") for k in range(first, first + 150))
+        results = [b"%d" % k for k in range(first, first + 150)]
+        store.add_all(Batch("f", first, prints, times, times, "pickle", results))
+    store.flush()
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, tuple[str, bytes]]:
+    store = open_store("packed", folder)
+    records = store.records().records
+    return {stem: (each.fingerprint, bytes(store.get(each))) for stem, each in records.items() if each.outcome.codec}
+
+
+def test_series_are_taken_as_they_are(family: Path) -> None:
+    before = content_of(family)
+    found = repack(family)
+    assert (found.records, found.wrong) == (300, ())
+    assert series_of(family) == [("f", 0, 150), ("f", 150, 150)]
+    assert content_of(family) == before
+    assert found.after <= found.before
+
+
+def test_members_that_follow_each_other_are_kept_together(family: Path) -> None:
+    member(family, "f[10]", 1, status=Status.FAILED)
+    member(family, "f[20]", 2)
+    member(family, "g", 3)
+    before = content_of(family)
+    assert series_of(family) == [("f", 150, 150)]
+    assert repack(family).records == 301
+    assert series_of(family) == [("f", 150, 150), ("f", 0, 10), ("f", 11, 9), ("f", 21, 129)]
+    assert content_of(family) == before
+    records = open_store("packed", family).records().records
+    assert [*records.notable()] == ["f[10]"]
+
+
+def test_a_torn_member_costs_itself(family: Path) -> None:
+    (path,) = (family / "store").glob("*.seg")
+    content = path.read_bytes()
+    place = content.rindex(b"298299")
+    path.write_bytes(content[:place] + b"x" + content[place + 1 :])
+    verdict = checking.check(family)
+    assert [problem.path for problem in verdict.wrong] == [f"{family}/store/{path.name}#f[298]"]
+    assert (verdict.results, verdict.bytes) == (299, len("".join(map(str, range(300)))) - 3)
+    found = repack(family)
+    assert [problem.path for problem in found.wrong] == [problem.path for problem in verdict.wrong]
+    assert found.records == 299
+    assert "f[298]" not in content_of(family)
+    assert checking.check(family).sound

@@ -9,7 +9,7 @@ import os
 import struct
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from itertools import chain, compress
+from itertools import accumulate, chain, compress
 from typing import NamedTuple
 
 from ezpyp.model import outputs
@@ -19,8 +19,8 @@ from ezpyp.storage import series
 from ezpyp.storage.index import STEP, digest_of, digests, key_of, label_of, parted
 from ezpyp.storage.listed import Listed, Source
 from ezpyp.storage.newest import SETTLED, Newest, Whole
-from ezpyp.storage.protocol import Plain, Problem, Records
-from ezpyp.storage.record import Record
+from ezpyp.storage.protocol import Batch, Plain, Problem, Records, Together
+from ezpyp.storage.record import Record, print_of
 from ezpyp.storage.segment import (
     APART,
     DROPPED,
@@ -129,7 +129,7 @@ class Catalog(Records):
 
     def __iter__(self) -> Iterator[str]:
         yield from self.alone()
-        for _, _, whole in self.wholes():
+        for _, _, whole in self._series():
             yield from whole.stems()
 
     def __len__(self) -> int:
@@ -142,10 +142,20 @@ class Catalog(Records):
         return any(self._weighed.live)
 
     def alone(self) -> Iterator[str]:
-        """The stems of all records but of those that `wholes` gives."""
         return self._stems(sorted(n for n in self._weighed.single.values() if self._newest.live[n]))
 
-    def wholes(self) -> Iterator[tuple[Source, int, Series]]:
+    def together(self) -> Iterator[Together]:
+        for source, offset, found in self._series():
+            begin = offset + found.start
+            data = source.segment.read(begin, found.size)
+            ends = [*accumulate(found.sizes())]
+            results = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            whens, seconds = (array("d", column) for column in found.times())
+            prints = found.columns[: 16 * found.members]
+            batch = Batch(found.label, found.first, prints, whens, seconds, found.codec, results)
+            yield Together(batch, found.checksums(), found.rank, source.segment.host(found.opening))
+
+    def _series(self) -> Iterator[tuple[Source, int, Series]]:
         """The series of which all members count, with their segments, and their offsets there."""
         for n in sorted(each.n for wholes in self._weighed.wholes.values() for each in wholes):
             source, offset = self._listed.place(n)
@@ -235,7 +245,7 @@ class Catalog(Records):
         return self._stems(self._marked(_SAYING, odd=True))
 
     def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
-        wanted = {bytes.fromhex(each): each for each in fingerprints if _is_usual(each)}
+        wanted = {raw: each for each in fingerprints if (raw := print_of(each)) is not None}
         found: dict[str, list[str]] = {}
         if wanted:
             self._under_wholes(wanted, found)
@@ -248,7 +258,7 @@ class Catalog(Records):
         return found
 
     def _under_wholes(self, wanted: dict[bytes, str], found: dict[str, list[str]]) -> None:
-        for _, _, members in self.wholes():
+        for _, _, members in self._series():
             prints = [*chain.from_iterable(_FINGERPRINT.iter_unpack(members.columns[: 16 * members.members]))]
             if not wanted.keys().isdisjoint(prints):
                 for i, print_ in enumerate(prints):
@@ -313,14 +323,6 @@ def _runs(stems: Sequence[str]) -> Iterator[_Run]:
         text, number = (label.encode(*TEXT), first) if first >= 0 else parted(label.encode(*TEXT))
         yield _Run(digest_of(text), number, start, count)
         start += count
-
-
-def _is_usual(fingerprint: str) -> bool:
-    """Whether a fingerprint is one of 16 bytes."""
-    try:
-        return len(bytes.fromhex(fingerprint)) == 16
-    except ValueError:
-        return False
 
 
 def _misfit(path: str, record: Record) -> str:

@@ -36,7 +36,7 @@ from ezpyp.storage.protocol import (
     verified,
 )
 from ezpyp.storage.reading import Reader
-from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call
+from ezpyp.storage.record import Record, call_of, extras_of, extras_of_call, print_of
 from ezpyp.storage.segment import (
     APART,
     DROPPED,
@@ -262,7 +262,7 @@ class PackedStore:
         """Append a record, which counts more than the one of the order `after`."""
         appender = self._appender or self._open()
         outcome, place, more = record.outcome, record.place, {}
-        print_ = _bytes_of(record.fingerprint)
+        print_ = print_of(record.fingerprint)
         if print_ is None:
             flags |= ODD
             more["fingerprint"] = record.fingerprint
@@ -535,12 +535,3 @@ def _sum(chunks: Sequence[Buffer]) -> int:
 
 def _number(text: str) -> int:
     return int(text.removeprefix("xxh3:"), 16)
-
-
-def _bytes_of(fingerprint: str) -> bytes | None:
-    """A fingerprint as its 16 bytes; None where it is another text."""
-    try:
-        found = bytes.fromhex(fingerprint)
-    except ValueError:
-        return None
-    return found if len(found) == 16 and found.hex() == fingerprint else None

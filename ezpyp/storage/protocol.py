@@ -7,6 +7,7 @@ import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import repeat
+from operator import eq
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -48,6 +49,14 @@ class Records(Mapping[str, Record]):
     def plain(self, stems: Sequence[str]) -> Plain:
         """What is done under these stems, of which there is nothing else to say; and what else is there."""
         raise NotImplementedError
+
+    def together(self) -> Iterator[Together]:
+        """Results that are kept together, and read so; nothing is verified. Their stems are their names."""
+        return iter(())
+
+    def alone(self) -> Iterator[str]:
+        """The stems of all records but of those of `together`."""
+        return iter(self)
 
     def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
         """The stems of records with these fingerprints, by those. Looks at all records once."""
@@ -123,6 +132,23 @@ def is_plain(outcome: Outcome) -> bool:
     """Whether a step is done and there is nothing else to say of it but where, when and with what arguments."""
     rest = (outcome.note, outcome.log, outcome.missing, outcome.files, outcome.outputs, outcome.dropped, outcome.gpu)
     return outcome.status is Status.DONE and not any(rest)
+
+
+class Together(NamedTuple):
+    """Results of a family that are kept together, with what they have to be."""
+
+    batch: Batch
+    checksums: Sequence[int]
+    rank: int
+    host: str
+
+    def stems(self) -> Iterator[str]:
+        return map(f"{self.batch.label}[{{}}]".format, range(self.batch.first, self.batch.first + len(self.checksums)))
+
+    def is_whole(self) -> bool:
+        """Whether every result is what its step wrote."""
+        sums = map(xxhash.xxh3_64_intdigest, self.batch.results)
+        return all(map(eq, sums, self.checksums))
 
 
 class Scan(NamedTuple):

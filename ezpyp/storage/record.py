@@ -31,6 +31,15 @@ class Record(NamedTuple):
     place: Place | None = None
 
 
+def print_of(fingerprint: str) -> bytes | None:
+    """A fingerprint as its 16 bytes; None where it is another text."""
+    try:
+        found = bytes.fromhex(fingerprint)
+    except ValueError:
+        return None
+    return found if len(found) == 16 and found.hex() == fingerprint else None
+
+
 #: What of an Outcome outlives its run, and what it may be. The index in the plan does not: plans change.
 _LASTING: dict[str, tuple[type, ...]] = {
     "status": (int,),

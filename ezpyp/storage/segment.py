@@ -238,7 +238,15 @@ class Segment:
         at = offset - start
         if at >= 0 and len(block) >= at + header.length:
             return memoryview(block)[at + header.start : at + header.length]
-        return _read_all(self.descriptor, offset + header.start, header.size)
+        return self.read(offset + header.start, header.size)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """So many bytes from there on; fewer where the file ends."""
+        data = os.pread(self.descriptor, size, offset)
+        # pread(2) gives less than asked for on a whim.
+        while len(data) < size and (more := os.pread(self.descriptor, size - len(data), offset + len(data))):
+            data += more
+        return data
 
     def host(self, opening: int) -> str:
         """Who wrote after the opening at this offset."""
@@ -309,14 +317,6 @@ def salt_of(beginning: bytes) -> int:
     if not beginning.startswith(MAGIC):
         raise ValueError("ezpyp did not write it, or another version of it did")
     return SEAL.unpack_from(beginning, len(MAGIC))[0]  # type: ignore[no-any-return]
-
-
-def _read_all(descriptor: int, offset: int, size: int) -> bytes:
-    """pread(2) gives less than asked for on a whim."""
-    data = os.pread(descriptor, size, offset)
-    while len(data) < size and (more := os.pread(descriptor, size - len(data), offset + len(data))):
-        data += more
-    return data
 
 
 def in_order(place: Place) -> tuple[int, int]:

@@ -82,6 +82,11 @@ class Series(NamedTuple):
         start = _PRINT * self.members
         return column.unpack_from(self.columns, start), column.unpack_from(self.columns, start + column.size)
 
+    def checksums(self) -> array[int]:
+        """Of each result."""
+        start = (_PRINT + 2 * 8) * self.members
+        return array("Q", self.columns[start : start + 8 * self.members])
+
     def _number(self, kind: str, column: int, i: int) -> float:
         place = (_PRINT + 8 * column) * self.members + 8 * i
         found: float = struct.unpack_from(kind, self.columns, place)[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import events, lock, runs, shares
@@ -53,17 +54,27 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
     store = open_store(kind, where)
     scan = store.records()
     wrong += [*_indexes(where)] if kind == "packed" else []
-    sound = []
+    count = size = 0
     inside = {*packed.files_of(where)} if kind == "packed" else set()
-    for record in scan.records.values():
+    doubtful = [scan.records.alone()]
+    for each in scan.records.together():
+        if each.is_whole():
+            count, size = count + len(each.checksums), size + sum(map(len, each.batch.results))
+        else:
+            doubtful.append(each.stems())
+    logs: dict[str, int] = {}
+    for record in map(scan.records.__getitem__, chain.from_iterable(doubtful)):
         if problems := [*_unsound(record, store, where)]:
             wrong += problems
         elif _has_result(record):
-            sound.append(record.outcome.bytes + sum(size for _, size, _ in record.outcome.files))
+            count, size = count + 1, size + record.outcome.bytes + sum(size for _, size, _ in record.outcome.files)
+        if record.outcome.log is not None:
+            name, _, end = record.outcome.log
+            logs[name] = max(end, logs.get(name, 0))
     spoilt = {problem: _record_of(problem, store, where) for problem in scan.problems}
     for problem, torn in spoilt.items():
         wrong += (torn and [*wrong_files(torn, where)]) or [problem]
-    wrong += [*_cut_logs(scan, where), *_history(where), *_of_run(where)]
+    wrong += [*_cut_logs(logs, where), *_history(where), *_of_run(where)]
     told = {problem.path for problem in (*scan.problems, *wrong)}
     segments = {path for path in inside if path.endswith((".seg", index.SUFFIX)) and "/.ezpyp" not in path}
     wrong += _strangers(scan, where, told | segments, [record for record in spoilt.values() if record])
@@ -71,8 +82,8 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
     within = [check(share) for _, share in shares.found(where)]
     return Verdict(
         folder=where,
-        results=len(sound) + sum(each.results for each in within),
-        bytes=sum(sound) + sum(each.bytes for each in within),
+        results=count + sum(each.results for each in within),
+        bytes=size + sum(each.bytes for each in within),
         dead=dead + sum(each.dead for each in within),
         wrong=(*wrong, *(problem for each in within for problem in each.wrong)),
     )
@@ -108,13 +119,8 @@ def _record_of(problem: Problem, store: Store, folder: str) -> Record | None:
     return store.read(cleaning.stem_of(problem.path).removeprefix(f"{folder}/"))
 
 
-def _cut_logs(scan: Scan, folder: str) -> Iterator[Problem]:
+def _cut_logs(ends: Mapping[str, int], folder: str) -> Iterator[Problem]:
     """Logs that end before what records say is in them."""
-    ends: dict[str, int] = {}
-    for record in scan.records.values():
-        if record.outcome.log is not None:
-            name, _, end = record.outcome.log
-            ends[name] = max(end, ends.get(name, 0))
     for name, end in ends.items():
         path = f"{folder}/{name}"
         try:
@@ -153,11 +159,11 @@ def _of_run(folder: str) -> Iterator[Problem]:
 def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) -> Iterator[Problem]:
     """Files that no record vouches for, and those that ezpyp did not write. Of what is `told`, nothing is repeated."""
     known = told | {*cleaning.of_run(folder), f"{folder}/{SCHEMA_FILE}"}
-    for stem, record in scan.records.items():
-        known |= {f"{folder}/{stem}.status", f"{folder}/{stem}.partial"}
-        if stem not in scan.leftovers and record.outcome.location:
-            known.add(f"{folder}/{record.outcome.location}")
-        known |= {f"{folder}/{place}" for place, *_ in record.outcome.files}
+    for stem in scan.records.alone():
+        outcome = scan.records[stem].outcome
+        if stem not in scan.leftovers and outcome.location and "#" not in outcome.location:
+            known.add(f"{folder}/{outcome.location}")
+        known |= {f"{folder}/{place}" for place, *_ in outcome.files}
     known |= {f"{folder}/{place}" for record in torn for place, *_ in record.outcome.files}
     spoilt = {cleaning.stem_of(path) for path in told}
     leftovers = {f"{folder}/{scan.records[stem].outcome.location}" for stem in scan.leftovers}
@@ -168,6 +174,8 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
             continue
         stem = cleaning.stem_of(path)
         if path in known or (stem and stem in spoilt):
+            continue
+        if path.endswith((".status", ".partial")) and stem.removeprefix(f"{folder}/") in scan.records:
             continue
         if is_temporary(os.path.basename(path)):
             if not held:

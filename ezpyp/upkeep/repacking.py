@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from operator import attrgetter
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -19,11 +22,12 @@ from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.storage import packed, segment
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.filestore import FileStore
-from ezpyp.storage.index import index_of
+from ezpyp.storage.index import index_of, parted
 from ezpyp.storage.opening import SHELF, Problem, Store, open_store
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import place_of
-from ezpyp.storage.record import Record
+from ezpyp.storage.protocol import MOST_TOGETHER, Batch, Together, is_plain, place_of
+from ezpyp.storage.record import Record, print_of
+from ezpyp.storage.series import TEXT
 from ezpyp.system.files import is_temporary, link_whole, remove, sync_folder, temporary_name, write_whole
 from ezpyp.upkeep import cleaning
 
@@ -93,6 +97,15 @@ class _Draft(PackedStore):
         self.appender = self._appender = Appender(path, host=self._writer.host, turn=turn, shared=True, base=True)
         #: Where large results lie.
         self.large: set[str] = set()
+        #: By label and codec, records of members that follow each other, with their results, to be kept as one.
+        self._following: dict[tuple[str, str], list[tuple[Record, bytes]]] = {}
+        #: Bytes of these results.
+        self._waiting = 0
+
+    def take_together(self, each: Together) -> None:
+        """Take results that are kept together, and were verified, as one record again."""
+        self._write_as(each.rank, each.host)
+        self.add_all(each.batch)
 
     def take(self, stem: str, record: Record, source: Store) -> None:
         """Take a record with its result.
@@ -101,15 +114,16 @@ class _Draft(PackedStore):
             StoreError: the result is torn or gone.
         """
         outcome = record.outcome
-        if outcome.host != self._writer.host:
-            self._writer = self._writer._replace(host=outcome.host)
-            self.appender.open_for(outcome.host)
+        self._write_as(outcome.rank, outcome.host)
         if not outcome.location or outcome.dropped:
             self.put(stem, record._replace(place=None), None)
             return
         data = source.get(record)
         if outcome.bytes <= packed.LARGE:
-            self.put(stem, record, [data])
+            if stem == record.name and _is_usual(record):
+                self._follow(record, bytes(data))
+            else:
+                self.put(stem, record, [data])
             return
         place = record.place
         if place is None:
@@ -119,6 +133,61 @@ class _Draft(PackedStore):
             outcome = outcome._replace(location=location)
         self.large.add(f"{self._folder}/{outcome.location}")
         self.put(stem, record._replace(outcome=outcome, place=place), None)
+
+    def finish(self) -> None:
+        """Write all that was taken, for good."""
+        self._end_all()
+        self.sync()
+
+    def _write_as(self, rank: int, host: str) -> None:
+        if (rank, host) == (self._writer.rank, self._writer.host):
+            return
+        self._end_all()
+        if host != self._writer.host:
+            self.appender.open_for(host)
+        self._writer = self._writer._replace(rank=rank, host=host)
+
+    def _follow(self, record: Record, data: bytes) -> None:
+        """Take a result that may be kept with those of the steps before it."""
+        if self._waiting + len(data) > packed.LARGE:
+            self._end_all()
+        label, number = _parted(record.name)
+        following = self._following.setdefault((label, record.outcome.codec), [])
+        if following and (len(following) == MOST_TOGETHER or _parted(following[-1][0].name)[1] != number - 1):
+            self._end_series(label, following)
+            following.clear()
+        following.append((record, data))
+        self._waiting += len(data)
+
+    def _end_all(self) -> None:
+        for (label, _), following in self._following.items():
+            self._end_series(label, following)
+        self._following.clear()
+        self._waiting = 0
+
+    def _end_series(self, label: str, following: Sequence[tuple[Record, bytes]]) -> None:
+        if len(following) < 2:
+            for record, data in following:
+                self.put(record.name, record, [data])
+            return
+        first, outcomes = following[0][0], [record.outcome for record, _ in following]
+        prints = b"".join(bytes.fromhex(record.fingerprint) for record, _ in following)
+        whens, seconds = (array("d", map(attrgetter(name), outcomes)) for name in ("when", "seconds"))
+        results = [data for _, data in following]
+        self.add_all(Batch(label, _parted(first.name)[1], prints, whens, seconds, first.outcome.codec, results))
+
+
+def _is_usual(record: Record) -> bool:
+    """Whether a record may be one of a series: there is nothing to say of it that only its own could say."""
+    outcome = record.outcome
+    usual = is_plain(outcome) and outcome.attempt == 1 and not outcome.args and not outcome.kwargs
+    return usual and print_of(record.fingerprint) is not None and _parted(record.name)[1] >= 0
+
+
+def _parted(name: str) -> tuple[str, int]:
+    """The label and the number of a member; -1 for what is none."""
+    label, number = parted(name.encode(*TEXT))
+    return label.decode(*TEXT), number
 
 
 def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
@@ -132,8 +201,8 @@ def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
     path, before = f"{inside}/{temporary_name()}.seg", packed.files_of(folder)
     draft = _Draft(folder, path, number, store.begin() or 1)
     try:
-        count = _take_all(store, folder, draft.take, wrong)
-        draft.sync()
+        count = _take_all(store, folder, draft.take, wrong, draft.take_together)
+        draft.finish()
     except BaseException:
         draft.appender.close()
         for each in (path, index_of(path)):
@@ -150,9 +219,27 @@ def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
     return count
 
 
-def _take_all(store: Store, folder: str, take: Callable[[str, Record, Store], None], wrong: list[Problem]) -> int:
-    count = 0
-    for stem, record in store.records().records.items():
+#: Fewer results that are kept together are taken one by one, for they may go together with others.
+_MANY = 64
+
+
+def _take_all(
+    store: Store,
+    folder: str,
+    take: Callable[[str, Record, Store], None],
+    wrong: list[Problem],
+    take_together: Callable[[Together], None] | None = None,
+) -> int:
+    records, count = store.records().records, 0
+    rest = [records.alone()]
+    for each in records.together():
+        if take_together is not None and len(each.checksums) >= _MANY and each.is_whole():
+            take_together(each)
+            count += len(each.checksums)
+        else:
+            rest.append(each.stems())
+    for stem in chain.from_iterable(rest):
+        record = records[stem]
         try:
             take(stem, record, store)
             count += 1
@@ -171,16 +258,14 @@ def _sweep_pairs(folder: str) -> None:
 
 def _pairs(folder: str) -> list[str]:
     """The files of all steps that ezpyp knows in a folder: what others put there is not among them."""
-    run = runs.open(folder)
-    stems = {entry.stem for entry in run.entries} | {*FileStore(folder).records().records}
-    found = []
+    there: dict[str, list[str]] = {}
     for shelf in ("", SHELF):
         with contextlib.suppress(FileNotFoundError):
             for name in sorted(os.listdir(f"{folder}/{shelf}")):
-                ours = not is_temporary(name) and not name.endswith(".partial")
-                if ours and f"{shelf}{cleaning.stem_of(name)}" in stems:
-                    found.append(f"{folder}/{shelf}{name}")
-    return found
+                if not is_temporary(name) and not name.endswith(".partial"):
+                    there.setdefault(f"{shelf}{cleaning.stem_of(name)}", []).append(f"{folder}/{shelf}{name}")
+    strange = {*runs.open(folder).entries.strange(there)}.difference(FileStore(folder).records().records)
+    return [path for stem, paths in there.items() if stem not in strange for path in paths]
 
 
 # ----- into file pairs
