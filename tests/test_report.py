@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import select
 
 import pytest
 
@@ -70,11 +71,11 @@ class Clock:
 
 
 class Screen(io.StringIO):
-    """Counts writes, and has an encoding."""
+    """Counts writes, knows the longest, and has an encoding."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         super().__init__()
-        self.writes = 0
+        self.writes = self.longest = 0
         self._encoding = encoding
 
     @property
@@ -82,8 +83,7 @@ class Screen(io.StringIO):
         return self._encoding
 
     def write(self, text: str) -> int:
-        self.writes += 1
-        text.encode(self._encoding)
+        self.writes, self.longest = self.writes + 1, max(self.longest, len(text.encode(self._encoding)))
         return super().write(text)
 
 
@@ -99,6 +99,7 @@ class Shown:
         before = len(self.screen.getvalue())
         for event in events:
             self.lines.hear(event)
+            self.lines.close()
         return self.screen.getvalue()[before:]
 
 
@@ -117,6 +118,24 @@ def test_the_two_lines_of_a_step_are_one_write() -> None:
         "  ╰─> [PASS] 'alpha'\n"
     )
     assert shown.screen.writes == writes + 1
+
+
+def test_steps_that_are_told_together_are_one_write_as_far_as_a_pipe_keeps_it_whole() -> None:
+    shown = small(total=300)
+    writes, before = shown.screen.writes, len(shown.screen.getvalue())
+    for k in range(20):
+        shown.lines.hear(ended(f"ä{k}"))
+    assert shown.screen.writes == writes
+    shown.lines.idle()
+    shown.lines.idle()
+    assert shown.screen.writes == writes + 1
+    for k in range(20, 100):
+        shown.lines.hear(ended(f"ä{k}"))
+    shown.lines.hear(ended("beta", Status.FAILED))
+    text = shown.screen.getvalue()[before:]
+    assert [line.split("'")[1] for line in text.splitlines()[1::2]] == [*(f"ä{k}" for k in range(100)), "beta"]
+    assert shown.screen.longest <= select.PIPE_BUF
+    assert shown.screen.writes < writes + 10
 
 
 def test_the_title_phase_and_rank_are_those_of_the_event() -> None:

@@ -220,10 +220,10 @@ def test_steps_that_are_given_results_are_run_so_as_far_as_these_are_at_hand(tmp
     worker.store.flush()
     elsewhere = Given(tmp_path / "cache")
     assert elsewhere.run(Lot(steps)) == []
-    elsewhere.worker.upstream.tell(packed(first[:3]))
+    elsewhere.worker.upstream.tell(packed(first[:3]), {})
     came = elsewhere.run(Lot(steps))
     assert [each.step for each in came] == [4, 5, 6]
-    elsewhere.worker.upstream.tell(packed(first))
+    elsewhere.worker.upstream.tell(packed(first), {})
     came += elsewhere.run(Lot(steps), 3)
     assert [each.step for each in came] == [*steps]
     elsewhere.worker.store.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model.edges import Edges
 from ezpyp.model.steps import Failed, Outcome, Status
+from ezpyp.schedule.briefs import pack
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.opening import Record
 from ezpyp.work import upstream
@@ -138,3 +140,54 @@ def test_steps_may_work_in_what_they_get(tmp_path: Path, options: dict[str, Any]
     assert summary.ok
     assert [step.result() for step in spoilers] == [2.0 * k + 2 for k in range(6)]
     assert np.array_equal(source.result(), large())
+
+
+def briefs_of(*steps: int) -> bytes:
+    return b"".join(pack(k, 1, 0, 0, 0.0, 0.0, 0, 0, 0) for k in steps)
+
+
+def test_small_results_travel_to_those_that_are_given_them(folder: Folder) -> None:
+    here, there = folder.upstream(), folder.upstream()
+    here.keep(0, "pickle", (pickle.dumps([1, 2]),))
+    here.keep_plain([1, 2], [7, 8], [pickle.dumps(7), pickle.dumps(8)])
+    values = here.travelling(briefs_of(0, 1, 2))
+    assert values == {0: pickle.dumps([1, 2]), 1: pickle.dumps(7)}  # nobody is given the last
+    there.tell(b"", values)
+    assert there.plain(1) == there.value(1) == 7
+    assert there.value(0) == [1, 2]
+    assert there.value(0) is not there.value(0)
+    with pytest.raises(LookupError):
+        there.plain(0)
+
+
+def test_large_results_and_those_of_other_codecs_are_looked_up(folder: Folder) -> None:
+    here = folder.upstream()
+    here.keep(0, "pickle", (pickle.dumps("x" * 300),))
+    here.keep(1, "json", (b"1",))
+    assert here.travelling(briefs_of(0, 1)) == {}
+    with pytest.raises(LookupError):
+        here.plain(1)
+    assert here.plain(0) == "x" * 300
+
+
+class Remembers:
+    """Runs code when it is unpickled, as what users return may."""
+
+    made = 0
+
+    def __reduce__(self) -> Any:
+        return _make, ()
+
+
+def _make() -> Any:
+    Remembers.made += 1
+    return 5
+
+
+def test_nothing_of_the_users_runs_where_a_plain_value_is_looked_for(folder: Folder) -> None:
+    here = folder.upstream()
+    here.keep(0, "pickle", (pickle.dumps(Remembers()),))
+    with pytest.raises(LookupError):
+        here.plain(0)
+    assert Remembers.made == 0
+    assert here.value(0) == 5

@@ -143,7 +143,7 @@ class Listener(Protocol):
         """Called from the scheduling loop: must not block for long. What it buffers it writes at `close`."""
 
     def idle(self) -> None:
-        """Called now and then while nothing happens, so that what is buffered need not wait."""
+        """Called whenever what came together was told, so that what is buffered need not wait."""
 
     def close(self) -> None:
         """The run is over, or this listener raised; called once."""
@@ -174,7 +174,7 @@ class Bus:
             self._each(lambda listener: listener.hear(event))
 
     def idle(self) -> None:
-        """Nothing happens at the moment."""
+        """What came together was told."""
         if self._listeners:
             self._each(lambda listener: listener.idle())
 

@@ -64,6 +64,13 @@ class Edges(Sequence[tuple[int, ...]]):
         whole.update(self.first[start : stop + 1])
         return whole.digest()
 
+    def of_all(self, steps: Sequence[int]) -> set[int]:
+        """All that any of these steps is joined to."""
+        first, flat = self.first, self.flat
+        if isinstance(steps, range) and steps.step == 1:
+            return {*flat[first[steps.start] : first[steps.stop]]}
+        return {end for k in steps for end in flat[first[k] : first[k + 1]]}
+
     def __len__(self) -> int:
         return len(self.first) - 1
 

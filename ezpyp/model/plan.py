@@ -112,7 +112,8 @@ class Plan:
 
     def block(self, k: int) -> Block:
         """The block that a step is in."""
-        return self.blocks[self.steps.part_of(k)]
+        family, members, stop = self.steps.part(k)
+        return Block(stop - len(members), stop, family, members)
 
     @cached_property
     def digests(self) -> list[bytes]:

@@ -341,9 +341,10 @@ class Steps(Deferred, Sequence[Step]):
         more = other if isinstance(other, Steps) else Steps(other)
         return Steps(parts=(*self.parts, *more.parts))
 
-    def part_of(self, place: int) -> int:
-        """The number of the part that a place is in."""
-        return bisect_right(self._ends, place)
+    def part(self, place: int) -> tuple[Family, range, int]:
+        """The part that a place is in, and where the next begins."""
+        part = bisect_right(self._ends, place)
+        return *self.parts[part], self._ends[part]
 
     def find(self, place: int) -> tuple[Family, int]:
         """The family and the member at a place that is there."""

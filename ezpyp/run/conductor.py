@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: No more places of results travel with a lot.
 _MOST_PLACES = 4096
+#: No more results are kept that travel.
+_MOST_VALUES = 1 << 16
 #: Of more helpers than this something always comes, and what is settled together costs less: seconds of rest.
 MANY, REST = 1000, 0.001
 #: Seconds between two syncs at the borders of phases.
@@ -59,6 +61,8 @@ class Conductor:
         self._early: list[Report] = []
         #: A result in a file of its own is found by its name.
         self._places_help = job.kind == "packed"
+        #: Pickles of results that travel, by their steps, oldest first.
+        self._values: dict[int, bytes] = {}
         #: How long to sleep where nothing came for so long. Alone, whatever comes ends a sleep.
         self._nap = job.link.nap if job.link is not None else lambda _: WOKEN
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
@@ -85,6 +89,7 @@ class Conductor:
                 self._settle(reports, pace)
                 moved = True
             self.telling.look(now)
+            self._bus.idle()
             stop.look(now)
             if stop.signal and not ended:
                 ledger.stop()
@@ -100,7 +105,6 @@ class Conductor:
                     team[0].wait(rest)
             else:
                 self._let_share(team)
-                self._bus.idle()
                 team[0].wait(self._nap(time.monotonic() - moved_at))
         self.telling.flush()
         self._sign()
@@ -161,18 +165,31 @@ class Conductor:
         if grant is not None:
             (k,) = steps
             task = Task(k, ledger.failures[k] + 1, ledger.absent(k), grant)
-            return Lot(steps, {k: task}, self._places(steps))
+            return Lot(steps, {k: task}, *self._upstream(steps))
         special = [k for k in steps if ledger.absent(k) or k in ledger.failures] if ledger.troubled else ()
         tasks = {k: Task(k, ledger.failures[k] + 1, ledger.absent(k)) for k in special}
-        return Lot(steps, tasks, self._places(steps))
+        return Lot(steps, tasks, *self._upstream(steps))
 
-    def _places(self, steps: Sequence[int]) -> bytes:
-        """Where the results lie that these steps are given; of very many, whoever needs them looks for himself."""
+    def _upstream(self, steps: Sequence[int]) -> tuple[bytes, dict[int, bytes]]:
+        """Of the results that these steps are given those that travel, and where the others lie; of very many, whoever
+        needs them looks for himself.
+        """
         parents = self._plan.graph.parents
-        if not self._places_help or not parents.flat:
-            return b""
-        wanted = {p for k in steps for p in parents[k]}
-        return self.outcomes.packed(sorted(wanted)) if len(wanted) <= _MOST_PLACES else b""
+        if not parents.flat:
+            return b"", {}
+        wanted = parents.of_all(steps)
+        if len(wanted) > _MOST_PLACES:
+            return b"", {}
+        values = {k: self._values[k] for k in wanted & self._values.keys()}
+        if not self._places_help or len(values) == len(wanted):
+            return b"", values
+        return self.outcomes.packed(sorted(wanted - values.keys())), values
+
+    def _keep_values(self, values: Mapping[int, bytes]) -> None:
+        """Results that travel. What nobody asked for in a long time is looked up by whoever does."""
+        self._values.update(values)
+        while len(self._values) > _MOST_VALUES:
+            del self._values[next(iter(self._values))]
 
     def _settle(self, reports: Sequence[Report], pace: Pace) -> None:
         """What came together: steps that ran alone all at once, lots each as the range that they may be."""
@@ -181,6 +198,8 @@ class Conductor:
             if packed:
                 self._settle_briefs(packed, pace)
         for report in reports:
+            if report.values:
+                self._keep_values(report.values)
             for outcome in report.outcomes:
                 if outcome.status is Status.DONE:
                     pace.learn((outcome.step,), (outcome.seconds,))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import select
 import shlex
 import sys
 import time
@@ -40,7 +41,8 @@ class Kind:
 
 
 class Lines:
-    """Prints a run on rank 0. Each piece is one write, so that lines of other ranks cannot come between.
+    """Prints a run on rank 0. Each piece is one write, so that lines of other ranks cannot come between. The lines of
+    steps that are done wait for `idle`, and are one write with those that follow, as far as a pipe keeps that whole.
 
     EZPYP_LINES: "all" shows every step, "failures" only those, "off" nothing unless the run did not succeed.
     Unset: every step of a small run, else counts and failures.
@@ -64,6 +66,8 @@ class Lines:
         #: When counts were last shown, and how many steps ended since without a line of their own.
         self._counted = 0.0
         self._untold = 0
+        #: Lines that are held back.
+        self._held = ""
 
     def hear(self, event: Event, /) -> None:
         if isinstance(event, StepEnded):
@@ -80,7 +84,8 @@ class Lines:
             self._end(event)
 
     def idle(self) -> None:
-        """Show counts if they are due and tell something new."""
+        """Show what was held back, and counts if they are due and tell something new."""
+        self._release()
         if not self._untold or self._started is None or self._mode == "off":
             return
         now = self._clock()
@@ -89,7 +94,7 @@ class Lines:
             self._say(self._progress(self._started))
 
     def close(self) -> None:
-        """Nothing is held back."""
+        self._release()
 
     def _begin(self, event: RunStarted) -> None:
         self._started, self._counted = event, self._clock()
@@ -105,7 +110,7 @@ class Lines:
             self._failure(event)
         elif self._shown < self._most:
             self._shown += 1
-            self._say(self._pair(event))
+            self._hold(self._pair(event))
         else:
             self._untold += 1
             self.idle()
@@ -161,7 +166,22 @@ class Lines:
     def _out(self) -> TextIO | None:
         return self._stream or sys.stdout
 
+    def _hold(self, text: str) -> None:
+        """Say it with what follows. What is longer than a pipe takes at once, others could come between."""
+        if len((self._held + text).encode(errors="replace")) > select.PIPE_BUF:
+            self._release()
+        self._held += text
+
+    def _release(self) -> None:
+        held, self._held = self._held, ""
+        if held:
+            self._write(held)
+
     def _say(self, text: str) -> None:
+        self._release()
+        self._write(text)
+
+    def _write(self, text: str) -> None:
         out = self._out()
         if out is None:  # the script was started without it
             return

@@ -332,14 +332,14 @@ class Ledger:
             begin, end = indices.start, indices.stop
             assert state.count(_RUNNING, begin, end) == len(indices), f"not all of {indices} are running"
             state[begin:end] = bytes([_DONE]) * len(indices)
-            self._release(begin, end)
+            self._make_children_ready(self._children[self._first[begin] : self._first[end]])
             return _QUIET
-        first = self._first
+        first, children = self._first, array("i")
         for index in indices:
             assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
             state[index] = _DONE
-            if first[index] != first[index + 1]:
-                self._release(index, index + 1)
+            children += self._children[first[index] : first[index + 1]]
+        self._make_children_ready(children)
         return _QUIET
 
     # ----- handing out
@@ -434,6 +434,20 @@ class Ledger:
         Where something was interrupted, a group may lack just that outcome, and the next run will tell.
         """
         return not (self.ready or self.running or self._delayed or self._interrupted or self._stopped)
+
+    def _make_children_ready(self, children: Sequence[int]) -> None:
+        """As `_release`, where what waits for nothing more can only become ready. A child is here once for each parent
+        that was done.
+        """
+        pending, state, found = self._pending, self._state, []
+        for child in children:
+            left = pending[child] = pending[child] - 1
+            if not left and not state[child]:
+                state[child] = _READY
+                found.append(child)
+        self._ready.add_all(found)
+        if self._phased and found:
+            self._border = min(self._border, *found)
 
     def _release(self, begin: int, end: int) -> None:
         """The children of these steps have one parent less to wait for."""

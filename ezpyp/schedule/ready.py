@@ -60,6 +60,19 @@ class Ready:
         if place < self._mark:
             heappush(self._early, place)
 
+    def add_all(self, indices: Sequence[int]) -> None:
+        """`add` for each."""
+        if self._kinds is not None or self._place is not None:
+            for index in indices:
+                self.add(index)
+            return
+        flags, mark, early = self._flags, self._mark, self._early
+        self.count += len(indices)
+        for index in indices:
+            flags[index] = 1
+            if index < mark:
+                heappush(early, index)
+
     def fill(self, flags: bytearray) -> None:
         """Begin with the steps that have a 1 in `flags`, by index: they alone are in."""
         self._mark = self.apart = 0

@@ -124,7 +124,7 @@ def serve(
             if not number:  # a step may use up what the store needs to begin
                 with contextlib.suppress(StoreError):  # each step that has something to store tells of it
                     worker.store.begin(order.turn)
-            worker.upstream.tell(lot.places)
+            worker.upstream.tell(lot.places, lot.values)
             _run(lot, number, worker, position, slot, reporting)
             if lot.grant is not None and lot.grant.process == "own":
                 break
@@ -180,7 +180,8 @@ class Reporting:
         """Tell of what was not told yet, if anything."""
         if self._briefs or self._outcomes or finished:
             briefs, outcomes = self._worker.flush(b"".join(self._briefs), self._outcomes)
-            self._send((Report(briefs, outcomes, returned), finished))
+            values = self._worker.upstream.travelling(briefs)
+            self._send((Report(briefs, outcomes, returned, values), finished))
             self._briefs, self._outcomes = [], []
         self.until = monotonic() + REPORT_EVERY
 

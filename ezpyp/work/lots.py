@@ -24,15 +24,23 @@ class Task(NamedTuple):
 class Lot(Sequence[Task]):
     """Tasks that travel together and run one after another. First attempts, which nearly all are, travel as numbers."""
 
-    __slots__ = ("places", "special", "steps")
+    __slots__ = ("places", "special", "steps", "values")
 
-    def __init__(self, steps: Sequence[int], special: Mapping[int, Task] | None = None, places: bytes = b"") -> None:
+    def __init__(
+        self,
+        steps: Sequence[int],
+        special: Mapping[int, Task] | None = None,
+        places: bytes = b"",
+        values: Mapping[int, bytes] | None = None,
+    ) -> None:
         """
         Args:
             steps: a range where they follow each other. special: those that are more than a first attempt.
             places: packed briefs of parents: where their results lie, so that nobody has to search.
+            values: pickles of the results of parents that are so small that they travel.
         """
         self.steps, self.special, self.places = briefs.as_range(steps), dict(special or {}), places
+        self.values = values or {}
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -49,7 +57,8 @@ class Lot(Sequence[Task]):
     def __getitem__(self, place: int | slice) -> Task | Lot:
         if isinstance(place, slice):
             steps = self.steps[place]
-            return Lot(steps, {k: self.special[k] for k in self.special.keys() & set(steps)}, self.places)
+            special = {k: self.special[k] for k in self.special.keys() & set(steps)}
+            return Lot(steps, special, self.places, self.values)
         k = self.steps[place]
         return self.special.get(k) or Task(k)
 
@@ -59,7 +68,7 @@ class Lot(Sequence[Task]):
         return next(iter(self.special.values())).grant if len(self.special) == 1 == len(self.steps) else None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Lot, (self.steps, self.special, self.places)
+        return Lot, (self.steps, self.special, self.places, self.values)
 
 
 class Report(NamedTuple):
@@ -71,6 +80,8 @@ class Report(NamedTuple):
     outcomes: Sequence[Outcome] = ()
     #: Steps that were not begun and are given back.
     returned: Sequence[int] = ()
+    #: Of the steps that are done, pickles of results that travel to those who are given them.
+    values: Mapping[int, bytes] = {}
 
     @property
     def ended(self) -> int:

@@ -17,11 +17,10 @@ from typing import Any
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.outline import describe
-from ezpyp.model.arguments import Deferred
 from ezpyp.model.columns import Columns
 from ezpyp.model.fingerprints import SIZE
 from ezpyp.model.plan import Block
-from ezpyp.model.steps import Brief, Outcome, Place, PlaceHolder, Step
+from ezpyp.model.steps import Brief, Family, Outcome, Place, PlaceHolder, Step
 from ezpyp.schedule.briefs import pack
 from ezpyp.storage.protocol import MOST_TOGETHER, Batch
 from ezpyp.system.confined import PLAIN
@@ -29,6 +28,8 @@ from ezpyp.work.lots import Lot
 from ezpyp.work.nursery import Here
 from ezpyp.work.worker import FADING, LONG, Kind, Worker
 
+#: Positional and keyword arguments.
+_Call = tuple[tuple[Any, ...], dict[str, Any]]
 #: Where a result lies that lies nowhere.
 _NOWHERE = Place(0, 0, 0, 0)
 
@@ -172,19 +173,29 @@ class Singles(Sprint):
     they give is stored one by one.
     """
 
-    __slots__ = ("_given", "_order", "_place")
+    __slots__ = ("_begun", "_order", "_place")
 
     def __init__(self, worker: Worker, kind: Kind, steps: Sequence[int], place: int) -> None:
         """The first of them has this place among steps."""
         super().__init__(worker, kind, call, self._bound())
         self._order, self._place = steps, place
-        #: Of each that was begun the arguments that the plan does not show, or none.
-        self._given: list[tuple[tuple[Any, ...], dict[str, Any]] | None] = []
+        #: Those that were begun: the family, the member, and the arguments if the plan does not show them.
+        self._begun: list[tuple[Family, int, _Call | None]] = []
 
     def _bound(self) -> Iterator[tuple[Any, ...]]:
         """The function with its positional arguments, a step after the other."""
-        worker, mine = self._worker, self._kind
-        find, kind, function = worker.plan.steps.find, worker.kind, mine.function
+        worker, mine, begin = self._worker, self._kind, self._begun.append
+        find, places, upstream, kind = worker.plan.steps.find, worker.plan.places, worker.upstream.plain, worker.kind
+        function = mine.function
+
+        def value(given: Any) -> Any:
+            if type(given) in PLAIN:
+                return given
+            step = given.step if type(given) is PlaceHolder else given
+            if type(step) is not Step:
+                raise LookupError(given)
+            return upstream(places[step])
+
         for k in islice(self._order, self._place, self._place + MOST_TOGETHER):
             family, member = find(k)
             calls = family.calls
@@ -193,52 +204,32 @@ class Singles(Sprint):
                 return
             args, kwargs = given
             try:
-                found = (*map(self._value, args),)
-                named = {name: self._value(each) for name, each in kwargs.items()} if kwargs else kwargs
+                found = (*map(value, args),)
+                named = {name: value(each) for name, each in kwargs.items()} if kwargs else kwargs
             except Exception:  # it comes again where it is told
                 return
-            if not _are_plain(found) or not _are_plain([*named.values()]):
-                return
-            self._given.append((found, named) if found != args or named != kwargs else None)
+            begin((family, member, (found, named) if found != args or named != kwargs else None))
             yield (partial(function, **named), *found) if named else (function, *found)
-
-    def _value(self, given: Any) -> Any:
-        """What was given, or the value of the step that was; LookupError where it is not at hand."""
-        if not isinstance(given, Deferred):
-            return given
-        step = given.step if isinstance(given, PlaceHolder) else given
-        if not isinstance(step, Step):
-            raise LookupError(given)
-        return self._worker.upstream.plain(self._worker.plan.places[step])
 
     def _steps(self, count: int) -> Sequence[int]:
         return self._order[self._place : self._place + count]
 
     def _said(self, place: int) -> tuple[str, str]:
-        given = self._given[place] if place < len(self._given) else None
+        given = self._begun[place][2] if place < len(self._begun) else None
         return ("", "") if given is None else describe(*given)
 
     def _keep(self, whens: array[float], seconds: array[float], results: list[bytes]) -> bytes:
         worker, packed = self._worker, []
-        plan, rank, fingerprints, add = worker.plan, worker.rank, worker.fingerprints, worker.store.add
-        for i, (k, when, spent, result) in enumerate(
-            zip(self._steps(len(results)), whens, seconds, results, strict=True)
-        ):
-            family, member = plan.steps.find(k)
-            name, (args, kwargs) = family.name(member), self._said(i)
-            stem = plan.stems[k] if plan.stems.are_others(family) else name
+        stems, rank, fingerprints, add = worker.plan.stems, worker.rank, worker.fingerprints, worker.store.add
+        are_others = stems.are_others
+        ended = zip(self._steps(len(results)), self._begun, whens, seconds, results, strict=False)
+        for k, (family, member, given), when, spent, result in ended:
+            name = family.name(member)
+            args, kwargs = describe(*given) if given is not None else ("", "")
             segment, offset, size, checksum = add(
-                stem,
-                name,
-                fingerprints[k],
-                when=when,
-                seconds=spent,
-                attempt=1,
-                codec="pickle",
-                chunks=(result,),
-                args=args,
-                kwargs=kwargs,
-            )
+                stems[k] if are_others(family) else name, name, fingerprints[k],
+                when=when, seconds=spent, attempt=1, codec="pickle", chunks=(result,), args=args, kwargs=kwargs,
+            )  # fmt: skip
             packed.append(pack(k, 1, rank, segment, when, spent, offset, size, checksum))
         return b"".join(packed)
 

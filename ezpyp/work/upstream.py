@@ -7,7 +7,7 @@ its page cache once for everybody: nothing here could be quicker, or more frugal
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from itertools import count
 from pickle import Unpickler
@@ -29,8 +29,8 @@ _SMALL = 1 << 16
 _MOST = 1 << 24
 #: What keeping one costs besides its bytes.
 _EACH = 200
-#: Results up to this many bytes are read together with others.
-_TINY = 1 << 12
+#: Results up to this many bytes are read together with others; and up to this many they travel.
+_TINY, _TRAVELS = 1 << 12, 1 << 8
 
 
 class Upstream:
@@ -45,12 +45,40 @@ class Upstream:
         self._plain: dict[int, Any] = {}
         #: Where results lie, as it was told: packed briefs, and where each of them is, once that was asked.
         self._told, self._where = b"", dict[int, int]()
+        #: Once that was asked, a byte a step: 1 where its result is given to others.
+        self._given = bytearray()
         #: Whether any step is given a result.
         self.wanted = len(plan.graph.parents.flat) > 0
 
-    def tell(self, places: bytes) -> None:
-        """Where results lie of which some will be asked for, as packed briefs, in place of what was told before."""
+    def tell(self, places: bytes, values: Mapping[int, bytes]) -> None:
+        """Where results lie of which some will be asked for, as packed briefs, in place of what was told before; and
+        those that travelled.
+        """
         self._told, self._where = places, {}
+        for k, data in values.items():
+            if k not in self._kept:
+                self._keep(k, "pickle", data)
+
+    def travelling(self, briefs: bytes) -> dict[int, bytes]:
+        """Of the results of steps that this process ran, pickles of those that travel to the steps that are given
+        them: the smallest, of which it costs more to look them up than to have them sent.
+        """
+        if not self.wanted:
+            return {}
+        if not self._given:
+            self._given = bytearray(len(self._plan.graph.parents))
+            for k in set(self._plan.graph.parents.flat):
+                self._given[k] = 1
+        given, found = self._given, {}
+        for k in steps_of(briefs):
+            if (
+                given[k]
+                and (kept := self._kept.get(k)) is not None
+                and kept[0] == "pickle"
+                and len(kept[1]) <= _TRAVELS
+            ):
+                found[k] = kept[1]
+        return found
 
     def plain(self, k: int) -> Any:
         """The result of an earlier step that is done, where it is a plain value and can be had without waiting.
