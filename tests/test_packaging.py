@@ -59,6 +59,7 @@ SELDOM = {
     *("ezpyp.folder.sharing", "ezpyp.folder.tallies", "ezpyp.model.shares", "ezpyp.ranks.leftovers"),
     *("ezpyp.ranks.team", "ezpyp.run.collecting", "ezpyp.run.division", "ezpyp.run.prospect"),
     *("ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats", "ezpyp.scripts.cuda"),
+    "ezpyp.scripts.frozen",
     *("ezpyp.scripts.snapshot", "ezpyp.storage.transfer", "ezpyp.system.usage", "ezpyp.work.renewal"),
 }
 #: What a run needs of the other kind of store.

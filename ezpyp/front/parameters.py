@@ -7,24 +7,35 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from types import FunctionType
-from typing import Any, NamedTuple
+from typing import Any
 
 
-class Parameters(NamedTuple):
-    """The parameters of a function."""
+class Parameters:
+    """The parameters of a function.
 
-    #: All, in the order in which they are written.
-    names: tuple[str, ...]
-    #: Those that are filled from the left, of which the first so many cannot be given by name; and those that have to
-    #: be.
-    positional: tuple[str, ...]
-    nameless: int
-    named: frozenset[str]
-    #: Those without a default.
-    required: frozenset[str]
-    #: Whether it takes any number of further arguments: without a name, or with any.
-    takes_more: bool
-    takes_any_name: bool
+    Attributes:
+        names: all, in the order in which they are written.
+        positional: those that are filled from the left.
+        nameless: how many of these, the first ones, cannot be given by name.
+        named: those that have to be.
+        required: those without a default.
+        takes_more: whether it takes any number of further arguments without a name.
+        takes_any_name: whether it takes further ones with any name.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: tuple[str, ...],
+        positional: tuple[str, ...],
+        nameless: int,
+        named: frozenset[str],
+        required: frozenset[str],
+        takes_more: bool,
+        takes_any_name: bool,
+    ) -> None:
+        self.names, self.positional, self.nameless, self.named = names, positional, nameless, named
+        self.required, self.takes_more, self.takes_any_name = required, takes_more, takes_any_name
 
     def accepts(self, name: str) -> bool:
         """Whether an argument of this name is for the function."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from ezpyp.errors import InitializationError
 from ezpyp.system.stopping import GRACE
@@ -19,18 +19,27 @@ _STARTS = ("fork", "fresh")
 MOST_HELPERS = 1024
 
 
-class Settings(NamedTuple):
+class Settings:
     """How a run is carried out. None of it changes a result."""
 
-    executor: str = "processes"
-    #: Helpers of this rank; 0 for as many as its share of the node has cores.
-    helpers: int = 1
-    schedule: Literal["ready", "phase"] = "ready"
-    #: "file", "tee" or "off".
-    capture: str = "file"
-    #: "fork" helpers, or start each "fresh": a new interpreter that runs the script.
-    start: Literal["fork", "fresh"] = "fork"
-    grace: float = GRACE
+    def __init__(
+        self,
+        *,
+        executor: str = "processes",
+        helpers: int = 1,
+        schedule: Literal["ready", "phase"] = "ready",
+        capture: str = "file",
+        start: Literal["fork", "fresh"] = "fork",
+        grace: float = GRACE,
+    ) -> None:
+        """
+        Args:
+            helpers: those of this rank; 0 for as many as its share of the node has cores.
+            capture: "file", "tee" or "off".
+            start: "fork" helpers, or start each "fresh": a new interpreter that runs the script.
+        """
+        self.executor, self.helpers, self.schedule = executor, helpers, schedule
+        self.capture, self.start, self.grace = capture, start, grace
 
 
 class Choices:

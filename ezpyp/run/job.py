@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from functools import cached_property
 from itertools import compress
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
@@ -24,35 +25,44 @@ if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
 
 
-class Job(NamedTuple):
-    """Everything one rank needs to take part in a run."""
+class Job:
+    """Everything one rank needs to take part in a run. Never changed."""
 
-    run: str
-    plan: Plan
-    folder: str
-    kind: str
-    store: Store
-    standing: Standing
-    settings: Settings
-    link: mpi.Link | None
-    #: The process that forks helpers: forked earlier, before MPI started, or now.
-    nest: Callable[[], tuple[Nursery, Position]]
-    #: The steps that have no result yet and are asked for, or needed by those.
-    todo: frozenset[int]
-    #: The steps that this run is asked for; None for all.
-    wanted: frozenset[int] | None = None
-    #: Seconds that the run has.
-    time: float = math.inf
-    #: Which share of a plan the run is, for people; "" where it is none.
-    share: str = ""
-    #: On rank 0: where the run comes from.
-    origin: Origin | None = None
-    #: Seconds without a sign of life after which a host is lost; 0 for never.
-    patience: float = 0.0
-    #: On rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
-    sign: Callable[[], None] | None = None
-    #: On rank 0, where the Slurm job is to be started again when it needs more time.
-    next_start: NextStart | None = None
+    def __init__(
+        self,
+        *,
+        run: str,
+        plan: Plan,
+        folder: str,
+        kind: str,
+        store: Store,
+        standing: Standing,
+        settings: Settings,
+        link: mpi.Link | None,
+        nest: Callable[[], tuple[Nursery, Position]],
+        wanted: frozenset[int] | None = None,
+        time: float = math.inf,
+        share: str = "",
+        origin: Origin | None = None,
+        patience: float = 0.0,
+        sign: Callable[[], None] | None = None,
+        next_start: NextStart | None = None,
+    ) -> None:
+        """
+        Args:
+            nest: the process that forks helpers: forked earlier, before MPI started, or now.
+            wanted: the steps that this run is asked for; None for all.
+            time: seconds that the run has.
+            share: which share of a plan the run is, for people; "" where it is none.
+            origin: on rank 0: where the run comes from.
+            patience: seconds without a sign of life after which a host is lost; 0 for never.
+            sign: on rank 0: says that the run lives. Raises CacheTakenOver where the folder is another's.
+            next_start: on rank 0, where the Slurm job is to be started again when it needs more time.
+        """
+        self.run, self.plan, self.folder, self.kind, self.store = run, plan, folder, kind, store
+        self.standing, self.settings, self.link, self.nest = standing, settings, link, nest
+        self.wanted, self.time, self.share, self.origin = wanted, time, share, origin
+        self.patience, self.sign, self.next_start = patience, sign, next_start
 
     @property
     def rank(self) -> int:
@@ -73,10 +83,11 @@ class Job(NamedTuple):
             host=self.host,
         )
 
-
-def missing(plan: Plan, statuses: bytes, wanted: frozenset[int] | None) -> frozenset[int]:
-    """The steps that have no result yet and are wanted, or needed by those; `wanted` None for all."""
-    if wanted is None:
-        return frozenset(compress(range(len(statuses)), statuses))  # done is 0
-    needed = with_needs(plan.graph, wanted, lambda k: statuses[k] == Status.DONE)
-    return frozenset(k for k in needed if statuses[k] != Status.DONE)
+    @cached_property
+    def todo(self) -> frozenset[int]:
+        """The steps that have no result yet and are asked for, or needed by those."""
+        statuses = self.standing.statuses
+        if self.wanted is None:
+            return frozenset(compress(range(len(statuses)), statuses))  # done is 0
+        needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
+        return frozenset(k for k in needed if statuses[k] != Status.DONE)

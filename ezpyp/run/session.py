@@ -29,7 +29,7 @@ from ezpyp.model.settings import Choices, Settings
 from ezpyp.ranks import exits, launched, mpi, vigil
 from ezpyp.run import engine, resume
 from ezpyp.run.engine import Finished
-from ezpyp.run.job import Job, missing
+from ezpyp.run.job import Job
 from ezpyp.run.provenance import Origin
 from ezpyp.run.report import Lines
 from ezpyp.run.resume import Standing
@@ -268,7 +268,6 @@ class Session:
             settings=settings,
             link=link,
             nest=partial(self._hatch, settings.helpers or 1),
-            todo=missing(self.plan, self._standing.statuses, wanted),
             wanted=wanted,
             time=left,
             origin=self._origin,

@@ -9,7 +9,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ezpyp.errors import InitializationError
-from ezpyp.scripts import frozen
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -84,6 +83,8 @@ def load(path: str | os.PathLike[str], argv: Sequence[str] = (), *, name: str = 
 
 
 def _run(path: str, module: ModuleType) -> None:
+    from ezpyp.scripts import frozen
+
     source = frozen.text_of(path)
     if source is None:
         try:

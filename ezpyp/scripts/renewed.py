@@ -10,7 +10,7 @@ import sys
 from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
-from ezpyp.scripts import frozen, loading
+from ezpyp.scripts import loading
 
 #: The process, and the descriptors of a Call: a process that this one starts is no helper, whatever it inherits.
 VARIABLE = "EZPYP_RENEWED"
@@ -66,6 +66,8 @@ def command(*, is_run: bool = True) -> Command:
     Raises:
         InitializationError: there is no script that could be run again.
     """
+    from ezpyp.scripts import frozen
+
     copy = os.environ.get(frozen.CODE, "")
     if copy and frozen.text_of(loading.main_script()) is not None:
         return Command((sys.executable, "-P", "-m", "ezpyp.cluster.submitted", copy, *sys.orig_argv[2:]), _home)

@@ -11,7 +11,7 @@ import os
 import sys
 from importlib.machinery import ModuleSpec
 
-from ezpyp.scripts import frozen, loading
+from ezpyp.scripts import loading
 from ezpyp.system import running
 
 _SCRIPT = "EZPYP_MAIN_SCRIPT"
@@ -30,6 +30,8 @@ def stand_in() -> None:
 
 def _as_copied() -> None:
     """Where the script was run from a copy, let this process have the texts of the copy too."""
+    from ezpyp.scripts import frozen
+
     folder = os.environ.get(frozen.CODE)
     modules = frozen.read(folder) if folder else {}
     if modules and modules[frozen.SCRIPT].origin == os.environ[_SCRIPT]:
