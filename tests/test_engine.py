@@ -12,25 +12,32 @@ from ezpyp.run import conductor
 from ezpyp.storage.filestore import FileStore
 
 
-@pytest.mark.parametrize("executor", ["inline", "processes"])
-def test_results_are_synced_at_the_border_of_each_phase(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str
+@pytest.mark.parametrize(("executor", "expected"), [("inline", "1s2s3ss"), ("processes", "12s3sss")])
+def test_results_are_synced_at_the_border_of_each_phase_when_what_waited_for_them_has_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executor: str, expected: str
 ) -> None:
     log = tmp_path / "syncs"
     original = FileStore.sync
 
-    def counted(store: FileStore) -> None:
+    def note(letter: str) -> None:
         with log.open("a") as file:
-            file.write("x")
+            file.write(letter)
+
+    def noted(store: FileStore) -> None:
+        note("s")
         original(store)
 
-    monkeypatch.setattr(FileStore, "sync", counted)
+    def following(number: int) -> int:
+        note(str(number + 1))
+        return number + 1
+
+    monkeypatch.setattr(FileStore, "sync", noted)
     monkeypatch.setattr(conductor, "SYNC_EVERY", 0.0)
     pipeline = Pipeline(tmp_path / "cache", "sync", executor=executor)
-    step = as_pickle_step(pipeline)(abs)
-    step(step(step(-1)))
+    step = as_pickle_step(pipeline)(following)
+    step(step(step(0)))
     assert pipeline.execute().ok
-    assert len(log.read_text()) == 5  # after each of three phases, at the end, and of what rank 0 wrote
+    assert log.read_text() == expected, "at last by who ran the steps, and by rank 0"
 
 
 def test_short_phases_are_not_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

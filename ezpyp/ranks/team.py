@@ -49,9 +49,7 @@ class Ranks:
         self._leaving.setdefault(rank, []).append(lot)
 
     def poll(self) -> list[Report]:
-        for rank, lots in self._leaving.items():
-            self._link.send(("lots", lots), rank)
-        self._leaving.clear()
+        self._send_lots()
         while (message := self._link.receive()) is not None:
             rank, (kind, content) = message
             if kind == "reports":
@@ -71,6 +69,11 @@ class Ranks:
         arrived, self._arrived = self._arrived, []
         return arrived
 
+    def _send_lots(self) -> None:
+        for rank, lots in self._leaving.items():
+            self._link.send(("lots", lots), rank)
+        self._leaving.clear()
+
     def recall(self) -> None:
         for rank in self._seats.crowded():
             self._link.send(("recall", None), rank)
@@ -84,6 +87,7 @@ class Ranks:
             self._link.send(("interrupt", None), rank)
 
     def sync(self) -> None:
+        self._send_lots()
         for rank in self._ranks:
             self._link.send(("sync", None), rank)
 

@@ -84,6 +84,8 @@ class Conductor:
             now = time.monotonic()
             self._look_at_lock(now)
             moved = self._hand_out(team, pace, now)
+            if self._at_border:  # what waited for these results starts before somebody waits for the disk
+                self._sync(team)
             if reports := [*self._early, *(r for executor in team for r in executor.poll())]:
                 self._early = []
                 self._settle(reports, pace)
@@ -97,8 +99,6 @@ class Conductor:
                     ended = True
                     for executor in team:
                         executor.interrupt()
-            if self._at_border:
-                self._sync(team)
             if moved:
                 moved_at = time.monotonic()
                 if rest:
