@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,7 +11,9 @@ import pytest
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder import events
 from ezpyp.run import conductor
+from ezpyp.storage import packed
 from ezpyp.storage.filestore import FileStore
+from ezpyp.system import files
 
 
 @pytest.mark.parametrize(("executor", "expected"), [("inline", "1s2s3ss"), ("processes", "12s3sss")])
@@ -73,3 +77,35 @@ def test_a_run_of_many_short_steps_is_told_in_lots(tmp_path: Path) -> None:
     assert durations["count"] == 1500
     assert 0 <= durations["mean"] <= durations["longest"]
     assert 0 <= durations["p95"] <= durations["longest"]
+
+
+def large(x: int) -> bytes:
+    return bytes(x) * (1 << 21)
+
+
+@pytest.mark.parametrize("store", ["files", "packed"])
+def test_what_a_killed_helper_had_begun_to_write_is_gone_with_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    write = files.write_all
+
+    def fatal(descriptor: int, chunk: bytes) -> None:
+        write(descriptor, chunk)
+        if len(chunk) > 1 << 20:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run() -> bool:
+        pipeline = Pipeline(tmp_path / "cache", "killed", executor="processes", store=store)
+        step = as_pickle_step(pipeline)(large)(1)
+        summary = pipeline.execute(raise_on_failure=False)
+        assert not summary.done or step.result() == large(1)
+        return summary.ok
+
+    monkeypatch.setattr(packed, "LARGE", 1 << 20)
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "write_all", fatal)
+        assert not run()
+    (left,) = (tmp_path / "cache").rglob(".ezpyp-tmp-*")
+    assert left.stat().st_size > 1 << 20
+    assert run()
+    assert not [*(tmp_path / "cache").rglob(".ezpyp-tmp-*")]

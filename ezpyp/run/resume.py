@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import compress
 from typing import Any, NamedTuple
 
@@ -19,10 +20,11 @@ from ezpyp.folder.events import run_of_log
 from ezpyp.folder.surveys import VOID, Decision, Survey, decide_all, survey
 from ezpyp.model.fingerprints import Identity
 from ezpyp.model.keeping import Keeping
-from ezpyp.model.naming import SCHEMA_FILE
+from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Status
 from ezpyp.storage.opening import SHELF, Problem, Record, Store, on_shelf, write_whole
+from ezpyp.system.files import sweep
 
 
 class Standing(NamedTuple):
@@ -85,6 +87,7 @@ def settle_in(
     if strict:
         insist(plan, found.identity)
     admit(found, folder, on_change)
+    _sweep(folder)
     turn = store.begin()
     collected = None
     if shares.found(folder):
@@ -112,6 +115,13 @@ def settle_in(
     store.sync()
     collected.remove()
     return stands._replace(remarks=(*collected.remarks, *stands.remarks))
+
+
+def _sweep(folder: str) -> None:
+    """Remove what killed runs had begun to write: nobody misses it, and the disk may."""
+    for each in ("", SHELF, STORE_FOLDER):
+        with suppress(OSError):
+            sweep(os.path.join(folder, each))
 
 
 def with_offers(found: Survey, folder: str, folders: Sequence[str]) -> Survey:

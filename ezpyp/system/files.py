@@ -340,11 +340,15 @@ def is_temporary(name: str) -> bool:
 
 
 def sweep(folder: str | os.PathLike[str]) -> int:
-    """Remove what writers of this host that are gone left behind; how many files that were."""
+    """Remove what writers of this host that are gone left behind, if there is such a folder; how many files that were.
+
+    Raises:
+        OSError: the folder cannot be read.
+    """
     removed = 0
-    with os.scandir(folder) as entries:
+    with contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
         for entry in entries:
-            writer = re.fullmatch(_DRAFT, entry.name, re.DOTALL)
+            writer = re.fullmatch(_DRAFT, entry.name, re.DOTALL) if is_temporary(entry.name) else None
             if writer and writer[2] == _HOST and not _lives(int(writer[1])):
                 _remove(entry.path)
                 removed += 1
