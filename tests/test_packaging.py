@@ -88,6 +88,35 @@ def test_a_run_loads_nothing_that_it_has_no_use_for(python: Launcher, store: str
     assert (SELDOM | HEAVY | OTHERS[store]) & set(found.stderr.split()) == {"xxhash"}
 
 
+#: What looks at the folder, decides and tells: on rank 0.
+FIRST = {
+    *("ast", "ezpyp.folder.admission", "ezpyp.folder.archive", "ezpyp.folder.durations", "ezpyp.folder.folding"),
+    *("ezpyp.folder.holder", "ezpyp.folder.lock", "ezpyp.folder.schema", "ezpyp.folder.surveys", "ezpyp.identity.code"),
+    *("ezpyp.run.conductor", "ezpyp.run.provenance", "ezpyp.run.report", "ezpyp.run.resume", "ezpyp.schedule.ledger"),
+    *("ezpyp.schedule.pace", "ezpyp.schedule.ready", "ezpyp.schedule.seats"),
+}
+
+
+def test_other_ranks_load_nothing_of_what_only_rank_0_does(mpirun: Launcher) -> None:
+    code = """
+        import os, sys
+        import ezpyp
+        pipeline = ezpyp.Pipeline("cache", "study")
+        @ezpyp.as_pickle_step(pipeline)
+        def alpha(x):
+            return x
+        alpha.map(range(4))
+        pipeline.execute()
+        from mpi4py import MPI
+        os.write(2, f"{MPI.COMM_WORLD.rank} {' '.join(sys.modules)}\\n".encode())
+    """
+    found = mpirun.run(2, textwrap.dedent(code), env={"EZPYP_LINES": "off"})
+    assert found.returncode == 0, found.stderr
+    loaded = dict(line.split(" ", 1) for line in found.stderr.splitlines() if " ezpyp " in line)
+    assert set(loaded["0"].split()) >= FIRST
+    assert FIRST & set(loaded["1"].split()) == set()
+
+
 def test_every_exported_name_is_there_and_every_public_name_is_exported() -> None:
     public = {
         name

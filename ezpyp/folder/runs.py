@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
-from ezpyp.folder import folding, shares
-from ezpyp.folder import schema as schemas
 from ezpyp.folder.events import last_run
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
 from ezpyp.identity.outline import field_names
@@ -221,6 +219,8 @@ class Run:
 
     @cached_property
     def _schema(self) -> dict[str, Any]:
+        from ezpyp.folder import schema as schemas
+
         content = schemas.read(self.folder)
         if content is None:
             raise not_a_cache(self.folder)
@@ -255,7 +255,9 @@ class Run:
     def _record(self, entry: Entry) -> Record | None:
         """The record of a step; one of another fingerprint is of a former plan and counts as none."""
         record = self._store.read(entry.stem)
-        return record if record is not None and folding.fits(record, entry.fingerprint) else None
+        from ezpyp.folder.folding import fits
+
+        return record if record is not None and fits(record, entry.fingerprint) else None
 
     def _value(self, record: Record) -> Any:
         outcome = record.outcome
@@ -345,6 +347,8 @@ class Run:
                 yield row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
 
         def wholes() -> Sequence[Whole]:
+            from ezpyp.folder import folding
+
             return self._wholes(finished.spent, finished.cached) if len(plan.steps) > folding.MOST else ()
 
         return Summary(
@@ -414,6 +418,8 @@ def result_of(folder: str | os.PathLike[str], name: str, status: Status = Status
 
 def not_a_cache(folder: str) -> StoreError:
     """The error for a folder that ezpyp has not made."""
+    from ezpyp.folder import shares
+
     if shares.found(folder):
         return StoreError(
             f"{folder} has only shares yet (ezpyp status). Run the script without --share to take them in."

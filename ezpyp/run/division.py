@@ -15,7 +15,7 @@ from ezpyp.model.plan import Plan
 from ezpyp.model.settings import Choices
 from ezpyp.model.shares import LEFT, Division, Share, divide
 from ezpyp.run import resume
-from ezpyp.run.resume import Standing
+from ezpyp.run.standing import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Store, open_store
 

@@ -18,18 +18,15 @@ from operator import not_
 from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
-from ezpyp.folder.durations import remembered
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
 from ezpyp.model.naming import some
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.ranks import mpi
+from ezpyp.ranks.vigil import Vigil
 from ezpyp.run import demands
-from ezpyp.run.conductor import Conductor
 from ezpyp.run.job import Job
 from ezpyp.schedule.briefs import Outcomes
-from ezpyp.schedule.ledger import Ledger
-from ezpyp.schedule.pace import Pace
 from ezpyp.schedule.placement import Place, Placement, shares
 from ezpyp.scripts import renewed
 from ezpyp.system import gpus, resources
@@ -41,6 +38,8 @@ from ezpyp.work.inline import Executor, Serial
 if TYPE_CHECKING:
     from ezpyp.schedule.deadline import Deadline
     from ezpyp.schedule.dispatch import Dispatch
+    from ezpyp.schedule.ledger import Ledger
+    from ezpyp.schedule.pace import Pace
 
 
 class Finished(NamedTuple):
@@ -107,13 +106,12 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
         own = _open_everywhere(job, places, neighbours, requests)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library, places, requests)
-        from ezpyp.ranks.team import Ranks
-        from ezpyp.ranks.vigil import Vigil
-
         with Vigil(job.link, job.patience):
             if job.rank != 0:
                 _follow(job, own, stop)
                 return _part(job.link, None)
+            from ezpyp.ranks.team import Ranks
+
             others = {each.rank: each.slots for each in places[1:] if each.slots}
             team: list[Executor] = [Ranks(job.link, others, stop)]
             if place.slots:
@@ -243,9 +241,14 @@ def _lead(
     places: Sequence[Place],
     requests: Requests | None,
 ) -> Finished:
+    # Of the ranks only this one needs them.
+    from ezpyp.run.conductor import Conductor
+    from ezpyp.schedule.ledger import Ledger
+    from ezpyp.schedule.pace import Pace
+
     hosts = [place.host for place in places]
     functions = Functions.of(job.plan)
-    seconds = remembered(job.folder)
+    seconds = _remembered(job)
     placement = None if requests is None else Placement(places, requests.listed)
     ledger = Ledger(
         job.plan.graph,
@@ -429,6 +432,12 @@ def _dispatch(ledger: Ledger, pace: Pace, placement: Placement) -> Dispatch:
     return Dispatch(ledger, pace, placement)
 
 
+def _remembered(job: Job, fact: str = "mean") -> dict[str, float]:
+    from ezpyp.folder.durations import remembered
+
+    return remembered(job.folder, fact)
+
+
 def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
     """By when steps have to end, where that is known."""
     if stop.limit == math.inf:
@@ -437,7 +446,7 @@ def _deadline(job: Job, functions: Functions, stop: Stop) -> Deadline | None:
 
     blocks = job.plan.blocks
     declared = by_function(functions, [(each.start, each.family.definition.options.timeout) for each in blocks])
-    recorded = remembered(job.folder, "p95")
+    recorded = _remembered(job, "p95")
     return Deadline(functions, time.monotonic(), stop.limit, recorded=recorded, declared=declared)
 
 

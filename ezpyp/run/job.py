@@ -15,14 +15,14 @@ from ezpyp.model.selection import with_needs
 from ezpyp.model.settings import Settings
 from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi
-from ezpyp.run.provenance import Origin
-from ezpyp.run.resume import Standing
 from ezpyp.storage.opening import Store
 from ezpyp.work.nursery import Nursery, Position
 from ezpyp.work.worker import Worker
 
 if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
+    from ezpyp.run.provenance import Origin
+    from ezpyp.run.standing import Standing
 
 
 class Job:

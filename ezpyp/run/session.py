@@ -18,7 +18,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError, InitializationError, PipelineFailed, RankMismatch, SchemaConflictError, StoreError
-from ezpyp.folder import admission, archive, lock, runs
+from ezpyp.folder import runs
 from ezpyp.folder.events import Bus, Journal, Listener, beginning_of_run
 from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
@@ -27,12 +27,9 @@ from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, with_needs
 from ezpyp.model.settings import Choices, Settings
 from ezpyp.ranks import exits, launched, mpi, vigil
-from ezpyp.run import engine, resume
+from ezpyp.run import engine
 from ezpyp.run.engine import Finished
 from ezpyp.run.job import Job
-from ezpyp.run.provenance import Origin
-from ezpyp.run.report import Lines
-from ezpyp.run.resume import Standing
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, capture, launch
@@ -42,8 +39,11 @@ from ezpyp.work.nursery import Nursery, Position
 
 if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart
+    from ezpyp.folder.lock import Lock
     from ezpyp.model.shares import Share
     from ezpyp.run.division import Part
+    from ezpyp.run.provenance import Origin
+    from ezpyp.run.standing import Standing
 
 #: The name of a run, the seconds that it has, those after which a host is lost, and why these cannot be told, "" where
 #: they can.
@@ -70,7 +70,7 @@ class Session:
         self._part: Part | None = None
         #: One signed byte a step: what is known of it on every rank.
         self.statuses = b""
-        self._lock: lock.Lock | None = None
+        self._lock: Lock | None = None
         self._origin: Origin | None = None
         #: That of rank 0's lock, on every rank.
         self._token = ""
@@ -180,6 +180,11 @@ class Session:
         def look() -> tuple[str, Standing, str, Part | None]:
             if self._share is not None:
                 return self._look_as_share(self._share, choices)
+            # Of the ranks only this one needs them, and there may be thousands.
+            from ezpyp.folder import admission, lock
+            from ezpyp.run import resume
+            from ezpyp.run.provenance import Origin
+
             if not self._kind:
                 self._open(admission.kind_of(self._folder, choices.store(), len(self.plan.steps)))
             self._lock = lock.acquire(self._folder)
@@ -223,7 +228,8 @@ class Session:
 
     def _look_as_share(self, share: Share, choices: Choices) -> tuple[str, Standing, str, Part | None]:
         """Look at the main folder, in which nothing is changed, and settle into that of the share."""
-        from ezpyp.run import division
+        from ezpyp.folder import lock
+        from ezpyp.run import division, resume
 
         found, kind = division.survey_of(self.plan, self._main, choices)
         if resume.is_settled(found):
@@ -278,6 +284,8 @@ class Session:
         )
         listeners: list[Listener] = []
         if self._is_root:
+            from ezpyp.run.report import Lines
+
             listeners = [Journal(self._folder, run), Lines()] if job.todo or job.standing.missing else [Lines()]
         bus = Bus(listeners)
         try:
@@ -320,6 +328,8 @@ class Session:
 
     def _archive(self, run: str) -> None:
         """Keep the history short. It is history only: nothing that goes wrong here matters to the run."""
+        from ezpyp.folder import archive
+
         try:
             archive.compact(self._folder, current=run, logged=self._standing.logged)
         except (EzpypError, OSError) as error:

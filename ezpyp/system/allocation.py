@@ -7,7 +7,6 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from datetime import datetime
 
 from ezpyp.errors import InitializationError
 from ezpyp.system.proc import look
@@ -76,6 +75,8 @@ def _end_of(text: str) -> float | None:
         return float(text)
     if text in ("", "NONE", "N/A", "Unknown"):
         return math.inf
+    from datetime import datetime
+
     with contextlib.suppress(ValueError, OverflowError):
         return datetime.fromisoformat(text).timestamp()
     return None

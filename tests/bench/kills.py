@@ -33,7 +33,7 @@ import os, sys, time
 from pathlib import Path
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder.events import StepEnded
-from ezpyp.run import session
+from ezpyp.run import report
 from ezpyp.storage import packed
 
 packed.LARGE = 30_000
@@ -49,7 +49,7 @@ class Told:
     def idle(self): ...
     def close(self): ...
 
-session.Lines = Told
+report.Lines = Told
 
 def note(name):
     os.write(ran, f"{name}\\n".encode())
