@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -97,8 +98,29 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
     assert outlines(2, 3, 4) == [read._replace(codec="", checksum="", args=""), None, None]
     assert outlines(4, 3, 2, called=True) == [None, None, read._replace(codec="", checksum="")]
     assert outcomes.outlines([2], ["another"], [True]) == [None]
+    outcomes.hear({2: ("[5]", "{}")})  # nothing is read then
+    assert outcomes.outlines([2], ["another"], [True])[0] == read._replace(
+        codec="", checksum="", args="[5]", kwargs="{}", location=read.location.replace(STEMS[2], "another")
+    )
     outcomes.put(failed := Outcome(step=2, status=Status.FAILED))
     assert outlines(2) == [failed]
+
+
+def test_so_many_arguments_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(briefs, "_MOST_CALLED", 2)
+    (tmp_path / "cache").mkdir()
+    store = PackedStore(tmp_path / "cache", Writer(0, "here", 0))
+    outcomes, steps = Outcomes(STEMS, store, ["here"]), range(4)
+    for k in steps:
+        place = store.add(
+            STEMS[k], STEMS[k], f"{k:032x}", when=1.0, seconds=0.5, attempt=1, codec="pickle", chunks=[b"x"],
+            args=f"[{k}]", kwargs="{}",
+        )  # fmt: skip
+        outcomes.take(packed(Brief(k, 1, 0, 1.0, 0.5, place)))
+        outcomes.hear({k: (f"[{k}, told]", "{}")})
+    store.flush()
+    found = outcomes.outlines(steps, STEMS[:4], [True] * 4)
+    assert [each and each.args for each in found] == ["[0]", "[1]", "[2, told]", "[3, told]"]
 
 
 def test_briefs_of_some_steps_travel_on() -> None:

@@ -117,7 +117,7 @@ def test_nobody_waits_for_what_ended_before_a_step_that_may_take_long(
         return there, time.monotonic()
 
     monkeypatch.setattr(Processes, "poll", watched)
-    monkeypatch.setattr(policy, "lot_size", lambda *_: STEPS + 1)
+    monkeypatch.setattr(policy, "lot_size", lambda *_, **__: STEPS + 1)
     monkeypatch.setattr(Pace, "_fitting", lambda _, lot, __: len(lot))  # one lot has both
     pipeline = Pipeline(tmp_path / "cache", "long", store="packed")
     as_pickle_step(pipeline)(quick).map(range(STEPS))

@@ -104,6 +104,11 @@ def test_very_short_steps_are_shared_out_at_once_as_far_as_a_lot_stays_short() -
     assert lot_size(0.00005, 100, 2) == 40
 
 
+def test_shares_that_are_handed_out_together_are_equal() -> None:
+    assert lot_size(0.00001, 100, 2, together=100) == lot_size(0.00001, 50, 2, together=100) == 50
+    assert lot_size(0.001, 50, 2, together=100) == lot_size(0.001, 50, 2)
+
+
 def test_steps_of_unknown_duration_travel_alone_until_they_are_many() -> None:
     assert lot_size(None, 79, 10) == 1
     assert lot_size(None, 80, 10) == 4

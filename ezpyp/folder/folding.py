@@ -23,7 +23,7 @@ from ezpyp.model.arguments import plain_value
 from ezpyp.model.columns import Column, Columns
 from ezpyp.model.fingerprints import SIZE, Fingerprints
 from ezpyp.model.plan import Block, Plan
-from ezpyp.model.steps import Steps
+from ezpyp.model.steps import MANY, Steps
 from ezpyp.system.digests import blake2b
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from ezpyp.storage.record import Record
 
 #: Families of more steps than these are folded.
-MOST = 1000
+MOST = MANY
 
 #: The keys that only a folded entry has.
 FOLDED = frozenset({"count", "label", "first", "positional", "last", "one_each"})

@@ -65,12 +65,21 @@ class Allowance(NamedTuple):
         return max(self.number, floor(self.share * members + 1e-9))
 
 
-def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = LOT_SECONDS, most: int = 512) -> int:
+def lot_size(
+    seconds: float | None,
+    ready: int,
+    slots: int,
+    *,
+    together: int = 0,
+    target: float = LOT_SECONDS,
+    most: int = 512,
+) -> int:
     """How many ready steps travel together.
 
     Args:
         seconds: the expected duration of one, None when nothing is known yet.
         ready: how many could start now; slots: how many can run at once.
+        together: how many could when the first of the lots was made that are handed out now.
         target: seconds a lot should last. An unknown duration counts as long until many are ready.
     """
     fair = max(1, ready // (2 * max(1, slots)))
@@ -79,7 +88,7 @@ def lot_size(seconds: float | None, ready: int, slots: int, *, target: float = L
     seconds = max(seconds, 1e-7)
     # A lot costs two messages, and what is learnt of its end decides on the next: of very short steps each slot gets
     # its share of all that is ready at once.
-    whole = min(-(-ready // max(1, slots)), int(WHOLE_SECONDS / seconds))
+    whole = min(-(-max(ready, together) // max(1, slots)), int(WHOLE_SECONDS / seconds))
     return max(1, min(most, max(fair, whole), int(target / seconds)))
 
 

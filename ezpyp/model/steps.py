@@ -38,6 +38,9 @@ __all__ = [
 
 T = TypeVar("T")
 
+#: Families of more members are told of as one, in the schema and in the summary.
+MANY = 1000
+
 
 class Status(IntEnum):
     """What came of a step, in the numbers that users of ezpyp know."""

@@ -141,9 +141,10 @@ class Conductor:
         if self._dispatch is not None:
             return self._place(self._dispatch, team, now)
         ledger, moved = self._ledger, False
+        together = ledger.ready
         for depth in range(1, pace.depth(ledger, now) + 1):
             for executor in team:
-                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, now)):
+                while executor.lots < depth * executor.slots and (lot := pace.lot(ledger, now, together)):
                     executor.start(self._lot(lot, None))
                     self.telling.begin(lot, now)
                     moved = True
@@ -200,6 +201,8 @@ class Conductor:
         for report in reports:
             if report.values:
                 self._keep_values(report.values)
+            if report.called:
+                self.outcomes.hear(report.called)
             for outcome in report.outcomes:
                 if outcome.status is Status.DONE:
                     pace.learn((outcome.step,), (outcome.seconds,))

@@ -21,6 +21,9 @@ _LAYOUT = Struct("<iiiiddqqQ")
 SIZE = _LAYOUT.size
 _WORDS, _LONG_WORDS, _SECONDS = SIZE // 4, SIZE // 8, 3
 
+#: Of no more steps the arguments are kept as texts.
+_MOST_CALLED = 1 << 16
+
 #: From (step, attempt, rank, segment, when, seconds, offset, size, checksum) to the bytes of a Brief.
 pack = _LAYOUT.pack
 
@@ -71,6 +74,8 @@ class Outcomes(Mapping[int, Outcome]):
         """`hosts` has one for each rank."""
         self._stems, self._store, self._hosts = stems, store, hosts
         self._told: dict[int, Outcome] = {}
+        #: Arguments as texts of some that have a brief, oldest first.
+        self._called: dict[int, tuple[str, str]] = {}
         #: A Brief a step; all zero where there is none.
         self._table = bytearray(SIZE * len(stems))
 
@@ -93,6 +98,14 @@ class Outcomes(Mapping[int, Outcome]):
         if self._is_brief(k):
             self._table[k * SIZE : (k + 1) * SIZE] = bytes(SIZE)
         self._told[k] = outcome
+
+    def hear(self, called: Mapping[int, tuple[str, str]]) -> None:
+        """What steps that are done were called with, as their records say it. What is too much to keep is read there
+        again.
+        """
+        self._called.update(called)
+        while len(self._called) > _MOST_CALLED:
+            del self._called[next(iter(self._called))]
 
     def drop(self, k: int) -> None:
         """The result of a step was dropped: what came of it is not where it was."""
@@ -129,14 +142,16 @@ class Outcomes(Mapping[int, Outcome]):
             raise KeyError(k)
         return record.outcome._replace(step=k)
 
-    def outlines(self, steps: Sequence[int], stems: Sequence[str], called: Sequence[bool]) -> list[Outcome | None]:
-        """What numbers alone tell of steps with these stems: all but their arguments, codec and checksum; and of those
-        of which that is asked, their arguments. None where that is not enough to say where a result lies.
+    def outlines(self, steps: Sequence[int], stems: Sequence[str], given: Sequence[bool]) -> list[Outcome | None]:
+        """What is told of steps with these stems without their records: all but codec and checksum, and the arguments,
+        which are found out of those that were given others' results. None where that is not enough to say where a
+        result lies.
         """
         found: list[Outcome | None] = []
         asked: list[tuple[int, str, Place]] = []
         unpack_from, table, hosts, location_of = _LAYOUT.unpack_from, self._table, self._hosts, self._store.location
-        for k, stem, is_asked in zip(steps, stems, called, strict=True):
+        called = self._called
+        for k, stem, is_asked in zip(steps, stems, given, strict=True):
             if k in self._told or not self._is_brief(k):
                 found.append(self._told.get(k))
                 continue
@@ -146,9 +161,10 @@ class Outcomes(Mapping[int, Outcome]):
             if location is None:
                 found.append(None)
                 continue
-            if is_asked:
+            args, kwargs = called.get(k, ("", ""))
+            if is_asked and not args:
                 asked.append((len(found), stem, place))
-            told = when, seconds, rank, hosts[rank], attempt, "", ""
+            told = when, seconds, rank, hosts[rank], attempt, args, kwargs
             found.append(Outcome(k, Status.DONE, *told, location=location, bytes=place.size))
         if asked:
             places, its_stems, at = zip(*asked, strict=True)

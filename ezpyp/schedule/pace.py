@@ -52,15 +52,18 @@ class Pace:
         """Seconds that a step will probably take, None for unknown."""
         return self._seconds[self._function[step]]
 
-    def lot(self, ledger: Ledger, now: float) -> list[int]:
-        """The next lot from the ledger: as many steps, in its order, as are expected to fill a lot's time."""
+    def lot(self, ledger: Ledger, now: float, together: int = 0) -> list[int]:
+        """The next lot from the ledger: as many steps, in its order, as are expected to fill a lot's time.
+
+        `together` is how many were ready when the first of the lots was made that are handed out now.
+        """
         if self.deadline is not None:
             self._put_off(ledger, now, self.deadline)
         first = ledger.first(now)
         if first is None:
             return []
         function = self._function[ledger.index(first)]
-        most = policy.lot_size(self._seconds[function], ledger.ready, self._slots)
+        most = policy.lot_size(self._seconds[function], ledger.ready, self._slots, together=together)
         lot = ledger.take(most, now)
         fitting = self._fitting(lot, function)
         if fitting < len(lot):

@@ -181,7 +181,8 @@ class Reporting:
         if self._briefs or self._outcomes or finished:
             briefs, outcomes = self._worker.flush(b"".join(self._briefs), self._outcomes)
             values = self._worker.upstream.travelling(briefs)
-            self._send((Report(briefs, outcomes, returned, values), finished))
+            self._send((Report(briefs, outcomes, returned, values, {**self._worker.called}), finished))
+            self._worker.called.clear()
             self._briefs, self._outcomes = [], []
         self.until = monotonic() + REPORT_EVERY
 

@@ -82,6 +82,8 @@ class Report(NamedTuple):
     returned: Sequence[int] = ()
     #: Of the steps that are done, pickles of results that travel to those who are given them.
     values: Mapping[int, bytes] = {}
+    #: Of the steps that are done, the arguments as texts, positional and by name, where their records say these.
+    called: Mapping[int, tuple[str, str]] = {}
 
     @property
     def ended(self) -> int:

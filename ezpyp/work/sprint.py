@@ -231,6 +231,8 @@ class Singles(Sprint):
                 when=when, seconds=spent, attempt=1, codec="pickle", chunks=(result,), args=args, kwargs=kwargs,
             )  # fmt: skip
             packed.append(pack(k, 1, rank, segment, when, spent, offset, size, checksum))
+            if args:
+                worker.tell_call(k, family, args, kwargs)
         return b"".join(packed)
 
 

@@ -24,7 +24,7 @@ from ezpyp.model.arguments import Deferred, Handed
 from ezpyp.model.columns import Columns
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Brief, Family, Outcome, Status, Step
+from ezpyp.model.steps import MANY, Brief, Family, Outcome, Status, Step
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Record, Store, write_whole
@@ -78,6 +78,8 @@ class Worker:
         self.pid = os.getpid()
         #: Done steps that saved something, which go when their results are on disk.
         self.spent: list[int] = []
+        #: Of done steps that were not told of yet, the arguments that their records say.
+        self.called: dict[int, tuple[str, str]] = {}
         #: Results of earlier steps.
         self.upstream = Upstream(plan=plan, fingerprints=fingerprints, store=store, folder=folder)
         #: By the addresses of definitions, and of what of these matters here: the plan keeps them alive.
@@ -158,6 +160,11 @@ class Worker:
         k = outcome.step
         record = Record(name=self.plan.steps[k].name, fingerprint=self.fingerprints[k], outcome=outcome)
         return self.store.put(self.plan.stems[k], record, chunks)
+
+    def tell_call(self, k: int, family: Family, args: str, kwargs: str) -> None:
+        """What a step was called with, as its record says it, if it has a row of its own in the summary."""
+        if len(family) <= MANY:
+            self.called[k] = args, kwargs
 
     def conclude(
         self, k: int, began: float, value: Any, error: BaseException | None, said: tuple[str, str] = ("", "")
@@ -388,6 +395,8 @@ class _Call:
                 kwargs=self.kwargs,
             )
             worker.upstream.keep(index, codec, chunks)
+            if self.args:
+                worker.tell_call(index, self.step.family, self.args, self.kwargs)
             segment, offset, size, checksum = place
             return pack(index, self.attempt, worker.rank, segment, when, seconds, offset, size, checksum)
         except (EzpypError, OSError) as error:
