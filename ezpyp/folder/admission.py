@@ -28,13 +28,18 @@ def kind_of(folder: str, asked: str, steps: int) -> str:
     schema = schemas.read(folder)
     there = schema["ezpyp"]["store"] if schema is not None else "packed" if _is_packed(folder) else ""
     if there in ("", "memory"):  # nothing is left of what was kept in memory
-        return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
+        return usual_kind(asked, steps)
     if asked in ("auto", there):
         return str(there)
     remedy = f"Convert it: ezpyp repack {folder} --store {asked}." if asked != "memory" else "Use another cache folder."
     raise SchemaConflictError(
         f"{folder} has store='{there}', and store='{asked}' was asked for. {remedy} Nothing was run."
     )
+
+
+def usual_kind(asked: str, steps: int) -> str:
+    """The kind of store that a new folder gets."""
+    return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
 
 
 def _is_packed(folder: str) -> bool:

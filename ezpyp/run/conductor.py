@@ -63,6 +63,7 @@ class Conductor:
         self._places_help = job.kind == "packed"
         #: Pickles of results that travel, by their steps, oldest first.
         self._values: dict[int, bytes] = {}
+        self._runs_elsewhere = job.settings.executor != "inline"
         #: How long to sleep where nothing came for so long. Alone, whatever comes ends a sleep.
         self._nap = job.link.nap if job.link is not None else lambda _: WOKEN
         #: Steps of each phase that have not settled; and whether a phase ended since the last sync, and when that was.
@@ -75,6 +76,7 @@ class Conductor:
         self._look_at_lock(now)
         self._hand_out(team, pace, now)
         self._early = [report for executor in team for report in executor.poll()]
+        self._foresee_end(team)
 
     def conduct(self, team: Sequence[Executor], pace: Pace, stop: Stop) -> None:
         """Hand out and settle until nothing is left to do, or a stop was asked for and its time is over."""
@@ -83,13 +85,15 @@ class Conductor:
         while not ledger.finished:
             now = time.monotonic()
             self._look_at_lock(now)
-            moved = self._hand_out(team, pace, now)
+            moved = handed = self._hand_out(team, pace, now)
             if self._at_border:  # what waited for these results starts before somebody waits for the disk
                 self._sync(team)
             if reports := [*self._early, *(r for executor in team for r in executor.poll())]:
                 self._early = []
                 self._settle(reports, pace)
                 moved = True
+            if handed:
+                self._foresee_end(team)
             self.telling.look(now)
             self._bus.idle()
             stop.look(now)
@@ -133,6 +137,12 @@ class Conductor:
         now = time.monotonic()
         if now - self._synced >= SYNC_EVERY:
             self._at_border, self._synced = False, now
+            for executor in team:
+                executor.sync()
+
+    def _foresee_end(self, team: Sequence[Executor]) -> None:
+        """Where all that is left was handed out, have each sync as soon as it is done: nobody waits for that then."""
+        if self._runs_elsewhere and self._ledger.running == self._ledger.not_run:
             for executor in team:
                 executor.sync()
 

@@ -33,7 +33,7 @@ from ezpyp.run.job import Job
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import allocation, capture, launch
-from ezpyp.system.files import is_shared, make_folder
+from ezpyp.system.files import make_folder
 from ezpyp.work import executors, preloading
 from ezpyp.work.nursery import Nursery, Position
 
@@ -90,13 +90,16 @@ class Session:
         if choices.expected_helpers():
             import_module("ctypes")  # what is forked needs it at once, and mpi4py soon
         if launched.launch() is not None and not mpi.started():
-            with suppress(OSError):  # there is no such folder, which is told of later
-                is_shared(folder)  # what is forked has it from here
+            # What the rank needs soon, and what is forked here at once. Whether it can be had is told of later.
+            with suppress(EzpypError):
+                open_store(admission.usual_kind(choices.store(), len(organised.steps)), folder)
             self._hatch(0 if preloading.asked() else choices.expected_helpers())
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
         self._is_root = self._link is None or self._link.rank == 0
+        if self._link is not None and self._is_root:
+            import_module("ezpyp.ranks.team")  # in execute() all would wait for that
         self._kind = ""
         try:
             self._standing = self._stand(choices)

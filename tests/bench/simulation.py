@@ -27,6 +27,7 @@ from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder.events import Bus, Journal
 from ezpyp.model.kinds import Functions
 from ezpyp.model.plan import Plan
+from ezpyp.model.settings import Settings
 from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi, team
 from ezpyp.run import conductor, telling
@@ -315,6 +316,7 @@ def simulate(
             store=MemoryStore(),
             folder=journal,
             kind="memory",
+            settings=Settings(),
         )
         bus = Bus([Journal(journal, "simulated", clock=clock.monotonic)] if journal else [])
         leader = Conductor(cast("Job", job), ledger, bus, ["node"] * (ranks + 1))
