@@ -18,7 +18,7 @@ from ezpyp import InitializationError, Pipeline, SchemaConflictError, as_pickle_
 from ezpyp.run import session
 from ezpyp.storage import appender
 from ezpyp.storage.packed import PackedStore
-from ezpyp.system import files
+from ezpyp.system import files, offspring
 from ezpyp.upkeep.checking import check
 from ezpyp.upkeep.merging import merge
 from tests.conftest import Launcher
@@ -213,19 +213,16 @@ print(summary.done, summary.cached)
 """
 
 
-def kill_session(session_id: int) -> None:
-    """Every process of a session, as a job that is cancelled for good. Returns when none of them runs any more: one
+def kill_all(pid: int) -> None:
+    """A process and all below it, as a job that is cancelled for good. Returns when none of them runs any more: one
     that was forked while the others were killed would go on writing.
     """
-    alive = True
-    while alive:
-        alive = False
-        for path in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError, IndexError):
-                state, _, _, session = (path / "stat").read_text().rpartition(")")[2].split()[:4]
-                if int(session) == session_id and state not in "ZX":
-                    alive = True
-                    os.kill(int(path.name), signal.SIGKILL)
+    known = {pid}
+    while any(map(offspring.is_alive, known)):
+        known.update(each for root in [*known] for each in offspring.descendants(root))
+        for each in filter(offspring.is_alive, known):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(each, signal.SIGKILL)
 
 
 def test_after_any_kill_the_next_run_does_exactly_the_rest(python: Launcher) -> None:
@@ -236,10 +233,10 @@ def test_after_any_kill_the_next_run_does_exactly_the_rest(python: Launcher) -> 
         book.write_text("")
         wanted = chance.randrange(0, max(1, left // 2))
         command = [str(python.bin / "python"), str(script)]
-        with subprocess.Popen(command, cwd=folder, env=python.environment(), start_new_session=True) as run:
+        with subprocess.Popen(command, cwd=folder, env=python.environment()) as run:
             while run.poll() is None and book.stat().st_size < 2 * wanted:
                 time.sleep(0.001)
-            kill_session(run.pid)
+            kill_all(run.pid)
         store = PackedStore(folder / "cache")
         scan = store.records()
         assert scan.problems == ()

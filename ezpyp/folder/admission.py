@@ -13,9 +13,7 @@ from ezpyp.folder.folding import count, named
 from ezpyp.folder.surveys import Survey, best_of, duration
 from ezpyp.model import naming
 from ezpyp.model.steps import Outcome, Status
-
-#: Up to so many steps have a file pair each, if nobody chose.
-MOST_FILES = 1000
+from ezpyp.storage.opening import usual_kind
 
 
 def kind_of(folder: str, asked: str, steps: int) -> str:
@@ -35,11 +33,6 @@ def kind_of(folder: str, asked: str, steps: int) -> str:
     raise SchemaConflictError(
         f"{folder} has store='{there}', and store='{asked}' was asked for. {remedy} Nothing was run."
     )
-
-
-def usual_kind(asked: str, steps: int) -> str:
-    """The kind of store that a new folder gets."""
-    return asked if asked != "auto" else "packed" if steps > MOST_FILES else "files"
 
 
 def _is_packed(folder: str) -> bool:

@@ -8,6 +8,7 @@ line.
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
@@ -21,6 +22,7 @@ from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
 from ezpyp.model.naming import some
+from ezpyp.model.settings import Settings
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.ranks import mpi
 from ezpyp.ranks.vigil import Vigil
@@ -96,14 +98,11 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
     """
     if not job.todo and not job.standing.missing:
         return _nothing_to_do(job, bus, mpi_library)
-    requests = Requests.of(job.plan)
-    neighbours = _Neighbours(*(job.link.places[job.rank][1:] if job.link is not None else (0, 1)))
-    place = _place(job, neighbours, requests)
-    places = [place] if job.link is None else job.link.gather(place)
+    requests, places = job.requests, job.places
     demands.check(job, requests, places)
     stop = Stop.within(job.settings.grace, job.time)
     with listening(stop):
-        own = _open_everywhere(job, places, neighbours, requests)
+        own = _open_everywhere(job, places, requests)
         if job.link is None:
             return _lead(job, [own], bus, stop, mpi_library, places, requests)
         with Vigil(job.link, job.patience):
@@ -114,7 +113,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
 
             others = {each.rank: each.slots for each in places[1:] if each.slots}
             team: list[Executor] = [Ranks(job.link, others, stop)]
-            if place.slots:
+            if places[0].slots:
                 team.insert(0, own)
             finished = _lead(job, team, bus, stop, mpi_library, places, requests)
             try:
@@ -132,27 +131,28 @@ def _part(link: mpi.Link, finished: Finished | None) -> Finished:
     return conclusion
 
 
-class _Neighbours(NamedTuple):
-    """This rank's place among those of its node, and how many these are."""
-
-    rank: int
-    size: int
-
-
-def _place(job: Job, neighbours: _Neighbours, requests: Requests | None) -> Place:
-    """This rank as a place for steps. Under MPI, in line, rank 0 only schedules; of many ranks it has a helper less."""
-    stock = resources.stock(whole=requests is not None)
-    leads = job.link is not None and job.rank == 0
-    if job.settings.executor == "inline":
+def place_of(link: mpi.Link | None, settings: Settings, *, whole: bool) -> Place:
+    """This rank as a place for steps; `whole` with all that they may ask for. Under MPI, in line, rank 0 only
+    schedules; of many ranks it has a helper less.
+    """
+    stock = resources.stock(whole=whole)
+    leads = link is not None and link.rank == 0
+    if settings.executor == "inline":
         slots = 0 if leads else 1
     else:
-        slots = job.settings.helpers or max(1, min(stock.reach, stock.cores // neighbours.size))
-        if leads and job.link is not None and job.link.size > MOST_EQUALS:
+        slots = settings.helpers or max(1, min(stock.reach, stock.cores // _neighbours(link)))
+        if leads and link is not None and link.size > MOST_EQUALS:
             slots -= 1
-    return Place(rank=job.rank, host=job.host, slots=slots, stock=stock)
+    rank, host = (link.rank, link.host) if link is not None else (0, os.uname().nodename)
+    return Place(rank=rank, host=host, slots=slots, stock=stock)
 
 
-def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
+def _neighbours(link: mpi.Link | None) -> int:
+    """How many ranks there are on the node of this one."""
+    return link.places[link.rank][2] if link is not None else 1
+
+
+def _open_everywhere(job: Job, places: Sequence[Place], requests: Requests | None) -> Executor:
     """This rank's executor. If one rank cannot have its own, all raise the same error.
 
     Raises:
@@ -160,7 +160,7 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
     """
     own: Executor
     try:
-        own, problem = _executor(job, places, neighbours, requests), ""
+        own, problem = _executor(job, places, requests), ""
     except Exception as error:
         if job.link is None:
             raise
@@ -177,24 +177,25 @@ def _open_everywhere(job: Job, places: Sequence[Place], neighbours: _Neighbours,
     return own
 
 
-def _executor(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Executor:
+def _executor(job: Job, places: Sequence[Place], requests: Requests | None) -> Executor:
     if job.settings.executor == "inline" or not places[job.rank].slots:
         return _serial(job)
     bell = job.link.bell if job.link is not None else None
-    return Processes(job.worker(), *job.nest(), _setup(job, places, neighbours, requests), bell)
+    nest, position = job.nest(places[job.rank].slots)
+    return Processes(job.worker(), nest, position, _setup(job, places, requests), bell)
 
 
 def _serial(job: Job) -> Serial:
     return Serial(job.worker(), job.link.bell if job.link is not None else None)
 
 
-def _setup(job: Job, places: Sequence[Place], neighbours: _Neighbours, requests: Requests | None) -> Setup:
+def _setup(job: Job, places: Sequence[Place], requests: Requests | None) -> Setup:
     place = places[job.rank]
     helpers, bound = place.slots, resources.bound_cores()
     # One rank a core is left where the launcher bound it; more helpers than that spread over the node.
     spread = resources.reachable_cores() if helpers > bound else ()
     cores = resources.cores_each(
-        allotted=place.stock.cores, bound=len(spread) or bound, local_size=neighbours.size, helpers=helpers
+        allotted=place.stock.cores, bound=len(spread) or bound, local_size=_neighbours(job.link), helpers=helpers
     )
     have = place.stock.gpus
     environments = resources.environments(
@@ -356,7 +357,7 @@ def _nothing_to_do(job: Job, bus: Bus, library: str) -> Finished:
         blame={},
         cached=cached,
         idle=True,
-        on_gpus=demands.wants_gpus(Requests.of(job.plan)),
+        on_gpus=demands.wants_gpus(job.requests),
     )
 
 

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Sequence
 from itertools import compress
 from typing import TYPE_CHECKING
 
 from ezpyp.model.fingerprints import Fingerprints
+from ezpyp.model.kinds import Requests
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import with_needs
 from ezpyp.model.settings import Settings
 from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi
+from ezpyp.schedule.placement import Place
 from ezpyp.storage.opening import Store
 from ezpyp.work.nursery import Nursery, Position
 from ezpyp.work.worker import Worker
@@ -39,7 +40,10 @@ class Job:
         standing: Standing,
         settings: Settings,
         link: mpi.Link | None,
-        nest: Callable[[], tuple[Nursery, Position]],
+        nest: Callable[[int], tuple[Nursery, Position]],
+        todo: frozenset[int],
+        requests: Requests | None,
+        places: Sequence[Place],
         wanted: frozenset[int] | None = None,
         time: float = math.inf,
         share: str = "",
@@ -50,7 +54,10 @@ class Job:
     ) -> None:
         """
         Args:
-            nest: the process that forks helpers: forked earlier, before MPI started, or now.
+            nest: the process that forks helpers: forked earlier, before MPI started, or now, for so many helpers.
+            todo: the steps that have no result yet and are asked for, or needed by those.
+            requests: what steps ask for; None where all are ordinary.
+            places: the ranks as places for steps; none where there is nothing to do.
             wanted: the steps that this run is asked for; None for all.
             time: seconds that the run has.
             share: which share of a plan the run is, for people; "" where it is none.
@@ -61,6 +68,7 @@ class Job:
         """
         self.run, self.plan, self.folder, self.kind, self.store = run, plan, folder, kind, store
         self.standing, self.settings, self.link, self.nest = standing, settings, link, nest
+        self.todo, self.requests, self.places = todo, requests, places
         self.wanted, self.time, self.share, self.origin = wanted, time, share, origin
         self.patience, self.sign, self.next_start = patience, sign, next_start
 
@@ -83,11 +91,10 @@ class Job:
             host=self.host,
         )
 
-    @cached_property
-    def todo(self) -> frozenset[int]:
-        """The steps that have no result yet and are asked for, or needed by those."""
-        statuses = self.standing.statuses
-        if self.wanted is None:
-            return frozenset(compress(range(len(statuses)), statuses))  # done is 0
-        needed = with_needs(self.plan.graph, self.wanted, lambda k: statuses[k] == Status.DONE)
-        return frozenset(k for k in needed if statuses[k] != Status.DONE)
+
+def missing(plan: Plan, statuses: bytes, wanted: frozenset[int] | None) -> frozenset[int]:
+    """The steps that have no result yet and are wanted, or needed by those; `wanted` None for all."""
+    if wanted is None:
+        return frozenset(compress(range(len(statuses)), statuses))  # done is 0
+    needed = with_needs(plan.graph, wanted, lambda k: statuses[k] == Status.DONE)
+    return frozenset(k for k in needed if statuses[k] != Status.DONE)

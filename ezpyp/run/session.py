@@ -13,7 +13,6 @@ import weakref
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ from ezpyp.folder import runs
 from ezpyp.folder.events import Bus, Journal, Listener, beginning_of_run
 from ezpyp.folder.summary import Summary
 from ezpyp.model.arguments import check_unchanged
+from ezpyp.model.kinds import Requests
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, with_needs
@@ -29,9 +29,10 @@ from ezpyp.model.settings import Choices, Settings
 from ezpyp.ranks import exits, launched, mpi, vigil
 from ezpyp.run import engine
 from ezpyp.run.engine import Finished
-from ezpyp.run.job import Job
+from ezpyp.run.job import Job, missing
+from ezpyp.schedule.placement import Place
 from ezpyp.scripts.loading import main_script
-from ezpyp.storage.opening import Writer, open_store
+from ezpyp.storage.opening import Writer, open_store, usual_kind
 from ezpyp.system import allocation, capture, launch
 from ezpyp.system.files import make_folder
 from ezpyp.work import executors, preloading
@@ -48,6 +49,15 @@ if TYPE_CHECKING:
 #: The name of a run, the seconds that it has, those after which a host is lost, and why these cannot be told, "" where
 #: they can.
 _Begun = tuple[str, float, float, str]
+
+#: What only rank 0 needs, and only in a run that has something to do: loaded before, for there all wait for rank 0.
+_OF_LEADER = (
+    "ezpyp.folder.archive",
+    "ezpyp.folder.durations",
+    "ezpyp.run.conductor",
+    "ezpyp.run.report",
+    "ezpyp.schedule.pace",
+)
 
 #: Folders that pipelines of this process were initialized in, with the digests of their plans.
 _folders: dict[str, bytes] = {}
@@ -92,14 +102,12 @@ class Session:
         if launched.launch() is not None and not mpi.started():
             # What the rank needs soon, and what is forked here at once. Whether it can be had is told of later.
             with suppress(EzpypError):
-                open_store(admission.usual_kind(choices.store(), len(organised.steps)), folder)
+                open_store(usual_kind(choices.store(), len(organised.steps)), folder)
             self._hatch(0 if preloading.asked() else choices.expected_helpers())
         self._link = mpi.connect()
         if self._link is not None and not self._link.meet(mpi.Mark.INITIALIZE, organised.digest, self._whereabouts):
             _explain_mismatch(self._link, organised)
         self._is_root = self._link is None or self._link.rank == 0
-        if self._link is not None and self._is_root:
-            import_module("ezpyp.ranks.team")  # in execute() all would wait for that
         self._kind = ""
         try:
             self._standing = self._stand(choices)
@@ -108,6 +116,9 @@ class Session:
                 nest.close()
             raise
         _folders[folder] = organised.digest
+        if self._is_root and any(self.statuses):
+            for name in _OF_LEADER if self._link is None else (*_OF_LEADER, "ezpyp.ranks.team"):
+                import_module(name)
 
     def execute(self, choices: Choices, selection: Selection, raise_on_failure: bool | None) -> Summary:
         """Run what has no result yet. Returns on every rank when all is done."""
@@ -124,10 +135,6 @@ class Session:
             if self._share is not None and self._part is None:  # there is nothing to divide
                 return runs.open(self._folder).summary_of(self.plan.pipeline_id, array("b", self.statuses))
             wanted = self._wanted(selection)
-            if self._link is not None:
-                self._meet(self._link)
-            if self._is_root:
-                launch.tell_outcome(None, self._folder)
             finished = self._carry_out(settings, wanted)
             self.statuses = finished.statuses
             summary = self._conclude(finished)
@@ -256,12 +263,23 @@ class Session:
             self._release()
 
     def _carry_out(self, settings: Settings, wanted: frozenset[int] | None) -> Finished:
+        link, standing, requests = self._link, self._standing, Requests.of(self.plan)
+        todo = missing(self.plan, standing.statuses, wanted)
+        idle = not todo and not standing.missing
+        # What each rank finds out alone comes before they meet: somebody waits there in any case.
+        own = _begin(self._folder, self._share) if self._is_root else None
+        place = None if idle else engine.place_of(link, settings, whole=requests is not None)
+        if link is not None:
+            self._meet(link)
+        if self._is_root:
+            launch.tell_outcome(None, self._folder)
         if settings.start == "fork":
             _warn_of_threads()
-        link = self._link
-        own = _begin(self._folder, self._share) if self._is_root else None
-        began: _Begun | None = own if link is None else link.share(own)
-        assert began is not None
+        told: list[tuple[_Begun | None, Place | None]] = [(own, place)]
+        if link is not None:
+            told = link.gather(told[0])
+        began = told[0][0]
+        assert began is not None  # rank 0's
         run, left, patience, problem = began
         if problem:
             error = InitializationError(problem)
@@ -273,10 +291,13 @@ class Session:
             folder=self._folder,
             kind=self._kind,
             store=self._store,
-            standing=self._standing,
+            standing=standing,
             settings=settings,
             link=link,
-            nest=partial(self._hatch, settings.helpers or 1),
+            nest=self._hatch,
+            todo=todo,
+            requests=requests,
+            places=[each for _, each in told if each is not None],
             wanted=wanted,
             time=left,
             origin=self._origin,
@@ -289,14 +310,14 @@ class Session:
         if self._is_root:
             from ezpyp.run.report import Lines
 
-            listeners = [Journal(self._folder, run), Lines()] if job.todo or job.standing.missing else [Lines()]
+            listeners = [Lines()] if idle else [Journal(self._folder, run), Lines()]
         bus = Bus(listeners)
         try:
             return engine.carry_out(job, bus, mpi_library=link.library if link is not None else "")
         finally:
             bus.close()
 
-    def _hatch(self, spares: int = 0) -> tuple[Nursery, Position]:
+    def _hatch(self, spares: int) -> tuple[Nursery, Position]:
         """The process that forks helpers, and what it shares with them; forked now if it is not there.
 
         Args:

@@ -24,8 +24,12 @@ __all__ = [
     "on_shelf",
     "open_store",
     "stems",
+    "usual_kind",
     "write_whole",
 ]
+
+#: Up to so many steps have a file pair each, if nobody chose.
+_MOST_FILES = 1000
 
 _in_memory: dict[str, MemoryStore] = {}
 
@@ -60,3 +64,8 @@ def open_store(kind: str, folder: str | os.PathLike[str], writer: Writer | None 
     if kind not in _KINDS:
         raise StoreError(f"There is no store '{kind}'. Known: {', '.join(sorted(_KINDS))}.")
     return _KINDS[kind](os.fspath(folder), writer)
+
+
+def usual_kind(asked: str, steps: int) -> str:
+    """The kind of store that a new folder gets for so many steps; `asked` "auto" where nobody chose."""
+    return asked if asked != "auto" else "packed" if steps > _MOST_FILES else "files"

@@ -358,7 +358,15 @@ def _live(
         offspring.end_children()
         with contextlib.suppress(OSError):  # the agent is gone
             own.send(pickle.dumps(None), socket.MSG_NOSIGNAL)
+            _let_go_on(own)
         os._exit(0)
+
+
+def _let_go_on(own: socket.socket) -> None:
+    """Wait until the agent has closed its end: to end takes a core for a millisecond, which the agent may need now."""
+    poll = select.poll()
+    poll.register(own, 0)
+    poll.poll(1000)
 
 
 def _get_ready(prepare: Callable[[], None]) -> None:
