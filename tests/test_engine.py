@@ -42,7 +42,7 @@ def test_results_are_synced_at_the_border_of_each_phase_when_what_waited_for_the
     step(step(step(0)))
     assert pipeline.execute().ok
     assert log.read_text() == expected, (
-        "at last by who ran the steps, twice if it does not wait to be told, and by rank 0"
+        "at last by who ran the steps, told or not, and by rank 0"
     )
 
 
