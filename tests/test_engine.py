@@ -41,9 +41,7 @@ def test_results_are_synced_at_the_border_of_each_phase_when_what_waited_for_the
     step = as_pickle_step(pipeline)(following)
     step(step(step(0)))
     assert pipeline.execute().ok
-    assert log.read_text() == expected, (
-        "at last by who ran the steps, told or not, and by rank 0"
-    )
+    assert log.read_text() == expected, "at last by who ran the steps, told or not, and by rank 0"
 
 
 def test_short_phases_are_not_synced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
