@@ -7,6 +7,7 @@ from itertools import pairwise, takewhile
 from typing import Any, NamedTuple
 
 from ezpyp.folder import folding
+from ezpyp.folder import schema as schemas
 from ezpyp.folder.schema import entries
 from ezpyp.identity import fingerprint
 from ezpyp.model.fingerprints import Fingerprints
@@ -63,6 +64,10 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any], digest_of: Dige
     A step that is not in the other schema is taken for a changed one if there is one of the same function and arguments
     there, or else of the same name, that is not in this one.
     """
+    if schemas.alike(before, after):
+        names = [name for name, _ in schemas.known(before)]
+        same = {name: name for name in names}
+        return Differences(new=(), gone=(), changed={}, former=same, together=_together(names))
     old = {entry["name"]: entry for _, entry in entries(before)}
     now = {entry["name"]: entry for _, entry in entries(after)}
     now = _cut_like(now, old, digest_of)
@@ -97,12 +102,18 @@ def between(before: Mapping[str, Any], after: Mapping[str, Any], digest_of: Dige
         for name, entry in now.items()
         if name in former and name not in grown and old[former[name]]["fingerprint"] != entry["fingerprint"]
     }
-    together: dict[str, list[str]] = {}
-    for name, entry in now.items():
-        if "count" in entry:
-            together.setdefault(entry["label"], []).append(name)
     new, gone = (*strange, *grown.values()), (*lost, *shrunk)
-    return Differences(new=new, gone=gone, changed=changed, former=former, together=together)
+    return Differences(new=new, gone=gone, changed=changed, former=former, together=_together(now))
+
+
+def _together(names: Iterable[str]) -> dict[str, list[str]]:
+    """The names that stand for several steps, by label."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        label, first, _ = folding.parsed(name)
+        if first >= 0:
+            found.setdefault(label, []).append(name)
+    return found
 
 
 def _call(entry: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -235,7 +235,7 @@ class _Values:
 
 def parsed(name: str) -> tuple[str, int, int]:
     """The label, the first number, and the count of names told together; of any other, itself once."""
-    match = _SPAN.fullmatch(name)
+    match = _SPAN.fullmatch(name) if ".." in name else None
     count = int(match[3]) + 1 - int(match[2]) if match else 1
     return (match[1], int(match[2]), count) if match else (name, -1, 1)
 

@@ -18,7 +18,7 @@ import json
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import TYPE_CHECKING, Any, overload
 
 from ezpyp.errors import StoreError
@@ -26,10 +26,12 @@ from ezpyp.folder import folding
 from ezpyp.folder.folding import Fold
 from ezpyp.identity import fingerprint
 from ezpyp.identity.inputs import Seen
+from ezpyp.identity.outline import describe
+from ezpyp.model.arguments import Arguments
 from ezpyp.model.fingerprints import Identity
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Step
+from ezpyp.model.steps import Step, bound
 
 if TYPE_CHECKING:
     from ezpyp.identity.graph import Code
@@ -87,28 +89,39 @@ class _Planned:
         steps, parents = plan.steps, plan.graph.parents
         for k in range(start, stop):
             step, code = steps[k], identity.codes[k] if identity else ""
+            name, (args, kwargs) = step.name, step.arguments_shown()
             common = self._common.get((id(step.family.definition), code))
             if common is None:
                 common = self._common[id(step.family.definition), code] = self._shared(step, code)
             entry = common.copy()
             before = parents[k]
-            names = folding.spans(plan, before)
-            entry["args"], entry["kwargs"] = step.texts()
-            entry["arguments"], entry["arguments_digest"] = step.bound(), _arguments_digest(step)
+            names = folding.spans(plan, before) if before else []
+            entry["args"], entry["kwargs"] = describe(args, kwargs)
+            entry["arguments"] = bound(step.parameters, args, kwargs)
+            entry["arguments_digest"] = _arguments_digest(step.arguments)
             few = len(before) <= folding.MOST
             entry["depends_on"] = f"[{', '.join((repr(steps[p]) for p in before) if few else names)}]"
             entry["fingerprint"] = identity.fingerprints[k] if identity else ""
             entry["inputs"] = _inputs_entry(identity.inputs.get(k, ()) if identity else ())
-            entry["name"], entry["stem"], entry["upstream"] = step.name, plan.stems[k], names
+            entry["name"], entry["stem"], entry["upstream"] = name, plan.stems.of(step), names
             yield entry
+
+    def known(self, start: int, stop: int) -> Iterator[tuple[str, str]]:
+        """Names and fingerprints of these steps, of which none is folded."""
+        prints = self._identity.fingerprints if self._identity else None
+        for k, step in enumerate(self._plan.steps[start:stop], start):
+            yield step.name, prints[k] if prints is not None else ""
+
+    def known_whole(self, fold: Fold) -> tuple[str, str]:
+        """The name and the fingerprint of a folded family."""
+        return fold.name, folding.digest(self._identity.fingerprints, fold.start, fold.stop) if self._identity else ""
 
     def whole(self, fold: Fold) -> dict[str, Any]:
         """The entry of a folded family."""
         (first,) = self.between(fold.start, fold.start + 1)
         own = folding.entry(self._plan, fold)
         entry = {**first, **own, "depends_on": f"[{', '.join(own['upstream'])}]"}
-        if self._identity:
-            entry["fingerprint"] = folding.digest(self._identity.fingerprints, fold.start, fold.stop)
+        entry["fingerprint"] = self.known_whole(fold)[1]
         return entry
 
     def _shared(self, step: Step, code: str) -> dict[str, Any]:
@@ -158,6 +171,15 @@ class _Phase(Sequence[dict[str, Any]]):
             k = fold.stop
         yield from self._planned.between(k, self._steps.stop)
 
+    def known(self) -> Iterator[tuple[str, str]]:
+        """The name and the fingerprint of each entry, without making it."""
+        k = self._steps.start
+        for fold in self._folds:
+            yield from self._planned.known(k, fold.start)
+            yield self._planned.known_whole(fold)
+            k = fold.stop
+        yield from self._planned.known(k, self._steps.stop)
+
     @overload
     def __getitem__(self, place: int) -> dict[str, Any]: ...
     @overload
@@ -169,9 +191,8 @@ class _Phase(Sequence[dict[str, Any]]):
         return next(islice(self, range(len(self))[place], None))
 
 
-def _arguments_digest(step: Step) -> str:
+def _arguments_digest(arguments: Arguments) -> str:
     """What tells calls apart in two runs: as the fingerprint, and by the names of files."""
-    arguments = step.arguments
     labels = [each.label for each in arguments.inputs]
     return fingerprint.combine(arguments.identity, *labels) if labels else arguments.identity.hex()
 
@@ -243,6 +264,19 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     if written > FORMAT:
         raise StoreError(f"{path} has format {written}; this ezpyp reads up to {FORMAT}. Upgrade ezpyp.")
     return dict(content)
+
+
+def known(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The name and the fingerprint of every entry of a schema, in order."""
+    for phase in sorted((k for k in content if k != "ezpyp"), key=int):
+        listed = content[phase]
+        yield from listed.known() if isinstance(listed, _Phase) else ((e["name"], e["fingerprint"]) for e in listed)
+
+
+def alike(content: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two schemas have the same steps, under the same names and in the same order."""
+    missing = object()
+    return all(mine == its for mine, its in zip_longest(known(content), known(other), fillvalue=missing))
 
 
 def entries(content: Mapping[str, Any]) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -62,7 +62,7 @@ class Stems:
 
     def add_numbered(self, label: str, numbers: range) -> bool:
         """Take `label[n]` for these numbers as stems, at once. False, and nothing is taken, where not all can be."""
-        if not numbers or "[" in label or not all(_is_safe(f"{label}[{n}]") for n in (numbers[0], numbers[-1])):
+        if not numbers or "[" in label or not all(self._is_safe(f"{label}[{n}]") for n in {numbers[0], numbers[-1]}):
             return False
         key = label.casefold()
         spans, alone = self._spans.setdefault(key, []), self._alone.get(key, set())
@@ -73,7 +73,10 @@ class Stems:
         few, many = (alone, numbers) if len(alone) < len(numbers) else (numbers, alone)
         if any(number in many for number in few):
             return False
-        spans.insert(place, numbers)
+        if place and spans[place - 1].stop == numbers.start:
+            spans[place - 1] = range(spans[place - 1].start, numbers.stop)
+        else:
+            spans.insert(place, numbers)
         return True
 
     def _is_safe(self, name: str) -> bool:

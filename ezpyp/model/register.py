@@ -45,8 +45,11 @@ class Register(Mapping[str, Step]):
         self._counts[base] = number + count
         return number
 
-    def add(self, family: Family) -> None:
+    def add(self, family: Family, identity: bytes | None = None) -> None:
         """Take new steps.
+
+        Args:
+            identity: of its only call, where that is known.
 
         Raises:
             RepeatedStepError: the name or the very call of one is taken.
@@ -59,7 +62,11 @@ class Register(Mapping[str, Step]):
         elif odd := next((name for name in self._odd if _member(family, name) is not None), None):
             raise _taken(odd)
         if not definition.named:
-            self._calls_of(definition).add(family)
+            calls = self._calls_of(definition)
+            if identity is None:
+                calls.add(family)
+            else:
+                calls.add_one(family, identity)
         if family.first is None:
             self._single[label] = family
             if definition.named and label.endswith("]"):
@@ -104,7 +111,7 @@ class Register(Mapping[str, Step]):
         calls.add(args, kwargs)
         family = Family(definition, calls, base, number)
         self._counts[base] = number + 1
-        self.add(family)
+        self.add(family, identity)
         self._growing.append(family)
         return Step(family)
 
@@ -112,7 +119,7 @@ class Register(Mapping[str, Step]):
         """No family grows any more."""
         for family in self._growing:
             if isinstance(family.calls, Gathered):
-                family.calls = family.calls.columns(family.label)
+                family.calls = family.calls.columns(family.label) if len(family) > 1 else (family.calls[0],)
         self._growing.clear()
 
     def _calls_of(self, definition: Definition) -> _Calls:
@@ -185,10 +192,17 @@ class _Calls:
         if isinstance(calls, Columns) and self._is_plainly_new(calls):
             self._unwritten.append((family, calls))
             return
-        for each, _ in self._unwritten:
-            self._write(each)
-        self._unwritten.clear()
+        self._write_all()
         self._write(family)
+
+    def add_one(self, family: Family, key: Hashable) -> None:
+        """Note a family of one call."""
+        self._write_all()
+        number = len(self._known)
+        if (before := self._known.setdefault(key, number)) != number:
+            raise _repeated(family, 0, *self._find(before))
+        self._families.append(family)
+        self._firsts.append(number)
 
     def append(self, family: Family, key: Hashable) -> None:
         """Note the last call of the last family, which grew by it."""
@@ -198,6 +212,11 @@ class _Calls:
 
     def _is_plainly_new(self, calls: Columns) -> bool:
         return not self._known and all(calls.apart(each) for _, each in self._unwritten) and calls.differ()
+
+    def _write_all(self) -> None:
+        for each, _ in self._unwritten:
+            self._write(each)
+        self._unwritten.clear()
 
     def _write(self, family: Family) -> None:
         """Note the calls, or none of them where one was made before."""

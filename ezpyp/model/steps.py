@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from enum import IntEnum
 from itertools import accumulate, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, overload
@@ -236,22 +236,24 @@ class Step(Deferred):
     @property
     def args(self) -> list[Any]:
         """The positional arguments, with a PlaceHolder for each value that another step will make."""
-        return list(self.arguments.thaw(_as_placeholder)[0])
+        return list(self.arguments_shown()[0])
 
     @property
     def kwargs(self) -> dict[str, Any]:
         """The keyword arguments, with a PlaceHolder for each value that another step will make."""
-        return self.arguments.thaw(_as_placeholder)[1]
+        return self.arguments_shown()[1]
 
     @property
     def function_name(self) -> str:
         return callable_name(self.function)
 
+    def arguments_shown(self) -> tuple[Sequence[Any], dict[str, Any]]:
+        """`args` and `kwargs`."""
+        return self.arguments.thaw(_as_placeholder)
+
     def bound(self) -> dict[str, Any]:
         """Parameter names to argument values as JSON can hold them."""
-        args, kwargs = self.args, self.kwargs
-        named = {self.parameters[k] if k < len(self.parameters) else f"args[{k}]": a for k, a in enumerate(args)}
-        return {k: plain_value(v) for k, v in {**named, **kwargs}.items()}
+        return bound(self.parameters, *self.arguments_shown())
 
     @property
     def label(self) -> str:
@@ -263,7 +265,7 @@ class Step(Deferred):
 
     def texts(self) -> tuple[str, str]:
         """The arguments as the schema shows them: `[TMP for alpha, TMP for beta]`, `{}`."""
-        return describe(self.args, self.kwargs)
+        return describe(*self.arguments_shown())
 
     def get_status(self) -> Status:
         """What came of it: -1 not run, 0 done, 1 failed, 2 skipped."""
@@ -280,6 +282,12 @@ class Step(Deferred):
             ResultUnavailable: it did not run, failed, or was skipped; the text says which, since when and what to do.
         """
         return self.home.result(self.name)
+
+
+def bound(parameters: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameter names to argument values as JSON can hold them."""
+    named = {parameters[k] if k < len(parameters) else f"args[{k}]": plain_value(a) for k, a in enumerate(args)}
+    return named | {k: plain_value(v) for k, v in kwargs.items()} if kwargs else named
 
 
 class PlaceHolder(Deferred):

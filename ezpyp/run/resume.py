@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import compress
-from typing import Any
 
 from ezpyp.errors import IdentityError
 from ezpyp.folder import schema as schemas
@@ -161,11 +160,7 @@ def is_settled(found: Survey) -> bool:
 
 def outdated(found: Survey) -> bool:
     """Whether the schema of the folder, if there is one, is not that of the plan."""
-    return found.before is None or _names_and_prints(found.before) != _names_and_prints(found.wanted)
-
-
-def _names_and_prints(schema: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(entry["name"], entry["fingerprint"]) for _, entry in schemas.entries(schema)]
+    return found.before is None or not schemas.alike(found.before, found.wanted)
 
 
 #: By whether a step runs: it is done, or it is not.
