@@ -39,9 +39,9 @@ def _is_packed(folder: str) -> bool:
     """Whether there are packed results of a plan that is not known, because its schema was lost."""
     if not os.path.isdir(os.path.join(folder, naming.STORE_FOLDER)):
         return False
-    from ezpyp.storage import packed
+    from ezpyp.storage.names import is_there
 
-    return packed.is_there(folder)
+    return is_there(folder)
 
 
 def admit(found: Survey, folder: str, on_change: str = "refuse") -> None:

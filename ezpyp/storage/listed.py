@@ -6,8 +6,9 @@ import os
 from array import array
 
 from ezpyp.storage.index import ENTRY, STEP, WORDS, listing
+from ezpyp.storage.names import BASE, name_of, number_from
 from ezpyp.storage.protocol import Problem
-from ezpyp.storage.segment import BASE, FIRST, Segment, name_of, number_from
+from ezpyp.storage.segment import FIRST, Segment
 
 #: Where the order stands in an entry, in words of eight bytes.
 _ORDER_WORD = 2

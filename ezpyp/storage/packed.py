@@ -21,6 +21,7 @@ from ezpyp.model.steps import Outcome, Place
 from ezpyp.storage import segment
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.catalog import Catalog
+from ezpyp.storage.names import name_of, number_from, number_of
 from ezpyp.storage.patience import blamed, is_late, tries, unreadable
 from ezpyp.storage.protocol import (
     MOST_TOGETHER,
@@ -53,12 +54,11 @@ from ezpyp.storage.segment import (
     Segment,
     in_order,
     location_of,
-    name_of,
     record_of,
     turn_of,
 )
 from ezpyp.storage.series import TEXT
-from ezpyp.system.files import Buffer, is_shared, is_temporary, remove, size_of, sync_files, write_whole
+from ezpyp.system.files import Buffer, is_shared, remove, size_of, sync_files, write_whole
 
 #: Where segments lie, and results that are too large for them.
 FOLDER = STORE_FOLDER
@@ -69,31 +69,6 @@ _OPEN = 32
 #: So many records are read together.
 _TOGETHER = 1024
 _REMEDY = "Forget it (ezpyp invalidate), and the next run makes it again."
-
-
-def is_there(folder: str) -> bool:
-    """Whether results of a folder are packed."""
-    try:
-        return any(segment.number_from(name) >= 0 for name in os.listdir(f"{folder}/{FOLDER}"))
-    except OSError:
-        return False
-
-
-def files_of(folder: str) -> list[str]:
-    """Every file that packed results of a cache folder are kept in, or were to be."""
-    try:
-        names = os.listdir(f"{folder}/{FOLDER}")
-    except OSError:
-        return []
-    return [f"{folder}/{FOLDER}/{name}" for name in sorted(names) if is_temporary(name) or _is_ours(name)]
-
-
-def _is_ours(name: str) -> bool:
-    beginning, at, rest = name.partition("@")
-    if not at:
-        beginning, _, rest = name.rpartition(".")
-    known = segment.number_from(f"{beginning}.seg") >= 0
-    return known and (rest.partition(".")[2].startswith("step") if at else rest in ("seg", "idx"))
 
 
 class PackedStore:
@@ -122,7 +97,7 @@ class PackedStore:
         self._folder = os.fspath(folder)
         self._host = os.uname().nodename
         self._writer = writer or Writer(host=self._host)
-        self._number = segment.number_of(self._writer.rank, self._writer.slot)
+        self._number = number_of(self._writer.rank, self._writer.slot)
         try:
             self._shared = is_shared(self._folder) if shared is None else shared
         except OSError as error:
@@ -248,11 +223,11 @@ class PackedStore:
         size = sum(map(size_of, chunks))
         appender = self._appender or self._open()
         if size <= LARGE:
-            return Place(self._number, appender.at, size, _sum(chunks)), PLAIN
+            return Place(self._number, appender.at, size, _number(checksum(chunks))), PLAIN
         path = f"{self._folder}/{location_of(Place(self._number, appender.at, size, 0), '', codec, APART)}"
         facts = write_whole(path, chunks, sync=self._shared)
         self._unsynced.append(path)
-        sum_ = _sum(chunks)  # while the disk writes
+        sum_ = _number(checksum(chunks))  # while the disk writes
         self._reader.trust(path, facts, f"xxh3:{sum_:016x}")
         return Place(self._number, appender.at, size, sum_), APART
 
@@ -279,22 +254,10 @@ class PackedStore:
         if place is not None:
             size, sum_ = place.size, place.checksum
         appender.append(
-            stem.encode(*TEXT),
-            name,
-            outcome.codec.encode(),
-            extras,
-            flags,
-            outcome.status,
-            order,
-            outcome.attempt,
-            outcome.rank,
-            outcome.when,
-            outcome.seconds,
-            print_ or segment.NO_PRINT,
-            sum_,
-            size,
-            result,
-        )
+            stem.encode(*TEXT), name, outcome.codec.encode(), extras,
+            flags, outcome.status, order, outcome.attempt, outcome.rank, outcome.when, outcome.seconds,
+            print_ or segment.NO_PRINT, sum_, size, result,
+        )  # fmt: skip
 
     # ----- reading
 
@@ -354,7 +317,7 @@ class PackedStore:
     def _apart(self, outcome: Outcome) -> Record | None:
         """The record with which a file of its own came."""
         name, _, rest = os.path.basename(outcome.location).partition("@")
-        number, offset = segment.number_from(f"{name}.seg"), int(rest.partition(".")[0])
+        number, offset = number_from(f"{name}.seg"), int(rest.partition(".")[0])
         header = self._segment(number).header(offset)
         return record_of(self._segment(number), number, offset, header) if header is not None else None
 
@@ -523,14 +486,6 @@ def _of(catalog: Catalog, stem: str) -> tuple[Record, Header] | None:
     """The record under a stem, with its header."""
     spot = catalog.find(stem)
     return catalog.read(*spot) if spot is not None else None
-
-
-def _sum(chunks: Sequence[Buffer]) -> int:
-    import xxhash
-
-    if len(chunks) == 1:
-        return xxhash.xxh3_64_intdigest(chunks[0])
-    return _number(checksum(chunks))
 
 
 def _number(text: str) -> int:

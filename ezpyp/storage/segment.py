@@ -14,12 +14,12 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from functools import lru_cache
 from typing import NamedTuple
 
 from ezpyp.encoding import codecs
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage import series
+from ezpyp.storage.names import name_of
 from ezpyp.storage.record import Record, from_extras
 from ezpyp.storage.series import SEAL, TEXT, Series
 from ezpyp.system.files import Buffer
@@ -322,44 +322,6 @@ def salt_of(beginning: bytes) -> int:
 def in_order(place: Place) -> tuple[int, int]:
     """By this key, places are in the order in which they lie in segments."""
     return place.segment, place.offset & _OFFSET
-
-
-# ----- names
-
-#: Helpers of a rank, and the agent that has them.
-_SLOTS = 2048
-#: Segments that repacking made are numbered from here on.
-BASE = 1 << 30
-
-
-def number_of(rank: int, slot: int) -> int:
-    """The segment of a helper, or of the agent of a rank (slot -1)."""
-    return rank * _SLOTS + slot + 1
-
-
-@lru_cache
-def name_of(number: int) -> str:
-    """What a segment is called: `0003.01.seg` of a helper, `0003.seg` of an agent, `base-1.seg` repacked."""
-    if number >= BASE:
-        return f"base-{number - BASE}.seg"
-    rank, slot = divmod(number, _SLOTS)
-    return f"{rank:04d}.{slot - 1:02d}.seg" if slot else f"{rank:04d}.seg"
-
-
-def number_from(name: str) -> int:
-    """The number of a segment of this name, -1 where it is none."""
-    stem, dot, suffix = name.rpartition(".")
-    if not dot or suffix != "seg":
-        return -1
-    try:
-        if stem.startswith("base-"):
-            found = BASE + int(stem.removeprefix("base-"))
-        else:
-            rank, _, slot = stem.partition(".")
-            found = number_of(int(rank), int(slot) if slot else -1)
-    except ValueError:
-        return -1
-    return found if name_of(found) == name else -1
 
 
 # ----- records

@@ -12,9 +12,10 @@ from ezpyp.folder import events, lock, runs, shares
 from ezpyp.folder import schema as schemas
 from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model import outputs
-from ezpyp.model.naming import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER, SUMMARY_FILE
 from ezpyp.model.steps import Status
-from ezpyp.storage import catalog, index, packed, segment
+from ezpyp.storage import catalog, index, segment
+from ezpyp.storage.names import files_of
 from ezpyp.storage.opening import Problem, Scan, Store, open_store
 from ezpyp.storage.record import Record
 from ezpyp.storage.transfer import wrong_files
@@ -55,7 +56,7 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
     scan = store.records()
     wrong += [*_indexes(where)] if kind == "packed" else []
     count = size = 0
-    inside = {*packed.files_of(where)} if kind == "packed" else set()
+    inside = {*files_of(where)} if kind == "packed" else set()
     doubtful = [scan.records.alone()]
     for each in scan.records.together():
         if each.is_whole():
@@ -91,7 +92,7 @@ def check(folder: str | os.PathLike[str]) -> Verdict:
 
 def _indexes(folder: str) -> Iterator[Problem]:
     """Indexes that do not list what is in their segments."""
-    for path in packed.files_of(folder):
+    for path in files_of(folder):
         if path.endswith(".seg") and not is_temporary(os.path.basename(path)):
             try:
                 source = segment.Segment(path)
@@ -182,7 +183,7 @@ def _strangers(scan: Scan, folder: str, told: set[str], torn: Iterable[Record]) 
                 yield Problem(path=path, what="left by a process that was killed. Remove it")
         elif path in leftovers:
             yield Problem(path=path, what="orphaned: it was to be dropped. The next run removes it")
-        elif path.startswith(f"{folder}/{packed.FOLDER}/"):
+        elif path.startswith(f"{folder}/{STORE_FOLDER}/"):
             yield Problem(path=path, what="orphaned: no record vouches for it. ezpyp repack removes it")
         elif stem or path.startswith(f"{folder}/{outputs.FOLDER}/"):
             yield Problem(path=path, what="orphaned: no status vouches for it. Remove it")

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from ezpyp.folder import runs, shares
 from ezpyp.identity.contents import MEMORY_FILE
-from ezpyp.model.naming import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER, SUMMARY_FILE
 from ezpyp.model.steps import Status
-from ezpyp.storage import packed
+from ezpyp.storage.names import files_of
 from ezpyp.storage.opening import SHELF, open_store
 from ezpyp.system.files import is_temporary
 from ezpyp.work import checkpoints
@@ -26,9 +26,9 @@ _OF_STEP = re.compile(r"(.+)\.(?:status|partial|step(?:\.\w+)?)", re.DOTALL)
 _OF_RUN = (SUMMARY_FILE, MEMORY_FILE, "report.html")
 #: Of a lock, and of what takes it over.
 _LOCK = ".lock"
-_FOLDERS = ("journal", "logs", "jobs", "code", checkpoints.FOLDER, SHELF, packed.FOLDER, shares.FOLDER)
+_FOLDERS = ("journal", "logs", "jobs", "code", checkpoints.FOLDER, SHELF, STORE_FOLDER, shares.FOLDER)
 #: Stands between a folder and the stem of a step whose result is packed: there is no file to name.
-_PACKED = f"/{packed.FOLDER}#"
+_PACKED = f"/{STORE_FOLDER}#"
 
 
 def files(run: Run) -> list[str]:
@@ -43,7 +43,7 @@ def files(run: Run) -> list[str]:
         if is_temporary(name)
     )
     of_steps = [path for path in _of_steps(run, stems, records) if _PACKED not in path]
-    inside = packed.files_of(run.folder)
+    inside = files_of(run.folder)
     of_shares = [path for _, folder in shares.found(run.folder) for path in files(runs.open(folder))]
     return [*of_shares, *of_steps, *inside, *temporary, *of_run(run.folder), f"{run.folder}/{SCHEMA_FILE}"]
 

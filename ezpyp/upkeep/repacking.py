@@ -23,6 +23,7 @@ from ezpyp.storage import packed, segment
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.index import index_of, parted
+from ezpyp.storage.names import BASE, files_of, name_of, number_from
 from ezpyp.storage.opening import SHELF, Problem, Store, open_store
 from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import MOST_TOGETHER, Batch, Together, is_plain, place_of
@@ -82,7 +83,7 @@ def repack(folder: str | os.PathLike[str], kind: str | None = None) -> Repacked:
 
 def size_of(folder: str) -> int:
     """Bytes of everything that keeps results: file pairs, segments, large results."""
-    return sum(os.lstat(path).st_size for path in (*_pairs(folder), *packed.files_of(folder)))
+    return sum(os.lstat(path).st_size for path in (*_pairs(folder), *files_of(folder)))
 
 
 # ----- into one segment
@@ -196,9 +197,9 @@ def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
     if not isinstance(store, PackedStore):
         _sweep_segments(folder)  # of a conversion that was killed
     os.makedirs(inside, exist_ok=True)
-    numbers = (segment.number_from(name) for name in os.listdir(inside))
-    number = max((each for each in numbers if each >= segment.BASE), default=segment.BASE) + 1
-    path, before = f"{inside}/{temporary_name()}.seg", packed.files_of(folder)
+    numbers = (number_from(name) for name in os.listdir(inside))
+    number = max((each for each in numbers if each >= BASE), default=BASE) + 1
+    path, before = f"{inside}/{temporary_name()}.seg", files_of(folder)
     draft = _Draft(folder, path, number, store.begin() or 1)
     try:
         count = _take_all(store, folder, draft.take, wrong, draft.take_together)
@@ -209,7 +210,7 @@ def _pack(folder: str, store: Store, wrong: list[Problem]) -> int:
             remove(each)
         raise
     draft.appender.close()
-    final = f"{inside}/{segment.name_of(number)}"
+    final = f"{inside}/{name_of(number)}"
     os.replace(index_of(path), index_of(final))
     os.replace(path, final)
     sync_folder(inside)
@@ -295,7 +296,7 @@ def _unpack(folder: str, store: Store, wrong: list[Problem]) -> int:
 
 
 def _sweep_segments(folder: str) -> None:
-    for path in packed.files_of(folder):
+    for path in files_of(folder):
         remove(path)
     with contextlib.suppress(OSError):
         os.rmdir(f"{folder}/{packed.FOLDER}")
