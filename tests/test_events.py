@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
 from ezpyp.folder import events
@@ -274,3 +277,34 @@ def test_texts_that_are_no_unicode_survive(tmp_path: Path) -> None:
     journal.hear(event)
     journal.close()
     assert list(replay(journal.path)) == [event]
+
+
+names, moments = st.text(max_size=9), st.floats(0, 1e12)
+
+
+@given(
+    names=st.tuples(names, names, names, names),
+    phase=st.integers(0, 10**6),
+    moments=st.tuples(moments, moments),
+    rank=st.integers(0, 10**6),
+    more=st.sampled_from([{}, {}, {"attempt": 2}, {"note": "ü"}, {"args": "[1]"}, {"status": Status.FAILED}]),
+    final=st.booleans(),
+)
+def test_what_most_steps_say_is_read_again_as_what_any_says(
+    names: tuple[str, ...],
+    phase: int,
+    moments: tuple[float, float],
+    rank: int,
+    more: dict[str, Any],
+    final: bool,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    name, label, title, host = names
+    outcome = Outcome(7, Status.DONE, *moments, rank, host)._replace(**more)
+    event = StepEnded(name, label, title, phase, outcome, final)
+    journal = Journal(tmp_path_factory.mktemp("cache"), "r1")
+    journal.hear(event)
+    journal.close()
+    lines = Path(journal.path).read_text(encoding="utf-8").split("\n")[1:-1]
+    heard = [found for line in lines if (found := events.decode(events.parse(line))) is not None]
+    assert heard == [event]

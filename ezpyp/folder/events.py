@@ -223,7 +223,7 @@ class Journal:
         self._flushed, self._has_begun = -every, False
 
     def hear(self, event: Event, /) -> None:
-        self._lines.append(to_line(encode(event)))
+        self._lines.append(_plain_line(event) or to_line(encode(event)))
         self.idle()
 
     def idle(self) -> None:
@@ -410,6 +410,28 @@ def encode(event: Event) -> dict[str, Any]:
     if isinstance(event, StepEnded):
         content["outcome"] = _shape(Outcome).plain(event.outcome)
     return content
+
+
+def _plain_line(event: Event) -> str:
+    """The line of a step that is done and of which there is little to say, as most are told; "" of any other."""
+    if type(event) is not StepEnded or event[5:] != _FINAL or event.outcome[_SAID:] != _USUAL:
+        return ""
+    name, label, title, phase, (step, status, when, seconds, rank, host, attempt, args, kwargs, *_), _, _ = event
+    if status or attempt != 1 or (args, kwargs) != ("[]", "{}"):
+        return ""
+    return (
+        f'{{"event":"StepEnded","name":{_quote(name)},"label":{_quote(label)},"title":{_quote(title)},"phase":{phase},'
+        f'"outcome":{{"step":{step},"status":0,"when":{when!r},"seconds":{seconds!r},"rank":{rank},'
+        f'"host":{_quote(host)}}}}}\n'
+    )
+
+
+_quote = json.encoder.encode_basestring
+#: How a `StepEnded` ends that is the last of its step; what an Outcome says of its step when there is nothing to say,
+#: from this field on.
+_FINAL = tuple(StepEnded._field_defaults.values())
+_SAID = Outcome._fields.index("note")
+_USUAL = tuple(Outcome._field_defaults[name] for name in Outcome._fields[_SAID:])
 
 
 def decode(content: dict[str, Any]) -> Event | None:

@@ -105,11 +105,11 @@ class Conductor:
                         executor.interrupt()
             if moved:
                 moved_at = time.monotonic()
-                if rest:
-                    team[0].wait(rest)
-            else:
+            if not reports:  # else there may be more to hand out
                 self._let_share(team)
-                team[0].wait(self._nap(time.monotonic() - moved_at))
+                team[0].wait(rest if moved and rest else self._nap(time.monotonic() - moved_at))
+            elif rest:
+                team[0].wait(rest)
         self.telling.flush()
         self._sign()
 

@@ -32,6 +32,7 @@ from ezpyp.schedule.briefs import Outcomes
 from ezpyp.schedule.placement import Place, Placement, shares
 from ezpyp.scripts import renewed
 from ezpyp.system import gpus, resources
+from ezpyp.system.pauses import WOKEN
 from ezpyp.system.stopping import Stop, listening
 from ezpyp.work.executors import Processes, Setup
 from ezpyp.work.helper import RUN, Order
@@ -394,8 +395,9 @@ def _follow(job: Job, own: Executor, stop: Stop) -> None:
                 link.send(("signal", told), 0)
             now = time.monotonic()
             moved_at = now if moved else moved_at
-            if not moved:
-                own.wait(link.nap(now - moved_at))
+            nap = link.nap(now - moved_at)
+            if not moved or nap >= WOKEN:  # else there may be more already, and nothing would wake it
+                own.wait(nap)
     except Exception as error:
         with suppress(EzpypError):  # it may be what failed
             own.interrupt()

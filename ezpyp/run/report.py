@@ -66,8 +66,11 @@ class Lines:
         #: When counts were last shown, and how many steps ended since without a line of their own.
         self._counted = 0.0
         self._untold = 0
-        #: Lines that are held back.
-        self._held = ""
+        #: Lines that are held back, and how many bytes they are.
+        self._held: list[str] = []
+        self._length = 0
+        #: The arrow, by the encoding of the stream.
+        self._arrows: dict[str, str] = {}
 
     def hear(self, event: Event, /) -> None:
         if isinstance(event, StepEnded):
@@ -157,24 +160,27 @@ class Lines:
 
     def _arrow(self) -> str:
         encoding = getattr(self._out(), "encoding", None) or "ascii"
-        try:
-            "╰─>".encode(encoding)
-        except (UnicodeEncodeError, LookupError):
-            return "'->"
-        return "╰─>"
+        if encoding not in self._arrows:
+            try:
+                self._arrows[encoding] = "╰─>".encode(encoding).decode(encoding)
+            except (UnicodeError, LookupError):
+                self._arrows[encoding] = "'->"
+        return self._arrows[encoding]
 
     def _out(self) -> TextIO | None:
         return self._stream or sys.stdout
 
     def _hold(self, text: str) -> None:
         """Say it with what follows. What is longer than a pipe takes at once, others could come between."""
-        if len((self._held + text).encode(errors="replace")) > select.PIPE_BUF:
+        length = len(text.encode(errors="replace"))
+        if self._length + length > select.PIPE_BUF:
             self._release()
-        self._held += text
+        self._held.append(text)
+        self._length += length
 
     def _release(self) -> None:
-        held, self._held = self._held, ""
-        if held:
+        if self._held:
+            held, self._held, self._length = "".join(self._held), [], 0
             self._write(held)
 
     def _say(self, text: str) -> None:

@@ -83,17 +83,9 @@ class Telling:
         self._begun.pop(k, None)
         self._announced.discard(k)
         step = self._plan.steps[k]
-        self._bus.tell(
-            StepEnded(
-                name=step.name,
-                label=step.label if outcome.status is not Status.DONE else step.name,
-                title=step.title,
-                phase=self._plan.graph.phases[k],
-                outcome=outcome,
-                final=final,
-                allowed=allowed,
-            )
-        )
+        name = step.name
+        label = step.label if outcome.status is not Status.DONE else name
+        self._bus.tell(StepEnded(name, label, step.title, self._plan.graph.phases[k], outcome, final, allowed))
 
     def look(self, now: float) -> None:
         """Tell what is due. Costs nothing where nothing is."""
@@ -131,12 +123,5 @@ class Telling:
 
     def _outcome(self, brief: Brief) -> Outcome:
         """A brief as listeners know it; where its result lies is not told."""
-        return Outcome(
-            step=brief.step,
-            status=Status.DONE,
-            when=brief.when,
-            seconds=brief.seconds,
-            rank=brief.rank,
-            host=self._hosts[brief.rank],
-            attempt=brief.attempt,
-        )
+        step, attempt, rank, when, seconds, _ = brief
+        return Outcome(step, Status.DONE, when, seconds, rank, self._hosts[rank], attempt)
