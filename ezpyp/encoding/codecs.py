@@ -10,7 +10,7 @@ import io
 import pickle
 import warnings
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ezpyp.encoding import pickles, salvage
 from ezpyp.errors import CodecError
@@ -231,14 +231,11 @@ def get(name: str) -> Codec:
 # ----- results
 
 
-class Encoded(NamedTuple):
-    """A result as bytes."""
+class Encoded:
+    """A result as bytes. `files` are the paths of those that it holds, in the order of their numbers."""
 
-    codec: str
-    chunks: list[Buffer]
-    note: str = ""
-    #: Paths of the files that it holds, in the order of their numbers.
-    files: tuple[str, ...] = ()
+    def __init__(self, codec: str, chunks: list[Buffer], note: str = "", files: tuple[str, ...] = ()) -> None:
+        self.codec, self.chunks, self.note, self.files = codec, chunks, note, files
 
 
 def encode_result(name: str, value: Any, *, step: str) -> Encoded:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 from zlib import crc32
 
 from ezpyp.errors import InitializationError
@@ -275,13 +275,11 @@ def _is_pattern(path: str | os.PathLike[str]) -> bool:
 # ----- looking at them
 
 
-class Seen(NamedTuple):
-    """What an input was found to be."""
+class Seen:
+    """What an input was found to be. Of inputs that hold several files, `members` has names to contents."""
 
-    label: str
-    digest: bytes
-    #: Of inputs that hold several files: names to contents.
-    members: Mapping[str, str]
+    def __init__(self, label: str, digest: bytes, members: Mapping[str, str]) -> None:
+        self.label, self.digest, self.members = label, digest, members
 
 
 class Memory:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.identity.atoms import ATOMS
 
@@ -29,14 +29,14 @@ FUNCTIONS = (
 )
 
 
-class UserModules(NamedTuple):
+class UserModules:
     """Which modules are the user's own: all that are not installed, with those named more or fewer.
 
     A name stands for the module and everything in it: `UserModules(also=("lab_tools",), never=("generated",))`.
     """
 
-    also: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
+    def __init__(self, also: tuple[str, ...] = (), never: tuple[str, ...] = ()) -> None:
+        self.also, self.never = also, never
 
     def holds(self, name: str) -> bool:
         """Whether the module of this name, loaded or not, is the user's own."""

@@ -10,7 +10,7 @@ import marshal
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain, cycle, islice, repeat
 from math import prod
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from ezpyp.identity.atoms import BRIEF, FOLDED, brief, group, octets, text
 from ezpyp.model.arguments import Arguments, Deferred, encoded, freeze, plain_encoder
@@ -20,11 +20,13 @@ from ezpyp.system.digests import blake2b
 _ONLY = octets(b"R", b"deferred 0 1")
 
 
-class Column(NamedTuple):
+class Column:
     """Values that repeat: the value of call i is `values[i // stride % len(values)]`."""
 
-    values: Sequence[Any]
-    stride: int = 1
+    __slots__ = ("stride", "values")
+
+    def __init__(self, values: Sequence[Any], stride: int = 1) -> None:
+        self.values, self.stride = values, stride
 
     def at(self, i: int) -> Any:
         return self.values[i // self.stride % len(self.values)]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from operator import add, methodcaller
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity import fingerprint
@@ -86,15 +86,22 @@ class Repeated(Sequence[T], Generic[T]):
         return self._values[bisect_right(self._ends, range(len(self))[k])]
 
 
-class Identity(NamedTuple):
-    """The lasting identity of every step of a plan; computed by one rank, since it reads the sources."""
+class Identity:
+    """The lasting identity of every step of a plan; computed by one rank, since it reads the sources.
 
-    fingerprints: Fingerprints
-    #: For each step, the key of its function in `functions`.
-    codes: Repeated[str]
-    functions: Mapping[str, Code]
-    #: What steps read, by their indices, in the order of their arguments.
-    inputs: Mapping[int, tuple[Seen, ...]]
+    Attributes:
+        codes: for each step, the key of its function in `functions`.
+        inputs: what steps read, by their indices, in the order of their arguments.
+    """
+
+    def __init__(
+        self,
+        fingerprints: Fingerprints,
+        codes: Repeated[str],
+        functions: Mapping[str, Code],
+        inputs: Mapping[int, tuple[Seen, ...]],
+    ) -> None:
+        self.fingerprints, self.codes, self.functions, self.inputs = fingerprints, codes, functions, inputs
 
 
 def identify(plan: Plan, memory: Memory | None = None) -> Identity:

@@ -5,18 +5,17 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import compress, count
-from typing import NamedTuple
 
 from ezpyp.model.plan import Plan
 from ezpyp.model.request import Request
 from ezpyp.model.steps import callable_name
 
 
-class Functions(NamedTuple):
+class Functions:
     """The functions of a plan: a number for each step, and the name of each number."""
 
-    numbers: Sequence[int]
-    names: Sequence[str]
+    def __init__(self, numbers: Sequence[int], names: Sequence[str]) -> None:
+        self.numbers, self.names = numbers, names
 
     @classmethod
     def of(cls, plan: Plan) -> Functions:
@@ -49,11 +48,11 @@ class Functions(NamedTuple):
         return None if order == array("i", range(len(phases))) else order
 
 
-class Requests(NamedTuple):
+class Requests:
     """What steps ask for: a number for each step, 0 for the ordinary request, and the request of each number."""
 
-    numbers: Sequence[int]
-    listed: Sequence[Request]
+    def __init__(self, numbers: Sequence[int], listed: Sequence[Request]) -> None:
+        self.numbers, self.listed = numbers, listed
 
     @classmethod
     def of(cls, plan: Plan) -> Requests | None:

@@ -36,14 +36,19 @@ class Graph(NamedTuple):
     retries: Mapping[int, Retry] = {}
 
 
-class Following(NamedTuple):
+class Following:
     """Whose code counts, beside that of the user's own modules: what is not installed."""
 
-    #: Modules that are followed although they are installed, and that are not although they are the user's.
-    also: tuple[str, ...] = ()
-    never: tuple[str, ...] = ()
-    #: Packages whose versions count; True for all that a step's code leads to.
-    packages: tuple[str, ...] | bool = ()
+    def __init__(
+        self, also: tuple[str, ...] = (), never: tuple[str, ...] = (), packages: tuple[str, ...] | bool = ()
+    ) -> None:
+        """
+        Args:
+            also, never: modules that are followed although they are installed, and that are not although they are the
+                user's.
+            packages: those whose versions count; True for all that a step's code leads to.
+        """
+        self.also, self.never, self.packages = also, never, packages
 
     def counted(self, versions: Mapping[str, str]) -> dict[str, str]:
         """Of the packages that a step's code leads to, those whose versions count."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from ezpyp.errors import UnknownStep
 from ezpyp.model.naming import compact
@@ -44,15 +44,15 @@ def _similar(name: str, names: list[str]) -> list[str]:
     return difflib.get_close_matches(name, names[:10_000], 1)
 
 
-class Selection(NamedTuple):
+class Selection:
     """The part of a plan that a run is asked for, as patterns; empty tuples mean all of it."""
 
-    #: These steps.
-    only: tuple[str, ...] = ()
-    #: Everything up to these steps.
-    until: tuple[str, ...] = ()
-    #: These steps and everything after them.
-    from_: tuple[str, ...] = ()
+    def __init__(self, only: tuple[str, ...] = (), until: tuple[str, ...] = (), from_: tuple[str, ...] = ()) -> None:
+        """
+        Args:
+            only: these steps. until: everything up to these. from_: these and everything after them.
+        """
+        self.only, self.until, self.from_ = only, until, from_
 
     def __bool__(self) -> bool:
         return bool(self.only or self.until or self.from_)
