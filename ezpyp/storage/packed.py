@@ -227,9 +227,9 @@ class PackedStore:
         path = f"{self._folder}/{location_of(Place(self._number, appender.at, size, 0), '', codec, APART)}"
         facts = write_whole(path, chunks, sync=self._shared)
         self._unsynced.append(path)
-        sum_ = _number(checksum(chunks))  # while the disk writes
-        self._reader.trust(path, facts, f"xxh3:{sum_:016x}")
-        return Place(self._number, appender.at, size, sum_), APART
+        sum_ = checksum(chunks)  # while the disk writes
+        self._reader.trust(path, facts, sum_)
+        return Place(self._number, appender.at, size, _number(sum_)), APART
 
     def _append(
         self, stem: str, record: Record, flags: int, chunks: Sequence[Buffer] | None, *, after: int = 0
