@@ -126,3 +126,48 @@ def test_the_folder_can_be_merged_and_repacked(study: Launcher) -> None:
         assert typed("check", folder).return_value == 0
         assert ezpyp.open(folder)["other[7]"] == 17
         assert ezpyp.open(folder).status.failures == {"f[777]": "ValueError: seven"}
+
+
+def test_a_graph_has_a_node_for_each_large_family(study: Launcher) -> None:
+    text = typed("graph", "cache").output
+    assert 's0["f[0..1499] (1 failed, 1,499 done)"]:::failed' in text
+    assert "s0 --> s2" in text, "g[0] depends on one of them"
+    assert len(text.splitlines()) == 7
+    nodes = json.loads(typed("graph", "cache", "--output", "json").output)
+    assert [each["name"] for each in nodes] == ["f[0..1499]", "other[0..1499]", "g[0]"]
+    assert nodes[0]["statuses"] == {"1": 1, "0": 1499}
+    assert nodes[2]["upstream"] == ["f[0..1499]"]
+    assert len(typed("graph", "script.py").output.splitlines()) == 5
+    every = json.loads(typed("graph", "cache", "--all", "--output", "json").output)
+    assert len(every) == 2 * COUNT + 1
+    assert every[-1]["upstream"] == ["f[0]"]
+
+
+def test_of_a_large_family_a_few_results_are_printed(study: Launcher) -> None:
+    few = typed("result", "cache", "other")
+    assert few.stdout == "".join(f"other[{k}]: {k + 10}\n" for k in range(10))
+    assert "of 1,500 steps the first 10 with a result. All of them: --all" in few.stderr
+    every = typed("result", "cache", "f", "--all")
+    assert every.stdout.splitlines() == [f"f[{k}]: {k}" for k in range(COUNT) if k != 777]
+    assert "1 of 1,500 steps have no result" in every.stderr
+    assert json.loads(typed("result", "cache", "other", "--output", "json").stdout)["other[1499]"] == 1509
+    assert typed("result", "cache", "f*", "--where", "k=3").stdout == "f[3]: 3\n"
+
+
+def test_a_plan_tells_members_together(study: Launcher) -> None:
+    lines = typed("plan", "script.py").stdout.splitlines()
+    assert "  run      f[777]: failed before: ValueError: seven" in lines
+    assert any(line.startswith("  cached   f[0..776,778..1499], other[0..1499]: done on ") for line in lines)
+    content = json.loads(typed("plan", "script.py", "--output", "json").stdout)
+    told = [(each["name"], each["verdict"], each.get("count", 1)) for each in content["steps"]]
+    assert told == [
+        ("f[0..776]", "cached", 777),
+        ("f[777]", "run", 1),
+        ("f[778..1499]", "cached", 722),
+        ("other[0..1499]", "cached", 1500),
+        ("g[0]", "cached", 1),
+    ]
+    assert all(each["since"] > 1.7e9 for each in content["steps"] if each["verdict"] == "cached")
+    every = json.loads(typed("plan", "script.py", "--all", "--output", "json").stdout)["steps"]
+    assert [each["name"] for each in every][:2] == ["f[0]", "f[1]"]
+    assert len(every) == 2 * COUNT + 1

@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ezpyp.cli.console import FOLDER, SHARE, STEP, environment, load, output_option, part_options, say, say_json
+from ezpyp.cli.console import ALL, FOLDER, SHARE, STEP, environment, load, output_option, part_options, say, say_json
 from ezpyp.errors import EzpypError, InitializationError, UnknownStep
-from ezpyp.folder import lock, runs
-from ezpyp.folder.folding import count
+from ezpyp.folder import folding, lock, runs
 from ezpyp.folder.script import Script
 from ezpyp.inspection import explain
 from ezpyp.inspection import why as reasons
 from ezpyp.model.naming import compact
-from ezpyp.model.selection import meant, unknown
+from ezpyp.model.selection import meant, parts, unknown
 from ezpyp.run import prospect
 from ezpyp.scripts import loading
 from ezpyp.storage.opening import open_store
@@ -43,12 +42,14 @@ _MOST = 10
 @_ARGS
 @part_options
 @SHARE
+@ALL
 @output_option("text", "json")
-def plan(script: str, args: tuple[str, ...], output: str, **part: Any) -> int:
+def plan(script: str, args: tuple[str, ...], every: bool, output: str, **part: Any) -> int:
     """What a run would do, and why.
 
     The script is run up to its first execute() that is not finished; no step runs, and nothing is written into the
-    cache. ARGS are given to it. Exit code 3 where the run would be refused.
+    cache. ARGS are given to it. Exit code 3 where the run would be refused. As JSON, members of very large families
+    are told together, unless --all is given.
 
     \b
     ezpyp plan study.py
@@ -59,7 +60,7 @@ def plan(script: str, args: tuple[str, ...], output: str, **part: Any) -> int:
     with environment(part):
         found = _prospects(script, args)[-1]
     if output == "json":
-        say_json(explain.plan_values(found))
+        say_json(explain.plan_values(found, every=every))
     else:
         say(explain.plan_lines(found))
     if found.objection:
@@ -83,18 +84,18 @@ def why(source: str, step: str, args: tuple[str, ...], output: str) -> None:
     ezpyp why study_cache 'train[3]'
     """
     run, found, unknown = _of_folder(source, args) if os.path.isdir(source) else _of_script(source, step, args)
-    names = _names(step, run, found)
-    accounts = [reasons.account(name, run, found) for name in names[:_MOST]]
+    names, count = _names(step, run, found)
+    accounts = [reasons.account(name, run, found) for name in names]
     folder = run.folder if run is not None else found.folder if found is not None else source
     if output == "json":
         values = [reasons.account_values(each) for each in accounts]
-        say_json(values[0] if len(names) == 1 else values)
+        say_json(values[0] if count == 1 else values)
         return
     for k, each in enumerate(accounts):
         say(["\n"] if k else [])
         say(reasons.account_lines(each, folder, unknown))
-    if len(names) > _MOST:
-        print(f"ezpyp: and {len(names) - _MOST:,} more steps that '{step}' means", file=sys.stderr)
+    if count > _MOST:
+        print(f"ezpyp: and {count - _MOST:,} more steps that '{step}' means", file=sys.stderr)
 
 
 @click.command(context_settings=_OPEN)
@@ -155,7 +156,7 @@ def accept(script: str, steps: tuple[str, ...], functions: tuple[str, ...], args
 def _acceptance_lines(chosen: acceptance.Acceptance, verb: str) -> Sequence[str]:
     if not chosen.names and not chosen.left:
         return ["Nothing changed that could be accepted.\n"]
-    lines = [f"{verb} {count(chosen.names):,} steps.\n"] if chosen.names else []
+    lines = [f"{verb} {folding.count(chosen.names):,} steps.\n"] if chosen.names else []
     lines += [f"  {names}: {text}\n" for names, text in explain.grouped(chosen.accepted)]
     lines += [f"  with them {compact(chosen.along)}\n"] if chosen.along else []
     left = {name: (f"'{before}' before it is new or stays changed",) for name, before in chosen.left.items()}
@@ -170,20 +171,25 @@ def _asked(found: Prospect, steps: Sequence[str], functions: Sequence[str]) -> C
     """
     if not steps and not functions:
         return lambda name: True
-    there = found.plan.steps
-    names: set[str] = set()
+    steps_of, listed = found.plan.steps, [*parts(found.plan)]
+    places = bytearray(len(steps_of))
     for pattern in steps:
-        some = meant(pattern, there, name=lambda s: s.name, function=lambda s: s.function_name)
-        names.update(each.name for each in some)
+        some = meant(pattern, listed)
         if not some:
             raise UnknownStep(unknown(pattern, found.plan.index))
+        for place in some:
+            places[place] = 1
     for function in functions:
-        own = [each.name for each in there if each.function_name == function]
-        names.update(own)
-        if not own:
-            known = ", ".join(dict.fromkeys(each.function_name for each in there))
+        if not any(part.function == function for part in listed):
+            known = ", ".join(dict.fromkeys(part.function for part in listed))
             raise UnknownStep(f"No step is of a function '{function}'. There are: {known}.")
-    return names.__contains__
+        start = 0
+        for part in listed:
+            if part.function == function:
+                places[start : start + part.size] = b"\1" * part.size
+            start += part.size
+    index = found.plan.index
+    return lambda name: name in index and bool(places[index[name]])
 
 
 @click.command()
@@ -261,29 +267,28 @@ def _of_folder(folder: str, args: Sequence[str]) -> tuple[Run, Prospect | None, 
 def _of_script(script: str, step: str, args: Sequence[str]) -> tuple[Run | None, Prospect | None, str]:
     """The pipeline of a script that has the step, and its folder if there is one yet."""
     every = _prospects(script, args)
-    found = next((each for each in every if _names_in(each, step)), every[-1])
+    found = next((each for each in every if _places_in(each, step)), every[-1])
     return runs.open(found.folder) if found.survey.before is not None else None, found, ""
 
 
-def _names(step: str, run: Run | None, found: Prospect | None) -> list[str]:
-    """The steps that are meant: of the script, and else of the folder, which may have some that are gone.
+def _names(step: str, run: Run | None, found: Prospect | None) -> tuple[list[str], int]:
+    """The first of the steps that are meant, and how many are: of the script, and else of the folder, which may have
+    some that are gone.
 
     Raises:
         UnknownStep: there are none.
     """
-    names = _names_in(found, step) if found is not None else []
-    if names:
-        return names
+    if found is not None and (places := _places_in(found, step)):
+        return [found.plan.steps[k].name for k in places[:_MOST]], len(places)
     if run is not None:
-        return [step] if step in run.index else run.names(step)
+        names = [step] if step in run.index else run.names(step)
+        return names[:_MOST], len(names)
     raise UnknownStep(unknown(step, found.plan.index if found is not None else ()))
 
 
-def _names_in(found: Prospect, step: str) -> list[str]:
-    if step in found.plan.index:
-        return [step]
-    steps = meant(step, found.plan.steps, name=lambda s: s.name, function=lambda s: s.function_name)
-    return [each.name for each in steps]
+def _places_in(found: Prospect, step: str) -> Sequence[int]:
+    place = found.plan.index.get(step)
+    return meant(step, parts(found.plan)) if place is None else [place]
 
 
 VERBS = (plan, why, diff, accept, invalidate)

@@ -27,6 +27,7 @@ STEP = click.argument("step")
 WHERE = click.option(
     "--where", multiple=True, metavar="ARGUMENT=VALUE", help="Only steps with this argument; may be repeated."
 )
+ALL = click.option("--all", "every", is_flag=True, help="Each step by itself, also of very large families.")
 TAKE_OVER = click.option(
     "--take-over", is_flag=True, help="Even if another run holds the cache; that one stops when it notices."
 )

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ezpyp.cli.console import (
+    ALL,
     FOLDER,
     STEP,
     WHERE,
@@ -21,18 +22,22 @@ from ezpyp.cli.console import (
     say_json,
 )
 from ezpyp.errors import InitializationError, ResultUnavailable
-from ezpyp.folder import runs
+from ezpyp.folder import folding, runs
+from ezpyp.folder.entries import Entries
 from ezpyp.folder.summary import Rows
 from ezpyp.inspection import drawing
 from ezpyp.model.steps import Status
 from ezpyp.system.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from ezpyp.folder.runs import Run
     from ezpyp.folder.summary import Summary
-    from ezpyp.inspection.drawing import Node
+
+
+#: Of how many steps of a very large family something is told.
+_FEW = 10
 
 
 @click.command()
@@ -77,11 +82,13 @@ def _summary_values(found: Summary) -> dict[str, Any]:
 @FOLDER
 @STEP
 @WHERE
+@ALL
 @output_option("text", "json")
-def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
+def result(folder: str, step: str, where: tuple[str, ...], every: bool, output: str) -> None:
     """Print the results of steps.
 
-    The result of the step that STEP names, or names and results of all steps that STEP and --where mean.
+    The result of the step that STEP names, or names and results of all steps that STEP and --where mean; of more than
+    1,000 only the first ten as text, unless --all is given.
 
     \b
     ezpyp result study_cache best
@@ -93,13 +100,32 @@ def result(folder: str, step: str, where: tuple[str, ...], output: str) -> None:
         value = run[step]
         say_json(value) if output == "json" else say([f"{value}\n"])
         return
-    names = run.names(step, **_wanted(where))
-    found = run.select(step, **_wanted(where))
-    say_json(found) if output == "json" else say(f"{name}: {value}\n" for name, value in found.items())
-    if missing := len(names) - len(found):
-        print(f"ezpyp: {missing:,} of {len(names):,} steps have no result (ezpyp status {folder})", file=sys.stderr)
-    if not found:
-        raise ResultUnavailable(f"None of the {len(names):,} steps that '{step}' means has a result.")
+    count, told = run.count(step, **_wanted(where)), 0
+    few = output == "text" and count > folding.MOST and not every
+
+    def found() -> Iterator[tuple[str, Any]]:
+        nonlocal told
+        for each in itertools.islice(run.results(step, **_wanted(where)), _FEW if few else None):
+            told += 1
+            yield each
+
+    say(_json_pieces(found()) if output == "json" else (f"{name}: {value}\n" for name, value in found()))
+    if few and told == _FEW:
+        print(f"ezpyp: of {count:,} steps the first {_FEW} with a result. All of them: --all", file=sys.stderr)
+    elif missing := count - told:
+        print(f"ezpyp: {missing:,} of {count:,} steps have no result (ezpyp status {folder})", file=sys.stderr)
+    if not told:
+        raise ResultUnavailable(f"None of the {count:,} steps that '{step}' means has a result.")
+
+
+def _json_pieces(found: Iterable[tuple[str, Any]]) -> Iterator[str]:
+    """An object of names and results, which is never in memory as a whole."""
+    before = "{\n  "
+    for name, value in found:
+        text = json.dumps(jsonable(value), ensure_ascii=False, indent=2).replace("\n", "\n  ")
+        yield f"{before}{json.dumps(name, ensure_ascii=False)}: {text}"
+        before = ",\n  "
+    yield "{}\n" if before.startswith("{") else "\n}\n"
 
 
 @click.command()
@@ -176,41 +202,36 @@ _WRITERS = {".csv": _csv, ".json": _json, ".parquet": _parquet}
 @click.command()
 @click.argument("source", metavar="FOLDER|SCRIPT", type=click.Path(exists=True))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@ALL
 @output_option(*drawing.FORMATS)
-def graph(source: str, args: tuple[str, ...], output: str) -> None:
+def graph(source: str, args: tuple[str, ...], every: bool, output: str) -> None:
     """The graph, for Mermaid or Graphviz.
 
     Of a folder, with what came of its steps; or of a script, which is run only up to its first execute() that is not
-    finished, without running steps. ARGS are given to it.
+    finished, without running steps. ARGS are given to it. A family of more than 1,000 steps is one node, unless --all
+    is given.
 
     \b
     ezpyp graph study_cache > graph.mmd
     ezpyp graph study.py --output dot | dot -Tsvg > graph.svg
     """
-    nodes = _nodes_of_folder(source) if os.path.isdir(source) else _nodes_of_script(source, args)
-    say([drawing.FORMATS[output](nodes)])
+    if os.path.isdir(source):
+        run = runs.open(source)
+        rows = run.summary().rows
+        entries, statuses = run.entries, rows.statuses if isinstance(rows, Rows) else [row.status for row in rows]
+    else:
+        entries, statuses = _planned(source, args), None
+    nodes = drawing.steps_of(entries, statuses) if every else drawing.nodes_of(entries, statuses)
+    say(drawing.FORMATS[output](nodes))
 
 
-def _nodes_of_folder(folder: str) -> list[Node]:
-    run = runs.open(folder)
-    rows = run.summary().rows
-    statuses = rows.statuses if isinstance(rows, Rows) else [row.status for row in rows]
-    return [
-        drawing.Node(name=entry.name, phase=entry.phase, upstream=entry.upstream, status=Status(status))
-        for entry, status in zip(run.entries, statuses, strict=True)
-    ]
-
-
-def _nodes_of_script(path: str, args: Sequence[str]) -> list[Node]:
+def _planned(path: str, args: Sequence[str]) -> Entries:
+    """The steps of a script."""
     pipeline = load(path, args).pipeline
     if pipeline is None:
         raise InitializationError(f"{path} came to its end without execute(). Give the script that runs the pipeline.")
     pipeline.organize_steps()
-    return [
-        drawing.Node(name=step.name, phase=phase, upstream=tuple(getattr(s, "name", s) for s in step.depends_on))
-        for phase, steps in enumerate(pipeline.phases)
-        for step in steps
-    ]
+    return Entries(pipeline.get_schema())
 
 
 def _wanted(where: tuple[str, ...]) -> dict[str, str]:

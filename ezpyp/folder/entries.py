@@ -14,7 +14,10 @@ from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import Folded, named, parsed
 from ezpyp.model.arguments import plain_value
 from ezpyp.model.places import Stems
-from ezpyp.model.selection import meant, unknown
+from ezpyp.model.selection import Part, meant, unknown
+
+#: Where a step has no such argument.
+MISSING = object()
 
 
 class Entry(NamedTuple):
@@ -93,6 +96,52 @@ class Entries(Sequence[Entry]):
             upstream=tuple(member.upstream),
         )
 
+    def names(self, places: Iterable[int]) -> Iterator[str]:
+        """The names of the steps at these places."""
+        return map(self._name, places)
+
+    def _name(self, place: int) -> str:
+        k = bisect_right(self._ends, place)
+        _, content, folded = self._listed[k]
+        return content["name"] if folded is None else folded.name(place - self._ends[k] + content["count"])
+
+    def content(self, place: int) -> Mapping[str, Any]:
+        """The entry of the schema that stands for the step at a place."""
+        return self._listed[bisect_right(self._ends, place)][1]
+
+    def argument(self, place: int, name: str) -> Any:
+        """An argument of a step, as JSON holds it; MISSING where it has none of that name."""
+        k = bisect_right(self._ends, place)
+        _, content, folded = self._listed[k]
+        if folded is None or name not in content["arguments"]:
+            return content["arguments"].get(name, MISSING)
+        return folded.argument(place - self._ends[k] + content["count"], name)
+
+    def parts(self) -> Iterator[Part]:
+        """The steps as `selection.meant` looks through them."""
+        for _, content, folded in self._listed:
+            if folded is None:
+                yield Part(content["name"], -1, 1, content["function_name"])
+            else:
+                yield Part(content["label"], content["first"], content["count"], content["function_name"])
+
+    def listed(self) -> Iterator[tuple[int, int, int, Mapping[str, Any]]]:
+        """Of each entry of the schema where its steps begin and end, their phase, and what it says."""
+        start = 0
+        for (phase, content, _), end in zip(self._listed, self._ends, strict=True):
+            yield start, end, phase, content
+            start = end
+
+    def before(self, content: Mapping[str, Any]) -> list[int]:
+        """The entries, by their numbers, that hold the nearest dependencies of the steps of an entry."""
+        found: dict[int, None] = {}
+        for places in map(self._placed, content["upstream"]):
+            if places:
+                found |= dict.fromkeys(
+                    range(bisect_right(self._ends, places[0]), bisect_right(self._ends, places[-1]) + 1)
+                )
+        return [*found]
+
     def wholes(self) -> Iterator[tuple[int, int, int, Mapping[str, Any]]]:
         """Of each folded family where it begins and ends, its phase, and its entry."""
         for (phase, content, folded), end in zip(self._listed, self._ends, strict=True):
@@ -165,12 +214,6 @@ class Entries(Sequence[Entry]):
                 return int(self._ends[k]) - int(content["count"]) + int(member)
         return None
 
-    def only(self, pattern: str) -> int | None:
-        """The place of the step that a pattern means and no other: quick, where there are very many."""
-        if "*" in pattern or "?" in pattern or any(name.startswith(f"{pattern}[") for name in self._single):
-            return None
-        return self.place(pattern) if not any(f"{each}[".startswith(f"{pattern}[") for each in self._folded) else None
-
 
 class _Stems(Stems):
     """The stem of each step of a schema."""
@@ -213,30 +256,28 @@ class Places(Mapping[str, int]):
         return len(self._entries)
 
     def __iter__(self) -> Iterator[str]:
-        return (entry.name for entry in self._entries)
+        return self._entries.names(range(len(self._entries)))
 
 
-def choose(entries: Entries, pattern: str, arguments: Mapping[str, Any]) -> list[Entry]:
-    """The steps that a pattern means (see `selection.meant`), in their order, of which only those with these arguments.
+def choose(entries: Entries, pattern: str, arguments: Mapping[str, Any]) -> Sequence[int]:
+    """The places of the steps that a pattern means (see `selection.meant`), of which only those with these arguments.
 
     Raises:
         UnknownStep: no step is meant, or none of them has an argument of that name.
     """
-    place = entries.only(pattern)
-    found = (
-        [entries[place]]
-        if place is not None
-        else meant(pattern, entries, name=lambda e: e.name, function=lambda e: e.function_name)
-    )
+    found = meant(pattern, entries.parts())
     if not found:
-        raise UnknownStep(unknown(pattern, (entry.name for entry in entries)))
+        raise UnknownStep(unknown(pattern, entries.names(range(len(entries)))))
     for key, wanted in arguments.items():
-        if not any(key in entry.arguments for entry in found):
-            known = dict.fromkeys(k for entry in found for k in entry.arguments)
+        values = [entries.argument(place, key) for place in found]
+        if all(value is MISSING for value in values):
+            known = dict.fromkeys(k for place in found for k in entries.content(place)["arguments"])
             raise UnknownStep(
                 f"No step of '{pattern}' has an argument '{key}'. Theirs are: {', '.join(known) or 'none'}."
             )
-        found = [e for e in found if key in e.arguments and _fits(e.arguments[key], plain_value(wanted))]
+        plain = plain_value(wanted)
+        fitting = (p for p, v in zip(found, values, strict=True) if v is not MISSING and _fits(v, plain))
+        found = array("q", fitting)
     return found
 
 

@@ -188,6 +188,11 @@ class Folded:
     def name(self, i: int) -> str:
         return f"{self.content['label']}[{self.content['first'] + i}]"
 
+    def argument(self, i: int, name: str) -> Any:
+        """An argument of a member, as JSON holds it."""
+        value = self._columns[name].at(i)
+        return str(value) if isinstance(value, _Shown) else value
+
     def member(self, i: int) -> Member:
         shown = {name: column.at(i) for name, column in self._columns.items()}
         count, listed = self.content["positional"], list(shown.items())

@@ -86,9 +86,11 @@ class Run:
         Raises:
             UnknownStep: no step is meant, or none of them has an argument of that name.
         """
-        from ezpyp.folder.entries import choose
+        return [*self.entries.names(self._meant(pattern, arguments))]
 
-        return [entry.name for entry in choose(self.entries, pattern, arguments)]
+    def count(self, pattern: str = "*", /, **arguments: Any) -> int:
+        """How many steps `names` gives."""
+        return len(self._meant(pattern, arguments))
 
     def __getitem__(self, name: str) -> Any:
         """The result of a step.
@@ -105,8 +107,20 @@ class Run:
 
     def select(self, pattern: str = "*", /, **arguments: Any) -> dict[str, Any]:
         """Names to results of the steps that `names` gives, of which only those that are done."""
-        found = ((name, self._record(self._known(name))) for name in self.names(pattern, **arguments))
-        return {name: self._value(record) for name, record in found if _done(record)}
+        return dict(self.results(pattern, **arguments))
+
+    def results(self, pattern: str = "*", /, **arguments: Any) -> Iterator[tuple[str, Any]]:
+        """What `select` gives, one by one: each is read when it is asked for."""
+        from ezpyp.folder import folding
+
+        places = self._meant(pattern, arguments)
+        # Of many, all records are looked through once.
+        records = self._store.records().records if len(places) > folding.MOST else None
+        for place in places:
+            entry = self.entries[place]
+            record = self._record(entry) if records is None else records.get(entry.stem)
+            if _done(record) and folding.fits(record, entry.fingerprint):
+                yield entry.name, self._value(record)
 
     def table(self, pattern: str = "*", /, **arguments: Any) -> pandas.DataFrame:
         """A row a step, a column an argument, a column a field of a dict or dataclass (else `result`), status, seconds.
@@ -216,6 +230,11 @@ class Run:
         )
 
     # ----- inside
+
+    def _meant(self, pattern: str, arguments: Mapping[str, Any]) -> Sequence[int]:
+        from ezpyp.folder.entries import choose
+
+        return choose(self.entries, pattern, arguments)
 
     @cached_property
     def _schema(self) -> dict[str, Any]:

@@ -3,70 +3,116 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import textwrap
+from collections import Counter
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.model.steps import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-_COLOURS = {Status.DONE: "#c8e6c9", Status.FAILED: "#ffcdd2", Status.SKIPPED: "#fff3c4", Status.NOT_RUN: "#eeeeee"}
+    from ezpyp.folder.entries import Entries
+
+#: What most wants to be seen comes first.
+_COLOURS = {Status.FAILED: "#ffcdd2", Status.SKIPPED: "#fff3c4", Status.NOT_RUN: "#eeeeee", Status.DONE: "#c8e6c9"}
 _WORDS = {Status.DONE: "done", Status.FAILED: "failed", Status.SKIPPED: "skipped", Status.NOT_RUN: "not_run"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """A step to draw."""
+class Node(NamedTuple):
+    """Steps to draw: one, or a whole family."""
 
     name: str
     phase: int
-    #: Names of its nearest dependencies.
-    upstream: tuple[str, ...]
-    #: None where nothing is known: then it has no colour.
-    status: Status | None = None
+    #: The numbers of the nodes of its nearest dependencies.
+    upstream: Sequence[int]
+    #: How many steps it stands for, and how many of them have each status; none where nothing is known.
+    size: int = 1
+    statuses: Mapping[Status, int] = MappingProxyType({})
+
+    @property
+    def status(self) -> Status | None:
+        """The one that most wants to be seen; None where nothing is known: then it has no colour."""
+        return next((status for status in _COLOURS if self.statuses.get(status)), None)
+
+    @property
+    def label(self) -> str:
+        if self.size == 1:
+            return self.name
+        counts = ((self.statuses.get(status, 0), _WORDS[status].replace("_", " ")) for status in _COLOURS)
+        told = [f"{count:,} {what}" for count, what in counts if count]
+        return f"{self.name} ({', '.join(told) or f'{self.size:,} steps'})"
 
 
-def mermaid(nodes: Sequence[Node]) -> str:
+def nodes_of(entries: Entries, statuses: Sequence[int] | None) -> Iterator[Node]:
+    """A node for each entry of a schema: a very large family is one.
+
+    Args:
+        statuses: of each step; None where nothing is known.
+    """
+    for start, stop, phase, content in entries.listed():
+        counts = Counter(map(Status, statuses[start:stop])) if statuses is not None else {}
+        yield Node(content["name"], phase, entries.before(content), stop - start, counts)
+
+
+def steps_of(entries: Entries, statuses: Sequence[int] | None) -> Iterator[Node]:
+    """A node for each step."""
+    for k, entry in enumerate(entries):
+        upstream = [place for name in entry.upstream if (place := entries.place(name)) is not None]
+        yield Node(entry.name, entry.phase, upstream, statuses={Status(statuses[k]): 1} if statuses is not None else {})
+
+
+def mermaid(nodes: Iterable[Node]) -> Iterator[str]:
     """A flowchart for Mermaid (https://mermaid.js.org/syntax/flowchart.html), as Markdown pages show it."""
-    places = {node.name: k for k, node in enumerate(nodes)}
-    lines = ["flowchart TD"]
+    yield "flowchart TD\n"
+    seen: dict[Status, None] = {}
+    edges: list[str] = []
     for k, node in enumerate(nodes):
-        label = node.name.replace("#", "#35;").replace('"', "#quot;").replace("\n", " ")
-        suffix = f":::{_WORDS[node.status]}" if node.status is not None else ""
-        lines.append(f'    s{k}["{label}"]{suffix}')
-    lines += [f"    s{places[parent]} --> s{k}" for k, node in enumerate(nodes) for parent in node.upstream]
-    seen = dict.fromkeys(node.status for node in nodes if node.status is not None)
-    lines += [f"    classDef {_WORDS[status]} fill:{_COLOURS[status]}" for status in seen]
-    return "\n".join(lines) + "\n"
+        label = node.label.replace("#", "#35;").replace('"', "#quot;").replace("\n", " ")
+        if node.status is not None:
+            seen[node.status] = None
+        yield f'    s{k}["{label}"]{f":::{_WORDS[node.status]}" if node.status is not None else ""}\n'
+        edges += [f"    s{parent} --> s{k}\n" for parent in node.upstream]
+    yield from edges
+    yield from (f"    classDef {_WORDS[status]} fill:{_COLOURS[status]}\n" for status in seen)
 
 
-def dot(nodes: Sequence[Node]) -> str:
+def dot(nodes: Iterable[Node]) -> Iterator[str]:
     """A digraph for Graphviz (https://graphviz.org/doc/info/lang.html)."""
-    lines = ["digraph pipeline {", "    node [shape=box, style=filled, fillcolor=white];"]
+    yield "digraph pipeline {\n    node [shape=box, style=filled, fillcolor=white];\n"
+    names: list[str] = []
+    edges: list[str] = []
     for node in nodes:
         colour = f' [fillcolor="{_COLOURS[node.status]}"]' if node.status is not None else ""
-        lines.append(f"    {_quoted(node.name)}{colour};")
-    lines += [f"    {_quoted(parent)} -> {_quoted(node.name)};" for node in nodes for parent in node.upstream]
-    return "\n".join([*lines, "}"]) + "\n"
+        names.append(_quoted(node.label))
+        yield f"    {names[-1]}{colour};\n"
+        edges += [f"    {names[parent]} -> {names[-1]};\n" for parent in node.upstream]
+    yield from edges
+    yield "}\n"
 
 
-def as_json(nodes: Sequence[Node]) -> str:
-    """A list of steps, each with its dependencies."""
-    content = [
-        {
+def as_json(nodes: Iterable[Node]) -> Iterator[str]:
+    """A list of steps and families, each with its dependencies."""
+    names: list[str] = []
+    before = "[\n"
+    for node in nodes:
+        names.append(node.name)
+        content = {
             "name": node.name,
             "phase": node.phase,
-            "upstream": list(node.upstream),
+            "upstream": [names[parent] for parent in node.upstream],
             "status": None if node.status is None else int(node.status),
         }
-        for node in nodes
-    ]
-    return json.dumps(content, ensure_ascii=False, indent=2) + "\n"
+        if node.size > 1:
+            content |= {"count": node.size, "statuses": {int(status): n for status, n in node.statuses.items()}}
+        yield before + textwrap.indent(json.dumps(content, ensure_ascii=False, indent=2), "  ")
+        before = ",\n"
+    yield "[]\n" if before == "[\n" else "\n]\n"
 
 
 #: How a graph can be written.
-FORMATS: dict[str, Callable[[Sequence[Node]], str]] = {"mermaid": mermaid, "dot": dot, "json": as_json}
+FORMATS: dict[str, Callable[[Iterable[Node]], Iterator[str]]] = {"mermaid": mermaid, "dot": dot, "json": as_json}
 
 
 def _quoted(name: str) -> str:

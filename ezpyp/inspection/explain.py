@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import time
+from array import array
+from bisect import bisect_right
 from functools import cache
 from itertools import compress
 from typing import TYPE_CHECKING, Any
 
+from ezpyp.folder import folding
 from ezpyp.folder.folding import count, parsed
 from ezpyp.model import naming
 from ezpyp.model.steps import Status
 from ezpyp.run.prospect import VERDICTS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from ezpyp.folder.surveys import Survey
+    from ezpyp.model.plan import Block, Plan
     from ezpyp.run.prospect import Prospect
 
 #: Reasons are told apart up to this number in each phase, and names up to this many characters.
@@ -26,21 +30,27 @@ _WORDS = {"run": "to run", "blocked": "blocked", "cached": "cached", "left out":
 
 def plan_lines(prospect: Prospect) -> Iterator[str]:
     """What a run would do, by phase; members of a family with the same reason on one line."""
-    counts, whens = _counts(prospect.verdicts), _whens(prospect.survey)
-    yield f"Pipeline '{prospect.plan.pipeline_id}' @ {prospect.folder}: {counts}\n"
-    for phase, places in _phases(prospect):
-        yield f"phase {phase}: {_counts([prospect.verdicts[k] for k in places])}\n"
+    verdicts = prospect.verdicts
+    yield f"Pipeline '{prospect.plan.pipeline_id}' @ {prospect.folder}: {_counts(verdicts)}\n"
+    told = _told(prospect)
+    for phase, places in _phases(prospect.plan):
+        yield f"phase {phase}: {_counts(verdicts[places.start : places.stop])}\n"
+        by_reason: dict[str, dict[str, array[int]]] = {verdict: {} for verdict in VERDICTS}
+        for k, reason in zip(places, told, strict=False):
+            by_reason[verdicts[k]].setdefault(reason, array("i")).append(k)
         for verdict in VERDICTS:
-            of_kind = [k for k in places if prospect.verdicts[k] == verdict]
-            yield from _folded(verdict, [(prospect.plan.steps[k].name, _told(prospect, k, whens[k])) for k in of_kind])
+            of_kind = by_reason[verdict].items()
+            yield from _folded(verdict, {why: folding.spans(prospect.plan, steps) for why, steps in of_kind})
     if gone := prospect.survey.differences.gone:
         yield f"gone: {_fold(gone)}\n"
     yield from (f"wrong: {problem.path}: {problem.what}\n" for problem in prospect.survey.scan.problems)
 
 
-def plan_values(prospect: Prospect) -> dict[str, Any]:
-    """The same for programs, with every step."""
-    whens = _whens(prospect.survey)
+def plan_values(prospect: Prospect, *, every: bool = False) -> dict[str, Any]:
+    """The same for programs, with every step. Members of very large families with the same reasons that follow each
+    other are one, unless `every` is set.
+    """
+    verdicts = prospect.verdicts
     return {
         "pipeline_id": prospect.plan.pipeline_id,
         "folder": prospect.folder,
@@ -48,22 +58,34 @@ def plan_values(prospect: Prospect) -> dict[str, Any]:
         "refused": prospect.objection or None,
         "counts": {verdict: prospect.count(verdict) for verdict in VERDICTS},
         "phases": [
-            {verdict: [prospect.verdicts[k] for k in places].count(verdict) for verdict in VERDICTS}
-            for _, places in _phases(prospect)
+            {verdict: verdicts[places.start : places.stop].count(verdict) for verdict in VERDICTS}
+            for _, places in _phases(prospect.plan)
         ],
-        "steps": [
-            {
-                "name": step.name,
-                "phase": phase,
-                "verdict": prospect.verdicts[k],
-                "reasons": list(prospect.reasons(k)),
-                "since": whens[k] or since(prospect.survey, k) or None,
-            }
-            for k, (step, phase) in enumerate(zip(prospect.plan.steps, prospect.plan.graph.phases, strict=True))
-        ],
+        "steps": [*_step_values(prospect, every)],
         "gone": list(prospect.survey.differences.gone),
         "problems": [f"{problem.path}: {problem.what}" for problem in prospect.survey.scan.problems],
     }
+
+
+def _step_values(prospect: Prospect, every: bool) -> Iterator[dict[str, Any]]:
+    plan, verdicts, whens = prospect.plan, prospect.verdicts, _whens(prospect.survey)
+    reasons = _Reasons(prospect)
+    for block in plan.blocks:
+        family, phase = block.family, plan.graph.phases[block.start]
+        k = block.start
+        while k < block.stop:
+            verdict, why = verdicts[k], reasons.of(k)
+            value = {"name": plan.steps[k].name, "phase": phase, "verdict": verdict, "reasons": list(why)}
+            start, since_ = k, whens[k] or since(prospect.survey, k)
+            k += 1
+            if len(block.members) > folding.MOST and family.first is not None and not every:
+                while k < block.stop and verdicts[k] == verdict and reasons.of(k) == why:
+                    since_ = min(since_, whens[k] or since(prospect.survey, k))
+                    k += 1
+                if k - start > 1:
+                    first = family.first + block.members[start - block.start]
+                    value |= {"name": folding.span(family.label, first, k - start), "count": k - start}
+            yield {**value, "since": since_ or None}
 
 
 def difference_lines(survey: Survey, folder: str) -> Iterator[str]:
@@ -82,7 +104,10 @@ def difference_lines(survey: Survey, folder: str) -> Iterator[str]:
         return
     yield f"Pipeline '{survey.plan.pipeline_id}' @ {folder}: {counts or 'no difference'}, {same:,} as before\n"
     for what, names in kinds:
-        yield from _folded(what, [(name, "; ".join(reasons)) for name, reasons in names.items()])
+        by_reason: dict[str, list[str]] = {}
+        for name, reasons in names.items():
+            by_reason.setdefault("; ".join(reasons), []).append(name)
+        yield from _folded(what, by_reason)
 
 
 def difference_values(survey: Survey, folder: str) -> dict[str, Any]:
@@ -133,11 +158,12 @@ def _date(minute: float) -> str:
     return day(60 * minute)[:10]
 
 
-def _phases(prospect: Prospect) -> Iterator[tuple[int, Sequence[int]]]:
-    places: dict[int, list[int]] = {}
-    for k, phase in enumerate(prospect.plan.graph.phases):
-        places.setdefault(phase, []).append(k)
-    return iter(places.items())
+def _phases(plan: Plan) -> Iterator[tuple[int, range]]:
+    phases, start = plan.graph.phases, 0
+    while start < len(phases):
+        stop = bisect_right(phases, phases[start])
+        yield phases[start], range(start, stop)
+        start = stop
 
 
 def _counts(verdicts: Sequence[str]) -> str:
@@ -146,32 +172,58 @@ def _counts(verdicts: Sequence[str]) -> str:
     return ", ".join([*nothing, *(f"{number:,} {what}" for number, what in counts if number)])
 
 
-def _told(prospect: Prospect, k: int, when: float) -> str:
-    """The reason of a verdict for people; results of one day are told together. `when` it was made if that is all."""
-    if when and prospect.verdicts[k] == "cached":
-        return f"done on {_date(when // 60)}"
-    record = prospect.survey.decisions[k].record
-    if prospect.verdicts[k] != "cached" or record is None:
-        return "; ".join(prospect.reasons(k))
-    note = f", {record.outcome.note}" if record.outcome.note else ""
-    return f"done on {day(record.outcome.when)[:10]}{note}"
+class _Reasons:
+    """The reasons of steps; those of a family of which there is nothing else to say are found out once."""
+
+    def __init__(self, prospect: Prospect) -> None:
+        self._prospect, self._told = prospect, prospect.survey.decisions.told
+        self._block: Block | None = None
+        self._common: dict[bool, tuple[str, ...]] = {}
+
+    def of(self, k: int) -> tuple[str, ...]:
+        prospect = self._prospect
+        if k in self._told:
+            return prospect.reasons(k)
+        if self._block is None or not self._block.start <= k < self._block.stop:
+            self._block, self._common = prospect.plan.block(k), {}
+            first, last = (prospect.plan.steps[end].name for end in (self._block.start, self._block.stop - 1))
+            of = prospect.survey.differences.of
+            self._is_whole = first != last and of(first) == of(last) != first
+        if not self._is_whole:
+            return prospect.reasons(k)
+        runs = bool(prospect.survey.decisions.runs[k])
+        if runs not in self._common:
+            self._common[runs] = prospect.reasons(k)
+        return self._common[runs]
 
 
-def _folded(what: str, told: Iterable[tuple[str, str]]) -> Iterator[str]:
+def _told(prospect: Prospect) -> Iterator[str]:
+    """The reason of each verdict for people; results of one day are told together."""
+    decisions, verdicts, reasons = prospect.survey.decisions, prospect.verdicts, _Reasons(prospect)
+    for k, when in enumerate(_whens(prospect.survey)):
+        if verdicts[k] != "cached":
+            yield "; ".join(reasons.of(k))
+        elif when:
+            yield f"done on {_date(when // 60)}"
+        elif (record := decisions[k].record) is not None:
+            note = f", {record.outcome.note}" if record.outcome.note else ""
+            yield f"done on {day(record.outcome.when)[:10]}{note}"
+        else:
+            yield "; ".join(reasons.of(k))
+
+
+def _folded(what: str, by_reason: Mapping[str, Sequence[str]]) -> Iterator[str]:
     """Lines such as `  run     train[0..999]: new`."""
-    by_reason: dict[str, list[str]] = {}
-    for name, reason in told:
-        by_reason.setdefault(reason, []).append(name)
     for reason, names in list(by_reason.items())[:_MOST]:
         yield f"  {what:<8} {_fold(names)}{f': {reason}' if reason else ''}\n"
     rest = list(by_reason.values())[_MOST:]
     if rest:
-        yield f"  {what:<8} {sum(map(len, rest)):,} more, for {len(rest):,} other reasons: --output json\n"
+        yield f"  {what:<8} {sum(map(count, rest)):,} more, for {len(rest):,} other reasons: --output json\n"
 
 
 def _fold(names: Sequence[str]) -> str:
     text = naming.compact(names)
-    return text if len(text) <= _WIDTH else f"{naming.compact(names[:5])} and {len(names) - 5:,} more"
+    return text if len(text) <= _WIDTH else f"{naming.compact(names[:5])} and {count(names[5:]):,} more"
 
 
 def grouped(changes: Mapping[str, Sequence[str]]) -> Iterator[tuple[str, str]]:

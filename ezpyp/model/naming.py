@@ -123,30 +123,28 @@ def _digested(name: str, salt: int) -> str:
 
 
 def compact(names: Iterable[str]) -> str:
-    """Names as people write them: `load, train[0..11]`."""
-    runs: dict[str, list[int]] = {}
-    order: list[str] = []
+    """Names as people write them: `load, train[0..11]`. What stands for several already is taken as it is meant."""
+    runs: dict[str, list[tuple[int, int]]] = {}
     for name in names:
         base, bracket, rest = name.partition("[")
-        numbered = bool(bracket) and rest.endswith("]") and rest[:-1].isdecimal()
-        key = base if numbered else name
-        if key not in runs:
-            runs[key] = []
-            order.append(key)
-        if numbered:
-            runs[key].append(int(rest[:-1]))
-    return ", ".join(_range(key, sorted(runs[key])) for key in order)
+        first, dots, last = rest[:-1].partition("..")
+        numbered = bool(bracket) and rest.endswith("]") and first.isdecimal() and (last.isdecimal() or not dots)
+        if not numbered:
+            runs.setdefault(name, [])
+        else:
+            runs.setdefault(base, []).append((int(first), int(last if dots else first)))
+    return ", ".join(_range(key, sorted(numbers)) for key, numbers in runs.items())
 
 
-def _range(base: str, numbers: list[int]) -> str:
+def _range(base: str, numbers: list[tuple[int, int]]) -> str:
     if not numbers:
         return base
     spans: list[list[int]] = []
-    for n in numbers:
-        if spans and spans[-1][1] == n - 1:
-            spans[-1][1] = n
+    for first, last in numbers:
+        if spans and spans[-1][1] == first - 1:
+            spans[-1][1] = last
         else:
-            spans.append([n, n])
+            spans.append([first, last])
     return f"{base}[{','.join(str(a) if a == b else f'{a}..{b}' for a, b in spans)}]"
 
 

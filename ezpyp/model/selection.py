@@ -3,29 +3,80 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from ezpyp.errors import UnknownStep
 from ezpyp.model.naming import compact
 from ezpyp.model.plan import Graph, Plan
+from ezpyp.model.steps import callable_name
 
-T = TypeVar("T")
+
+class Part(NamedTuple):
+    """Steps that follow each other: `label[first]` and so on; or one that is called so, whose `first` is -1."""
+
+    label: str
+    first: int
+    size: int
+    function: str
 
 
-def meant(pattern: str, among: Sequence[T], *, name: Callable[[T], str], function: Callable[[T], str]) -> list[T]:
-    """The members that a pattern means, in their order; empty if none.
+def parts(plan: Plan) -> Iterator[Part]:
+    """The steps of a plan."""
+    for block in plan.blocks:
+        family = block.family
+        first = -1 if family.first is None else family.first + block.members.start
+        yield Part(family.label, first, len(block.members), callable_name(family.definition.function))
+
+
+def meant(pattern: str, among: Iterable[Part]) -> array[int]:
+    """The places of the steps that a pattern means, in their order; empty if none.
 
     A name means itself and, without its number, all of its family: `train` is `train[0]`, `train[1]`, …; where there
     is no such name, the steps of the function called so. `*` and `?` stand for any characters; brackets stand for
-    themselves.
+    themselves. Members of families are looked at one by one only where a pattern means some of them.
     """
-    if "*" in pattern or "?" in pattern:
-        glob = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), re.DOTALL)
-        found = [each for each in among if glob.fullmatch(name(each))]
-    else:
-        found = [each for each in among if name(each) == pattern or name(each).startswith(f"{pattern}[")]
-    return found or [each for each in among if function(each) == pattern]
+    listed, found, start = [*among], array("q"), 0
+    wanted = _wanted(pattern)
+    for part in listed:
+        found.extend(start + k for k in wanted(part))
+        start += part.size
+    if not found:
+        start = 0
+        for part in listed:
+            if part.function == pattern:
+                found.extend(range(start, start + part.size))
+            start += part.size
+    return found
+
+
+def _wanted(pattern: str) -> Callable[[Part], Iterable[int]]:
+    """What gives the members of a part that a pattern means by their names."""
+    if "*" not in pattern and "?" not in pattern:
+        return lambda part: _named(pattern, part)
+    glob = re.compile("".join({"*": ".*", "?": "."}.get(c, re.escape(c)) for c in pattern), re.DOTALL)
+
+    def fitting(part: Part) -> Iterable[int]:
+        if part.first < 0:
+            return range(glob.fullmatch(part.label) is not None)
+        if pattern.endswith("*") and glob.fullmatch(f"{part.label}["):  # whatever follows
+            return range(part.size)
+        names = map(f"{part.label.replace('%', '%%')}[%d]".__mod__, range(part.first, part.first + part.size))
+        return (k for k, name in enumerate(names) if glob.fullmatch(name))
+
+    return fitting
+
+
+def _named(name: str, part: Part) -> range:
+    """The members of a part that a name means."""
+    if part.first < 0:
+        return range(part.label == name or part.label.startswith(f"{name}["))
+    if f"{part.label}[".startswith(f"{name}["):
+        return range(part.size)
+    number = name.removeprefix(f"{part.label}[").removesuffix("]")
+    k = int(number) - part.first if number.isdecimal() and name == f"{part.label}[{number}]" else -1
+    return range(k, k + 1) if 0 <= k < part.size and str(k + part.first) == number else range(0)
 
 
 def unknown(name: str, known: Iterable[str]) -> str:
@@ -71,10 +122,10 @@ class Selection:
     def _indices(plan: Plan, patterns: Iterable[str]) -> list[int]:
         found: list[int] = []
         for pattern in patterns:
-            steps = meant(pattern, plan.steps, name=lambda s: s.name, function=lambda s: s.function_name)
-            if not steps:
+            places = meant(pattern, parts(plan))
+            if not places:
                 raise UnknownStep(unknown(pattern, plan.index))
-            found += [plan.index[step.name] for step in steps]
+            found += places
         return found
 
 

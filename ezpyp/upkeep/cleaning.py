@@ -35,7 +35,10 @@ def files(run: Run) -> list[str]:
     """Every file in a cache folder that ezpyp wrote; the schema last, so that what was begun can be done again."""
     # A stem is ours by the plan, or by a record, as those of former plans.
     records = _records(run)
-    stems = {entry.stem for entry in run.entries} | set(records)
+    there = {f"{shelf}{stem_of(name)}" for shelf in ("", SHELF) for name in _names(f"{run.folder}/{shelf}")}
+    there |= {checkpoints.stem_of(name) for name in _names(f"{run.folder}/{checkpoints.FOLDER}")}
+    strange = {*run.entries.strange(there)}
+    stems = {stem for stem in there if stem not in strange or stem in records}
     temporary = (
         f"{run.folder}/{shelf}{name}"
         for shelf in ("", SHELF)
