@@ -10,7 +10,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from ezpyp.system.bells import Bell, sleep
+from ezpyp.system import bells
+from ezpyp.system.bells import Bell, Echo, sleep
 from tests.conftest import CHECKOUT
 
 
@@ -42,6 +43,41 @@ def test_it_is_quiet_once_it_was_heard(bell: Bell) -> None:
     began = time.monotonic()
     sleep(bell.fileno(), 0.02)
     assert time.monotonic() - began >= 0.02
+
+
+def test_who_has_seen_a_message_for_each_ring_looks_for_no_more(bell: Bell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bells, "LASTS", 60.0)
+    echo = Echo(bell)
+    assert echo.since() is None
+    for _ in range(2):
+        bell.ring(bell.address)
+    bell.hush()
+    echo.see()
+    since = echo.since()
+    assert since is not None
+    assert 0 <= since < 60
+    echo.see()
+    assert echo.since() is None
+    echo.see()  # before its ring is heard
+    assert echo.since() is not None
+    bell.ring(bell.address)
+    bell.hush()
+    assert echo.since() is None
+
+
+def test_what_was_rung_for_in_vain_is_not_looked_for_in_all_eternity(
+    bell: Bell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bells, "LASTS", 0.0)
+    echo = Echo(bell)
+    bell.ring(bell.address)
+    bell.hush()
+    assert echo.since() is None
+    monkeypatch.setattr(bells, "LASTS", 60.0)
+    assert echo.since() is None
+    bell.ring(bell.address)
+    bell.hush()
+    assert echo.since() is not None
 
 
 def test_nobody_has_to_be_there(bell: Bell) -> None:

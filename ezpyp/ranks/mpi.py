@@ -24,13 +24,11 @@ from typing import Any, NoReturn, TypeVar
 
 from ezpyp.errors import EzpypError, LauncherError, RankLost, RankMismatch
 from ezpyp.ranks.launched import Launch, cannot_meet, launch, wrong_launcher
-from ezpyp.system.bells import Bell
+from ezpyp.system.bells import Bell, Echo
 from ezpyp.system.pauses import WOKEN, pause
 
 T = TypeVar("T")
 
-#: Seconds after a bell in which its message is looked for.
-_ECHO = 0.002
 #: Seconds after which a rank that waits says for what.
 PATIENCE = 60.0
 _TAG = 7
@@ -76,6 +74,7 @@ class Link:
         self.host = os.uname().nodename
         #: Others of this node ring it when they have sent something. None where there are no bells.
         self.bell = _bell()
+        self._echo = Echo(self.bell) if self.bell is not None else None
         #: Those of the other ranks of this node; and whether all of whom this rank hears can ring its own.
         self._bells: dict[int, bytes] = {}
         self._is_woken = False
@@ -186,9 +185,8 @@ class Link:
         self._forget_sent()
         if self.bell is None or not self._is_woken or self._sending:  # a long message goes on only while both look
             return pause(waited)
-        # It may be heard a moment before its message can be seen.
-        since = time.monotonic() - self.bell.heard
-        return pause(since) if since < _ECHO else WOKEN
+        since = self._echo.since() if self._echo is not None else None
+        return WOKEN if since is None else pause(since)
 
     def _forget_sent(self) -> None:
         self._sending = [each for each in self._sending if not each.Test()]
@@ -204,6 +202,8 @@ class Link:
         if not self._comm.iprobe(self._mpi.ANY_SOURCE, _TAG, status):
             return None
         source = status.Get_source()
+        if self._echo is not None:
+            self._echo.see()
         return source, self._comm.recv(None, source, _TAG)
 
     @cached_property

@@ -15,6 +15,8 @@ import time
 
 #: select(2) takes descriptors below this.
 _SELECTABLE = 1024
+#: Seconds after a ring in which its message is looked for.
+LASTS = 0.002
 
 
 class Bell:
@@ -38,8 +40,8 @@ class Bell:
         self.room = ""
         with contextlib.suppress(OSError):
             self.room = os.readlink("/proc/self/ns/net")
-        #: When it was last heard, by the monotonic clock.
-        self.heard = 0.0
+        #: When it was last heard, by the monotonic clock, and how often it was rung until then, as far as it was heard.
+        self.heard, self.rings = 0.0, 0
 
     def fileno(self) -> int:
         """Can be read from when it rings, until `hush`."""
@@ -56,6 +58,7 @@ class Bell:
         with contextlib.suppress(OSError):
             while True:
                 self._socket.recv(1)
+                self.rings += 1
 
     def wait(self, seconds: float) -> None:
         """Sleep until it rings, at most this long."""
@@ -64,6 +67,31 @@ class Bell:
 
     def close(self) -> None:
         self._socket.close()
+
+
+class Echo:
+    """Whether there is something to look for: a bell may be heard a moment before the message can be seen for which it
+    was rung, or after. Who has seen a message for each ring may sleep until it rings again.
+    """
+
+    __slots__ = ("_bell", "_seen", "_when")
+
+    def __init__(self, bell: Bell) -> None:
+        self._bell, self._seen, self._when = bell, 0, 0.0
+
+    def see(self) -> None:
+        """A message was seen."""
+        self._seen, self._when = self._seen + 1, time.monotonic()
+
+    def since(self) -> float | None:
+        """Seconds since something was heard or seen; None where nothing is to be looked for.
+
+        After `LASTS` what was rung for is seen, and what was seen was rung for, or never will be: a ring may be lost.
+        """
+        since = time.monotonic() - max(self._bell.heard, self._when)
+        if since >= LASTS:
+            self._seen = self._bell.rings
+        return since if self._seen != self._bell.rings else None
 
 
 def sleep(descriptor: int, seconds: float) -> None:
