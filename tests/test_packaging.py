@@ -117,6 +117,29 @@ def test_other_ranks_load_nothing_of_what_only_rank_0_does(mpirun: Launcher) -> 
     assert FIRST & set(loaded["1"].split()) == set()
 
 
+@pytest.mark.parametrize("store", OTHERS)
+def test_a_helper_loads_nothing_to_keep_a_result(mpirun: Launcher, store: str) -> None:
+    """A step may leave it no file that it could open."""
+    code = f"""
+        import os, sys
+        import ezpyp
+        pipeline = ezpyp.Pipeline("cache", "study", store={store!r})
+        loaded = set()
+        @ezpyp.as_pickle_step(pipeline)
+        def alpha(x):
+            late = sorted(set(sys.modules) - loaded) if loaded else []
+            loaded.update(sys.modules)
+            return late
+        steps = alpha.map(range(20))
+        pipeline.execute()
+        late = {{name for step in steps for name in step.result()}}
+        os.write(2, f"late {{late}}\\n".encode())
+    """
+    found = mpirun.run(2, textwrap.dedent(code), env={"EZPYP_LINES": "off"})
+    assert found.returncode == 0, found.stderr
+    assert {line for line in found.stderr.splitlines() if line.startswith("late")} == {"late set()"}
+
+
 def test_every_exported_name_is_there_and_every_public_name_is_exported() -> None:
     public = {
         name

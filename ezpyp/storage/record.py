@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -70,8 +71,6 @@ _quote = json.encoder.encode_basestring
 
 def to_json(record: Record, outcome: Outcome) -> bytes:
     """A status file's content: a record with this outcome in place of its own."""
-    from datetime import UTC, datetime
-
     content: dict[str, Any] = {
         "format": FORMAT,
         "name": record.name,
@@ -178,8 +177,6 @@ def _record(content: Mapping[str, Any]) -> Record:
     lasting["gpu"] = _use(content.get("gpu"))
     lasting["log"] = tuple(lasting["log"]) if lasting["log"] else None
     lasting["missing"] = tuple(lasting["missing"])
-    from datetime import datetime
-
     when = datetime.fromisoformat(content["when"]).timestamp()
     outcome = Outcome(step=-1, when=when, **lasting)
     return Record(name=str(content["name"]), fingerprint=str(content["fingerprint"]), outcome=outcome)
