@@ -22,18 +22,26 @@ from ezpyp.model.steps import Family, Group, Step, Steps
 from ezpyp.system.digests import blake2b
 
 
-class Graph(NamedTuple):
-    """The plan as the ledger sees it: integers only. Index order is phase order and then call order: the priority."""
+class Graph:
+    """The plan as the ledger sees it: integers only. Index order is phase order and then call order: the priority.
 
-    #: Indices of the nearest dependencies of each step, in increasing order.
-    parents: Edges
-    #: The phase of each step; never decreasing along the index.
-    phases: Sequence[int]
-    #: The failure group of each step, -1 for none, and how many members of each group may fail.
-    groups: Sequence[int]
-    allowed: tuple[int, ...] = ()
-    #: Steps that are tried again.
-    retries: Mapping[int, Retry] = {}
+    Attributes:
+        parents: indices of the nearest dependencies of each step, in increasing order.
+        phases: the phase of each step; never decreasing along the index.
+        groups, allowed: the failure group of each step, -1 for none; and how many members of each group may fail.
+        retries: steps that are tried again.
+    """
+
+    def __init__(
+        self,
+        *,
+        parents: Edges,
+        phases: Sequence[int],
+        groups: Sequence[int],
+        allowed: tuple[int, ...] = (),
+        retries: Mapping[int, Retry] = {},
+    ) -> None:
+        self.parents, self.phases, self.groups, self.allowed, self.retries = parents, phases, groups, allowed, retries
 
 
 class Following:

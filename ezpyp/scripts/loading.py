@@ -6,7 +6,7 @@ import os
 import sys
 from contextlib import contextmanager, redirect_stdout, suppress
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import InitializationError
 
@@ -21,16 +21,18 @@ class _Reached(BaseException):
     """Ends the script. Not an Exception, so that a script's own handlers let it pass."""
 
 
-class Loaded(NamedTuple):
-    """What a script had defined when it came to its first unfinished execute(), or to its end."""
+class Loaded:
+    """What a script had defined when it came to its first unfinished execute(), or to its end.
 
-    path: str
-    #: The script's `__main__`, in which its classes live.
-    module: ModuleType
-    #: The pipeline that was about to run; where the script came to its end, the last that was finished, or None.
-    pipeline: Any
-    #: Every pipeline whose execute() it came to, in that order.
-    pipelines: tuple[Any, ...] = ()
+    Attributes:
+        module: the script's `__main__`, in which its classes live.
+        pipeline: the one that was about to run; where the script came to its end, the last that was finished, or None.
+        pipelines: every one whose execute() it came to, in that order.
+    """
+
+    def __init__(self, path: str, module: ModuleType, pipelines: tuple[Any, ...]) -> None:
+        self.path, self.module, self.pipelines = path, module, pipelines
+        self.pipeline: Any = pipelines[-1] if pipelines else None
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -79,7 +81,7 @@ def load(path: str | os.PathLike[str], argv: Sequence[str] = (), *, name: str = 
     vars(module).update(__file__=where, __builtins__=__builtins__)
     with _looking(where, argv), standing_in(module), redirect_stdout(sys.stderr):
         _run(where, module)
-        return Loaded(path=where, module=module, pipeline=_reached[-1] if _reached else None, pipelines=tuple(_reached))
+        return Loaded(where, module, tuple(_reached))
 
 
 def _run(path: str, module: ModuleType) -> None:

@@ -11,7 +11,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
@@ -86,17 +85,25 @@ class _Slot:
         return [lot for lot in cut if lot]
 
 
-class Setup(NamedTuple):
+class Setup:
     """How the helpers of one agent are started."""
 
-    helpers: int
-    order: Order
-    #: The environment of each helper: its share of this rank's GPUs and cores.
-    environments: Sequence[dict[str, str]]
-    #: The log of each helper, relative to the folder; None where output is not captured.
-    log: Callable[[int], str] | None
-    #: Show what steps print here too, as it comes.
-    tee: bool = False
+    def __init__(
+        self,
+        *,
+        helpers: int,
+        order: Order,
+        environments: Sequence[dict[str, str]],
+        log: Callable[[int], str] | None,
+        tee: bool = False,
+    ) -> None:
+        """
+        Args:
+            environments: that of each helper: its share of this rank's GPUs and cores.
+            log: that of each helper, relative to the folder; None where output is not captured.
+            tee: show what steps print here too, as it comes.
+        """
+        self.helpers, self.order, self.environments, self.log, self.tee = helpers, order, environments, log, tee
 
 
 def nursery(plan: Plan, position: Position, *, anew: bool = False, spares: int = 0) -> Nursery:
