@@ -209,6 +209,7 @@ def stopped_at_once(launcher: Launcher, ranks: int, env: dict[str, str] | None =
             ours.sign()
     assert f"cache was taken over from this run by process {os.getpid()} (user " in said
     assert process.returncode == 4, said
+    assert "RankMismatch" not in said  # the other ranks end as rank 0 does
     assert not list((launcher.folder / "cache").glob("*.step"))
     assert locks(launcher.folder / "cache") == []
 

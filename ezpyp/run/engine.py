@@ -95,6 +95,7 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
 
     Raises:
         ResourceError: a step asks for what no rank has; before anything ran, on every rank.
+        CacheTakenOver, StoreError: what ended the run on rank 0, on every rank.
         RankLost: on ranks other than 0, the host of rank 0 is lost. Rank 0 returns what came of the run.
     """
     if not job.todo and not job.standing.missing:
@@ -116,19 +117,27 @@ def carry_out(job: Job, bus: Bus, *, mpi_library: str = "") -> Finished:
             team: list[Executor] = [Ranks(job.link, others, stop)]
             if places[0].slots:
                 team.insert(0, own)
-            finished = _lead(job, team, bus, stop, mpi_library, places, requests)
+            came: Finished | EzpypError
             try:
-                return _part(job.link, finished)
+                came = _lead(job, team, bus, stop, mpi_library, places, requests)
+            except EzpypError as error:
+                came = error
+            try:
+                return _part(job.link, came)
             except RankLost as lost:
-                return finished._replace(lost=lost)
+                if not isinstance(came, Finished):
+                    raise came from lost
+                return came._replace(lost=lost)
 
 
-def _part(link: mpi.Link, finished: Finished | None) -> Finished:
-    """Meet at the end of a run, and hear from rank 0 what came of it."""
+def _part(link: mpi.Link, came: Finished | EzpypError | None) -> Finished:
+    """Meet at the end of a run, and hear from rank 0 what came of it; every rank raises what ended the run there."""
     link.meet(mpi.Mark.FINISH, b"", lambda: "left")
-    told = link.share(finished._replace(outcomes={}) if finished is not None else None)
-    conclusion = finished or told
-    assert conclusion is not None
+    told = link.share(came._replace(outcomes={}) if isinstance(came, Finished) else came)
+    if isinstance(told, EzpypError):
+        told.quiet = link.rank != 0
+        raise told
+    conclusion: Finished = came if isinstance(came, Finished) else told
     return conclusion
 
 
