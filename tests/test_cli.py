@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import ezpyp
+from ezpyp.cli import console
 from ezpyp.cli import main as cli
 from ezpyp.folder.events import Journal, StepStarted, journals, replay
 from ezpyp.inspection import drawing
@@ -145,6 +146,7 @@ def test_every_verb_has_help_with_an_example(typed: Typed, verb: str) -> None:
 def test_help_is_quick() -> None:
     code = """
 import sys
+from ezpyp.cli import console
 from ezpyp.cli import main as cli
 try:
     cli.main(["--help"])
@@ -236,6 +238,10 @@ def test_the_status_of_a_run_that_goes_on(typed: Typed, copy: Path) -> None:
 
 def test_the_summary_is_the_table(typed: Typed, made: Path) -> None:
     assert typed("summary", made) == (made / "pipeline.summary").read_text(encoding="utf-8")
+
+
+def test_files_in_results_are_paths_in_json() -> None:
+    assert console.jsonable([ezpyp.File("/data/a.nc"), Path("b")]) == ["/data/a.nc", "b"]
 
 
 def test_the_summary_as_csv_and_json_has_every_row(typed: Typed, made: Path) -> None:

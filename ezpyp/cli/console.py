@@ -7,12 +7,12 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ezpyp.errors import EzpypError
+from ezpyp.identity.outline import field_names
 from ezpyp.model.settings import ON_CHANGE
 from ezpyp.model.steps import Status
 from ezpyp.scripts import loading
@@ -108,8 +108,8 @@ def say_json(value: Any) -> None:
 
 
 def jsonable(value: Any) -> Any:
-    """The value as JSON can hold it: arrays and tables as lists, what has named fields as objects, the unknown as its
-    repr.
+    """The value as JSON can hold it: arrays and tables as lists, what has named fields as objects, files as paths, the
+    unknown as its repr.
     """
     if value is None or isinstance(value, (bool, int, float, str)):
         return int(value) if isinstance(value, Status) else value
@@ -117,8 +117,10 @@ def jsonable(value: Any) -> Any:
         return {str(key): jsonable(each) for key, each in value.items()}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
         return jsonable(value._asdict())
-    if is_dataclass(value) and not isinstance(value, type):
-        return {field.name: jsonable(getattr(value, field.name)) for field in fields(value)}
+    if (names := field_names(value)) is not None:
+        return {name: jsonable(getattr(value, name)) for name in names}
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
     if isinstance(value, (list, tuple, set, frozenset)):
         return [jsonable(each) for each in value]
     if type(value).__name__ == "DataFrame" and hasattr(value, "to_json"):
