@@ -171,3 +171,14 @@ def test_a_plan_tells_members_together(study: Launcher) -> None:
     every = json.loads(typed("plan", "script.py", "--all", "--output", "json").stdout)["steps"]
     assert [each["name"] for each in every][:2] == ["f[0]", "f[1]"]
     assert len(every) == 2 * COUNT + 1
+
+
+def test_a_changed_family_is_refused_with_what_it_has_cost(study: Launcher) -> None:
+    script = study.folder / "script.py"
+    script.write_text(script.read_text().replace("    return k\n\nfs", "    return k + 1\n\nfs"))
+    refused = typed("plan", "script.py")
+    assert refused.return_value == 3
+    assert "1,500 of 3,001 steps changed since " in refused.stderr
+    assert "other[0..1499]: other: " in refused.stderr
+    assert "  blocked  other[0..1499]: other: " in refused.stdout
+    assert typed("accept", "script.py", "other", "--dry-run").stdout.startswith("Would accept 1,500 steps.\n")

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from array import array
+from collections.abc import Mapping, Sequence
+from itertools import chain, compress
+from operator import and_, mul
+from typing import NamedTuple
 
 from ezpyp.errors import SchemaConflictError
 from ezpyp.folder import differences
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.folding import count, named
+from ezpyp.folder.folding import count, named, parsed, spans
 from ezpyp.folder.surveys import Survey, best_of, duration
 from ezpyp.model import naming
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.places import Numbered
+from ezpyp.model.plan import Plan
+from ezpyp.model.steps import Status
 from ezpyp.storage.opening import usual_kind
 
 
@@ -72,26 +78,80 @@ def objection(found: Survey, folder: str, on_change: str = "refuse") -> str:
             f"{folder} holds another pipeline called '{theirs}': no step is in common. "
             "Use another cache folder. Nothing was run."
         )
-    valuable = _valuable(found) if on_change != "rerun" else {}
-    if valuable or (on_change == "refuse" and (found.differences.new or found.differences.gone)):
+    valuable = _valuable(found) if on_change != "rerun" else None
+    if (valuable and valuable.steps) or (on_change == "refuse" and (found.differences.new or found.differences.gone)):
         return _refusal(found, valuable, on_change)
     return ""
 
 
-def contested(found: Survey, on_change: str = "refuse") -> frozenset[str]:
-    """The steps for which a run would be refused. It may be refused for others too, which are gone."""
+def contested(found: Survey, on_change: str = "refuse") -> set[int]:
+    """The indices of the steps for which a run would be refused. It may be refused for others too, which are gone."""
     if found.before is None:
-        return frozenset()
+        return set()
     if not found.differences.former or found.before["ezpyp"]["pipeline_id"] != found.plan.pipeline_id:
-        return frozenset(found.plan.index)
+        return {*range(len(found.plan.steps))}
     new = found.differences.new if on_change == "refuse" else ()
-    return frozenset((*new, *(_valuable(found) if on_change != "rerun" else ())))
+    places = chain.from_iterable(_places(found.plan, name) for name in new)
+    return {*places, *(chain.from_iterable(_valuable(found).steps.values()) if on_change != "rerun" else ())}
 
 
-def _valuable(found: Survey) -> dict[str, Outcome]:
-    """Changed steps whose former results are there, with the outcomes that would be replaced."""
-    former = {name: found.scan.records[stem].outcome for name, stem in former_records(found).items()}
-    return {name: outcome for name, outcome in former.items() if outcome.status is Status.DONE}
+class Valuable(NamedTuple):
+    """Changed steps whose former results are there."""
+
+    #: Their indices, by the names under which they are told.
+    steps: Mapping[str, Sequence[int]]
+    #: When these results were made, and how long that took.
+    whens: array[float]
+    seconds: array[float]
+
+
+def _valuable(found: Survey) -> Valuable:
+    plan, records, former = found.plan, found.scan.records, found.differences.former
+    valuable = Valuable({}, array("d"), array("d"))
+    steps: dict[str, array[int]] = {}
+    single = [told for told in found.differences.changed if parsed(told)[1] < 0]
+    old = {entry["name"]: entry["fingerprint"] for _, entry in schemas.entries(found.before or {})}
+    lying = records.under({old[former[told]] for told in single})
+    for told in single:
+        k = plan.index[told]
+        stem = best_of(found.scan, lying.get(old[former[told]], ()), plan.stems[k])
+        if stem is not None and (outcome := records[stem].outcome).status is Status.DONE:
+            steps[told] = array("i", [k])
+            valuable.whens.append(outcome.when)
+            valuable.seconds.append(outcome.seconds)
+    for told in found.differences.changed:
+        if parsed(told)[1] >= 0:
+            steps[told] = _valuable_members(found, told, valuable)
+    return valuable._replace(steps={told: places for told, places in steps.items() if places})
+
+
+def _valuable_members(found: Survey, told: str, valuable: Valuable) -> array[int]:
+    """The members of a folded family whose former results are there. The schema does not say what they were: what lies
+    there is theirs.
+    """
+    label, first, count = parsed(found.differences.former[told])
+    places = _places(found.plan, told)[: count if first >= 0 else 0]
+    stems = Numbered(label, range(first, first + len(places)))
+    plain, runs = found.scan.records.plain(stems), bytes(map(found.decisions.runs.__getitem__, places))
+    for i in range(len(places)) if 2 in plain.found else ():
+        if plain.found[i] == 2:
+            record = found.scan.records.get(stems[i])
+            plain.found[i] = record is not None and record.outcome.status is Status.DONE
+            if record is not None:
+                plain.whens[i], plain.seconds[i] = record.outcome.when, record.outcome.seconds
+    is_there = bytes(map(and_, plain.found, runs))
+    valuable.whens.extend(compress(plain.whens, is_there))
+    valuable.seconds.extend(compress(plain.seconds, is_there))
+    return array("i", compress(places, is_there))
+
+
+def _places(plan: Plan, name: str) -> Sequence[int]:
+    """The indices of the steps that a name stands for."""
+    label, first, count = parsed(name)
+    if first < 0:
+        return (plan.index[name],)
+    start, last = (plan.index[f"{label}[{number}]"] for number in (first, first + count - 1))
+    return range(start, last + 1) if last - start == count - 1 else [plan.index[each] for each in named([name])]
 
 
 def former_records(found: Survey) -> dict[str, str]:
@@ -112,15 +172,15 @@ def former_records(found: Survey) -> dict[str, str]:
     return stems
 
 
-def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> str:
+def _refusal(found: Survey, valuable: Valuable | None, on_change: str) -> str:
     change, total = found.differences, len(found.plan.steps)
     script = os.path.basename(found.wanted["ezpyp"]["script"]) or "SCRIPT"
-    parts = []
-    if valuable:
-        since = min(outcome.when for outcome in valuable.values())
-        reasons = {name: change.changed[change.of(name)] for name in valuable}
+    parts, reasons = [], dict[str, tuple[str, ...]]()
+    if valuable and valuable.steps:
+        for told, places in valuable.steps.items():
+            reasons |= dict.fromkeys(spans(found.plan, places), change.changed[told])
         parts.append(
-            f"{len(valuable):,} of {total:,} steps changed since {_minute(since)} "
+            f"{len(valuable.whens):,} of {total:,} steps changed since {_minute(min(valuable.whens))} "
             f"({_spent(found, valuable)} of results): {_why(reasons)}"
         )
     if on_change == "refuse":
@@ -129,7 +189,7 @@ def _refusal(found: Survey, valuable: Mapping[str, Outcome], on_change: str) -> 
             for what, names in (("new", change.new), ("gone", change.gone))
             if names
         ]
-    if valuable:
+    if reasons:
         remedies = (
             "Run them again: --on-change rerun. "
             f"Keep their results: ezpyp accept {script} '{_pattern(reasons)}'. Start apart: another cache folder."
@@ -164,12 +224,15 @@ def _pattern(changed: Mapping[str, tuple[str, ...]]) -> str:
     return f"{bases.pop()}*" if len(bases) == 1 else "*"
 
 
-def _spent(found: Survey, outcomes: Mapping[str, Outcome]) -> str:
+def _spent(found: Survey, valuable: Valuable) -> str:
     """What results have cost: `3.1 GPU-hours` where they took GPUs."""
-    gpus = {name: found.plan.steps[found.plan.index[name]].options.request.gpus for name in outcomes}
-    if any(gpus.values()):
-        return f"{sum(each.seconds * gpus[name] for name, each in outcomes.items()) / 3600:.1f} GPU-hours"
-    return duration(sum(each.seconds for each in outcomes.values()))
+    places = [*chain.from_iterable(valuable.steps.values())]
+    blocks = found.plan.blocks
+    if any(block.family.definition.options.request.gpus for block in blocks):
+        gpus = [found.plan.block(k).family.definition.options.request.gpus for k in places]
+        if any(gpus):
+            return f"{sum(map(mul, valuable.seconds, gpus)) / 3600:.1f} GPU-hours"
+    return duration(sum(valuable.seconds))
 
 
 def _minute(when: float) -> str:

@@ -81,6 +81,24 @@ class Stems(Sequence[str]):
         raise NotImplementedError
 
 
+class Numbered(Stems):
+    """The stems `label[first]` and so on."""
+
+    def __init__(self, label: str, numbers: range) -> None:
+        self._label, self._numbers = label, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, k: Any) -> Any:
+        if isinstance(k, slice):
+            return Numbered(self._label, self._numbers[k])
+        return f"{self._label}[{self._numbers[k]}]"
+
+    def runs(self) -> Iterator[tuple[str, int, int]]:
+        yield self._label, self._numbers.start, len(self._numbers)
+
+
 class PlannedStems(Stems):
     """The stem of each step: its name, unless its family needs others."""
 

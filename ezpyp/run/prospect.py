@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ezpyp.folder import admission, shares, surveys
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.folding import named
 from ezpyp.folder.surveys import Survey
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, downstream, with_needs
@@ -120,7 +119,7 @@ def _verdicts(survey: Survey, on_change: str, selection: Selection, mine: frozen
     needed = with_needs(graph, selection.of(survey.plan), lambda k: not runs[k]) if selection else mine
     if needed is not None and mine is not None:
         needed &= mine
-    first = {survey.plan.index[name] for name in named(admission.contested(survey, on_change))}
+    first = admission.contested(survey, on_change)
     after = downstream(graph, first) if first else set()
 
     def verdict(k: int) -> str:
