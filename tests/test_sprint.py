@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import ezpyp
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import identify
@@ -309,6 +310,57 @@ def test_a_run_comes_to_the_same_in_helpers_as_in_line(
         rows = [(row.name, row.args, row.kwargs, row.status, row.note, row.attempts) for row in summary.rows]
         found.append((rows, [step.result() for step in steps if step.get_status() is Status.DONE]))
     assert found[0] == found[1]
+
+
+def combined(a: int, b: int, times: int = 1) -> int:
+    return (a + b) * times % MODULUS
+
+
+def inverse(a: int) -> float:
+    return 1 / (a - 3)
+
+
+def drawn(a: int) -> tuple[int, int]:
+    return a, ezpyp.seed()
+
+
+def first_of(pair: tuple[int, int], b: int) -> int:
+    return pair[0] + b
+
+
+MODULUS = 1_000_003
+
+
+@pytest.mark.parametrize(
+    ("store", "chosen"),
+    [
+        ("packed", {"workers": 2}),
+        ("packed", {"executor": "inline"}),
+        ("files", {"workers": 2}),
+        ("memory", {"executor": "inline"}),
+    ],
+)
+def test_layers_come_to_the_same_wherever_they_run(store: str, chosen: dict[str, Any], tmp_path: Path) -> None:
+    pipeline = Pipeline(tmp_path / "cache", "layers", store=store)
+    take = as_pickle_step(pipeline)(combined)
+    first = [*as_pickle_step(pipeline)(noop).map(range(12))]
+    named = [take(first[k], first[(5 * k + 1) % 12], name=f"named{k}") for k in range(12)]
+    mapped = [*take.map(named, first, times=2)]
+    pairs = [*as_pickle_step(pipeline)(drawn).map(mapped)]
+    as_pickle_step(pipeline)(inverse).map(first)
+    last = [as_pickle_step(pipeline)(first_of)(pair, b=k) for k, pair in enumerate(pairs)]
+    summary = pipeline.execute(raise_on_failure=False, **chosen)
+    values = [(k + (5 * k + 1) % 12) for k in range(12)]
+    assert [step.result() for step in named] == values
+    assert [step.result() for step in mapped] == [2 * (value + k) for k, value in enumerate(values)]
+    assert [step.result() - k for k, step in enumerate(last)] == [step.result() for step in mapped]
+    rows = {row.name: row for row in summary.rows}
+    assert [(rows[f"named{k}"].args, rows[f"named{k}"].kwargs) for k in (0, 7)] == [("[0, 1]", "{}"), ("[7, 0]", "{}")]
+    assert (rows["combined[1]"].args, rows["combined[1]"].kwargs) == ("[7, 1]", "{'times': 2}")
+    assert (rows["inverse[3]"].args, rows["inverse[3]"].note) == ("[3]", "ZeroDivisionError: division by zero")
+    assert summary.failures == {"inverse[3]": "ZeroDivisionError: division by zero"}
+    # From the pipeline, the function and the place of what it is given among its arguments, whatever ran it.
+    assert {pair.result()[1] for pair in pairs} == {592815521935745880}
 
 
 def test_a_family_that_is_done_is_known_as_a_whole_when_it_is_run_again(tmp_path: Path) -> None:
