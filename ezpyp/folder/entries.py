@@ -109,6 +109,10 @@ class Entries(Sequence[Entry]):
         """The entry of the schema that stands for the step at a place."""
         return self._listed[bisect_right(self._ends, place)][1]
 
+    def is_folded(self, place: int) -> bool:
+        """Whether the step at a place is a member of a folded family."""
+        return "count" in self.content(place)
+
     def argument(self, place: int, name: str) -> Any:
         """An argument of a step, as JSON holds it; MISSING where it has none of that name."""
         k = bisect_right(self._ends, place)

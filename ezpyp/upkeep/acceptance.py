@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import admission, differences, runs
 from ezpyp.folder import schema as schemas
-from ezpyp.folder.folding import count, named
+from ezpyp.folder.folding import count, fits, named
 from ezpyp.folder.holder import user_name
 from ezpyp.folder.surveys import VOID, Survey
 from ezpyp.identity import fingerprint
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.steps import Status
 from ezpyp.run import resume
-from ezpyp.storage.opening import SHELF, Record, Store, open_store
+from ezpyp.storage.opening import SHELF, Store, open_store
 from ezpyp.system.files import write_whole
 
 
@@ -163,17 +164,26 @@ def _by(what: str) -> str:
 
 # ----- results that are not to be used
 
+#: So many are written anew before they are put on the shelf.
+_AT_ONCE = 4096
 
-def results_of(folder: str, names: Iterable[str]) -> dict[str, dict[str, Record]]:
-    """Of those of these steps that have results: these by their stems, wherever they lie in the folder."""
+
+def results_of(folder: str, names: Iterable[str]) -> dict[str, list[str]]:
+    """Of those of these steps that have results: the stems of these, wherever they lie in the folder."""
     run, records = runs.open(folder), _store(folder).records().records
-    prints = {name: run.fingerprint(name) for name in names}
-    stems, found = records.under({*prints.values()} - {""}), {}
-    for name, print_ in prints.items():
-        mine = {stem: records[stem] for stem in stems.get(print_, ())}
-        if done := {stem: each for stem, each in mine.items() if each.outcome.status is Status.DONE}:
-            found[name] = done
-    return found
+    by_print: dict[str, str] = {}
+    for name in names:
+        place = run.index[name]
+        print_ = run.entries.content(place)["fingerprint"]
+        if run.entries.is_folded(place):  # what lies under its stem is its own
+            record = records.get(name)
+            print_ = record.fingerprint if record is not None and fits(record, "") else ""
+        if print_:
+            by_print[print_] = name
+    found: dict[str, list[str]] = {name: [] for name in by_print.values()}
+    for print_, stems in records.under(by_print.keys()).items():
+        found[by_print[print_]] += (each for each in stems if records[each].outcome.status is Status.DONE)
+    return {name: stems for name, stems in found.items() if stems}
 
 
 def after(folder: str, names: Iterable[str]) -> list[str]:
@@ -182,22 +192,23 @@ def after(folder: str, names: Iterable[str]) -> list[str]:
     return [run.entries[k].name for k in run.entries.after(run.index[name] for name in names)]
 
 
-def invalidate(folder: str, results: Mapping[str, Mapping[str, Record]], keep_old: int = 1) -> None:
+def invalidate(folder: str, results: Mapping[str, Sequence[str]], keep_old: int = 1) -> None:
     """Have these results (see `results_of`) found by no step any more, and put them on the shelf.
 
     The caller holds the folder.
     """
     store, note = _store(folder), _by("invalidated")
-    void = {
-        stem: record._replace(fingerprint=record.fingerprint + VOID, outcome=record.outcome._replace(note=note))
-        for mine in results.values()
-        for stem, record in mine.items()
-    }
-    for stem, record in void.items():
-        store.put(stem, record, None)
+    stems = [*chain.from_iterable(results.values())]
     records = store.records().records
-    shelved = {stem: records[stem] for stem in records if stem.startswith(SHELF)}
-    resume.shelve([stem for stem in void if not stem.startswith(SHELF)], {**shelved, **void}, store, keep_old)
+    shelved = {stem: records[stem] for stem in records.alone() if stem.startswith(SHELF)}
+    for some in (stems[k : k + _AT_ONCE] for k in range(0, len(stems), _AT_ONCE)):
+        void = {
+            stem: record._replace(fingerprint=record.fingerprint + VOID, outcome=record.outcome._replace(note=note))
+            for stem, record in ((stem, records[stem]) for stem in some)
+        }
+        for stem, record in void.items():
+            store.put(stem, record, None)
+        resume.shelve([stem for stem in void if not stem.startswith(SHELF)], {**shelved, **void}, store, keep_old)
     store.sync()
     runs.open(folder).summary().write()
 
