@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from ezpyp.model.steps import Brief, Outcome, Place, Status
 from ezpyp.schedule import briefs
 from ezpyp.schedule.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
-from ezpyp.storage.opening import MemoryStore, Writer
+from ezpyp.storage.memory import MemoryStore
+from ezpyp.storage.opening import Writer
 from ezpyp.storage.packed import LARGE, PackedStore
 
 STEPS = 8

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from ezpyp.model.places import Stems
 from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage import index, newest
-from ezpyp.storage.opening import MemoryStore, Record, Store
+from ezpyp.storage.memory import MemoryStore
+from ezpyp.storage.opening import Record, Store
 from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch, Writer
 from ezpyp.storage.series import TEXT

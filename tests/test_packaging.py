@@ -60,7 +60,8 @@ SELDOM = {
     *("ezpyp.ranks.team", "ezpyp.run.collecting", "ezpyp.run.division", "ezpyp.run.prospect"),
     *("ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats", "ezpyp.scripts.cuda"),
     "ezpyp.scripts.frozen",
-    *("ezpyp.scripts.snapshot", "ezpyp.storage.transfer", "ezpyp.system.usage", "ezpyp.work.renewal"),
+    *("ezpyp.scripts.snapshot", "ezpyp.storage.memory", "ezpyp.storage.transfer", "ezpyp.system.usage"),
+    "ezpyp.work.renewal",
 }
 #: What a run needs of the other kind of store.
 OTHERS = {

@@ -14,7 +14,7 @@ from ezpyp.run.report import SHOWN
 from ezpyp.run.telling import LONG, TOGETHER, Telling
 from ezpyp.schedule import briefs
 from ezpyp.schedule.briefs import Outcomes
-from ezpyp.storage.opening import MemoryStore
+from ezpyp.storage.memory import MemoryStore
 
 
 class Told:

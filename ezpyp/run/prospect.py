@@ -15,7 +15,8 @@ from ezpyp.model.shares import parse
 from ezpyp.model.steps import Status
 from ezpyp.run import resume
 from ezpyp.scripts.loading import main_script
-from ezpyp.storage.opening import MemoryStore, open_store
+from ezpyp.storage.memory import MemoryStore
+from ezpyp.storage.opening import open_store
 
 #: What a run would do about a step, in the order in which it is told: make its result; refuse to, for what it would
 #: replace; take what is there; neither, for it is not asked for.

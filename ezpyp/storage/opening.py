@@ -8,13 +8,12 @@ from collections.abc import Callable
 from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
 from ezpyp.model.steps import Place
-from ezpyp.storage.protocol import SHELF, MemoryStore, Problem, Scan, Store, Writer, on_shelf
+from ezpyp.storage.protocol import SHELF, Problem, Scan, Store, Writer, on_shelf
 from ezpyp.storage.record import Record
 from ezpyp.system.files import write_whole
 
 __all__ = [
     "SHELF",
-    "MemoryStore",
     "Place",
     "Problem",
     "Record",
@@ -31,12 +30,11 @@ __all__ = [
 #: Up to so many steps have a file pair each, if nobody chose.
 _MOST_FILES = 1000
 
-_in_memory: dict[str, MemoryStore] = {}
 
+def _memory(folder: str, writer: Writer | None) -> Store:
+    from ezpyp.storage.memory import of_folder
 
-def _memory(folder: str, writer: Writer | None) -> MemoryStore:
-    """The one of this process for that folder: there is no other place to find results in."""
-    return _in_memory.setdefault(os.path.abspath(folder), MemoryStore(folder, writer))
+    return of_folder(folder, writer)
 
 
 def _files(folder: str, writer: Writer | None) -> Store:

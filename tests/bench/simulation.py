@@ -36,7 +36,7 @@ from ezpyp.run.job import Job
 from ezpyp.schedule import briefs
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
-from ezpyp.storage.opening import MemoryStore
+from ezpyp.storage.memory import MemoryStore
 from ezpyp.system.pauses import pause
 from ezpyp.system.stopping import Stop
 from ezpyp.work import executors

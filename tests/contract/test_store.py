@@ -19,7 +19,8 @@ from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
 from ezpyp.model.steps import Outcome, Place, Status
 from ezpyp.storage.filestore import FileStore
-from ezpyp.storage.opening import SHELF, MemoryStore, Record, Store, Writer, open_store
+from ezpyp.storage.memory import MemoryStore
+from ezpyp.storage.opening import SHELF, Record, Store, Writer, open_store
 from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch, Wanted
 
