@@ -265,8 +265,7 @@ def shelve(
 ) -> None:
     """Put results on the shelf, and of each keep so many former ones there, once `then` is done."""
     aside = {stem: on_shelf(stem, records[stem]) for stem in stems}
-    for stem, place in aside.items():
-        store.move(stem, place)
+    store.move_all(aside)
     then()
     former: dict[str, list[str]] = {stem: [] for stem in aside}
     for place in {*records, *aside.values()} if aside else ():

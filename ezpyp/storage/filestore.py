@@ -7,7 +7,7 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 from ezpyp.encoding import codecs
@@ -200,6 +200,10 @@ class FileStore:
         if source:
             remove(source)
         self._note(witness)
+
+    def move_all(self, moves: Mapping[str, str]) -> None:
+        for stem, target in moves.items():
+            self.move(stem, target)
 
     def drop(self, *stems: str, result_only: bool = False) -> None:
         for stem in stems:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 from ezpyp.errors import StoreError
@@ -102,6 +102,10 @@ class MemoryStore:
                     self._results[target] = self._results.pop(stem)
                 outcome = outcome._replace(location=target)
             self._records[target] = record._replace(outcome=outcome)
+
+    def move_all(self, moves: Mapping[str, str]) -> None:
+        for stem, target in moves.items():
+            self.move(stem, target)
 
     def drop(self, *stems: str, result_only: bool = False) -> None:
         for stem in stems:

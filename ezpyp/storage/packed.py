@@ -11,7 +11,7 @@ import contextlib
 import os
 import weakref
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 
 from ezpyp.errors import StoreError
@@ -437,15 +437,21 @@ class PackedStore:
     # ----- tidying
 
     def move(self, stem: str, target: str) -> None:
-        found = self._found(stem)
-        if found is None:
-            return
-        record, header = found
-        replaced = self._found(target)
-        above = replaced[1].order + 1 if replaced is not None else 0
-        flags = ELSEWHERE | header.flags & APART if record.place is not None else PLAIN
-        self._append(target, record, flags, None, after=above)
-        self._forget_stem(stem, header)
+        self.move_all({stem: target})
+
+    def move_all(self, moves: Mapping[str, str]) -> None:
+        self.flush()
+        catalog = self._look()
+        for stem, target in moves.items():
+            found = _of(catalog, stem)
+            if found is None:
+                continue
+            record, header = found
+            replaced = _of(catalog, target)
+            above = replaced[1].order + 1 if replaced is not None else 0
+            flags = ELSEWHERE | header.flags & APART if record.place is not None else PLAIN
+            self._append(target, record, flags, None, after=above)
+            self._forget_stem(stem, header)
 
     def drop(self, *stems: str, result_only: bool = False) -> None:
         self.flush()
@@ -469,11 +475,6 @@ class PackedStore:
             if header.flags & APART:
                 remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)
-
-    def _found(self, stem: str) -> tuple[Record, Header] | None:
-        """The record under a stem, with its header."""
-        self.flush()
-        return _of(self._look(), stem)
 
     def _forget_stem(self, stem: str, header: Header) -> None:
         appender = self._appender or self._open()

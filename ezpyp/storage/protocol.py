@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from operator import eq
 from typing import NamedTuple, Protocol
 
 import xxhash
@@ -111,19 +110,17 @@ class Known(Records):
         for k, stem in enumerate(stems):
             if (record := self._found.get(stem)) is None:
                 continue
-            plain.found[k] = 2
-            if len(record.fingerprint) == 32 and is_plain(record.outcome):
-                plain.found[k] = 1
+            plain.found[k] = 1 if len(record.fingerprint) == 32 and is_plain(record.outcome) else 2
+            if plain.found[k] == 1:
                 plain.seconds[k], plain.sizes[k] = record.outcome.seconds, record.outcome.bytes
                 plain.whens[k] = record.outcome.when
         return plain
 
     def under(self, fingerprints: Collection[str]) -> dict[str, list[str]]:
-        wanted, found = {*fingerprints}, dict[str, list[str]]()
+        found: dict[str, list[str]] = {each: [] for each in fingerprints}
         for stem, record in self._found.items():
-            if record.fingerprint in wanted:
-                found.setdefault(record.fingerprint, []).append(stem)
-        return found
+            found.get(record.fingerprint, []).append(stem)
+        return {each: stems for each, stems in found.items() if stems}
 
 
 def is_plain(outcome: Outcome) -> bool:
@@ -141,12 +138,11 @@ class Together(NamedTuple):
     host: str
 
     def stems(self) -> Iterator[str]:
-        return map(f"{self.batch.label}[{{}}]".format, range(self.batch.first, self.batch.first + len(self.checksums)))
+        return (f"{self.batch.label}[{self.batch.first + k}]" for k in range(len(self.checksums)))
 
     def is_whole(self) -> bool:
         """Whether every result is what its step wrote."""
-        sums = map(xxhash.xxh3_64_intdigest, self.batch.results)
-        return all(map(eq, sums, self.checksums))
+        return [*map(xxhash.xxh3_64_intdigest, self.batch.results)] == [*self.checksums]
 
 
 class Scan(NamedTuple):
@@ -318,6 +314,9 @@ class Store(Protocol):
         Raises:
             StoreError: the folder cannot be written.
         """
+
+    def move_all(self, moves: Mapping[str, str]) -> None:
+        """`move` for each of these stems to its target, none of which is among them. Where it fails, some are moved."""
 
     def drop(self, *stems: str, result_only: bool = False) -> None:
         """Forget steps: their records and results; or their results only, and then the records say so. What is not

@@ -415,6 +415,15 @@ def test_a_record_is_moved_with_its_result(store: Store) -> None:
     assert store.records().problems == ()
 
 
+def test_many_records_are_moved_at_once(store: Store) -> None:
+    for stem in ("alpha", "beta", "gamma"):
+        store.put(stem, record(stem), [stem.encode()])
+    store.move_all({"alpha": f"{SHELF}alpha@1", "nothing": "delta", "beta": "gamma"})
+    assert set(store.records().records) == {f"{SHELF}alpha@1", "gamma"}
+    assert kept(store, f"{SHELF}alpha@1") == b"alpha"
+    assert kept(store, "gamma") == b"beta"
+
+
 def test_what_is_not_there_is_neither_moved_nor_dropped(store: Store) -> None:
     store.put("beta", record("beta"), [b"two"])
     store.move("alpha", "beta")
