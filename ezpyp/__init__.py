@@ -46,9 +46,10 @@ from ezpyp.front.pipeline import (
 )
 from ezpyp.identity.fingerprint import register_identity
 from ezpyp.identity.inputs import File, Files, Tree
+from ezpyp.model.outcomes import Failed, Outcome, Status, succeeded
 from ezpyp.model.policy import Retry
 from ezpyp.model.scratch import workdir
-from ezpyp.model.steps import Failed, Outcome, PlaceHolder, Status, Step, Steps, succeeded
+from ezpyp.model.steps import PlaceHolder, Step, Steps
 from ezpyp.system.stopping import stopping, time_left
 from ezpyp.work.checkpoints import checkpoint_dir
 from ezpyp.work.preloading import preload

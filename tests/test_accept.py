@@ -13,9 +13,9 @@ import pytest
 
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.folder import runs, surveys
+from ezpyp.model.outcomes import Outcome
 from ezpyp.model.selection import Selection
 from ezpyp.model.settings import Choices
-from ezpyp.model.steps import Outcome
 from ezpyp.run import prospect, resume, session
 from ezpyp.storage import filestore
 from ezpyp.storage.filestore import FileStore

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.model.steps import Brief, Outcome, Place, Status
+from ezpyp.model.outcomes import Brief, Outcome, Place, Status
 from ezpyp.schedule import briefs
 from ezpyp.schedule.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
 from ezpyp.storage.memory import MemoryStore

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.places import Stems
-from ezpyp.model.steps import Outcome, Status
 from ezpyp.storage import index, newest
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import Record, Store

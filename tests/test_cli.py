@@ -21,7 +21,7 @@ from ezpyp.cli import main as cli
 from ezpyp.folder.events import Journal, StepStarted, journals, replay
 from ezpyp.inspection import drawing
 from ezpyp.inspection.drawing import Node
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage.filestore import FileStore
 from tests.conftest import interpreter
 

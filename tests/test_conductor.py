@@ -9,7 +9,7 @@ import pytest
 
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome
+from ezpyp.model.outcomes import Outcome
 from ezpyp.storage.filestore import FileStore
 
 

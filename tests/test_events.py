@@ -24,7 +24,7 @@ from ezpyp.folder.events import (
     journals,
     replay,
 )
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 
 STARTED = RunStarted(
     run="r1",

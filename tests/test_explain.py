@@ -14,7 +14,7 @@ import pytest
 from ezpyp.folder import admission, surveys
 from ezpyp.folder import schema as schemas
 from ezpyp.model.naming import SCHEMA_FILE
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage import opening
 from tests.conftest import Launcher, interpreter, least_cost
 

@@ -20,7 +20,7 @@ import xxhash
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage import patience, protocol, reading
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.opening import Record
@@ -300,7 +300,7 @@ def test_a_move_that_is_killed_at_any_system_call_loses_nothing(
 
 WRITER = """
     import os, random, sys
-    from ezpyp.model.steps import Outcome, Status
+    from ezpyp.model.outcomes import Outcome, Status
     from ezpyp.storage.filestore import FileStore
     from ezpyp.storage.opening import Record
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import pytest
 
 from ezpyp.model.edges import Edges
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Graph
 from ezpyp.model.policy import Retry
-from ezpyp.model.steps import Status
 from ezpyp.schedule.ledger import Ledger
 
 DONE, FAILED, SKIPPED, NOT_RUN = Status.DONE, Status.FAILED, Status.SKIPPED, Status.NOT_RUN

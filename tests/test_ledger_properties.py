@@ -15,9 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ezpyp.model.edges import Edges
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Graph
 from ezpyp.model.policy import Retry
-from ezpyp.model.steps import Status
 from ezpyp.schedule.ledger import Ledger
 
 if TYPE_CHECKING:

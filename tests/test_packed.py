@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage import appender, index, packed, patience, reading, segment
 from ezpyp.storage.index import STEP
 from ezpyp.storage.opening import Record
@@ -752,7 +752,7 @@ def test_what_is_open_when_the_interpreter_ends_is_closed_in_silence(python: Lau
 
 WRITER = """
     import os, random, sys
-    from ezpyp.model.steps import Outcome, Status
+    from ezpyp.model.outcomes import Outcome, Status
     from ezpyp.storage.protocol import Batch, Writer
     from ezpyp.storage.opening import Record
     from ezpyp.storage.packed import PackedStore

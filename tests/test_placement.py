@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 
 from ezpyp.model.edges import Edges
 from ezpyp.model.kinds import Functions
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Graph
 from ezpyp.model.policy import Retry
 from ezpyp.model.request import Request
-from ezpyp.model.steps import Status
 from ezpyp.schedule import dispatch
 from ezpyp.schedule.dispatch import Dispatch, Start
 from ezpyp.schedule.ledger import Ledger

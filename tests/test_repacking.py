@@ -15,7 +15,7 @@ from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import CacheInUse, StoreError
 from ezpyp.folder import lock
 from ezpyp.folder.lock import Lock
-from ezpyp.model.steps import Outcome
+from ezpyp.model.outcomes import Outcome
 from ezpyp.run import session
 from ezpyp.storage import appender, packed
 from ezpyp.storage.opening import Record, open_store

@@ -8,7 +8,7 @@ import select
 import pytest
 
 from ezpyp.folder.events import Bus, RunEnded, RunStarted, StepEnded, StepStarted
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.run.report import COUNT_EVERY, DETAILED, SHOWN, Lines, kind_of, opening
 
 STARTED = RunStarted(

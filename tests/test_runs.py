@@ -15,7 +15,7 @@ from ezpyp.folder import runs
 from ezpyp.folder.events import Journal, StepStarted, journals, last_run, replay
 from ezpyp.folder.runs import Run
 from ezpyp.folder.schema import read as read_schema
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from tests.conftest import interpreter
 
 if TYPE_CHECKING:

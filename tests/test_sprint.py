@@ -18,7 +18,7 @@ import ezpyp
 from ezpyp import Pipeline, Status, as_pickle_step
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import identify
-from ezpyp.model.steps import Outcome
+from ezpyp.model.outcomes import Outcome
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.packed import PackedStore

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from ezpyp.folder import summary as summaries
 from ezpyp.folder.summary import Row, Rows, Summary, duration, row, tally
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 
 if TYPE_CHECKING:
     from pathlib import Path

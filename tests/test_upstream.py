@@ -14,7 +14,7 @@ from ezpyp import Pipeline, as_numpy_step, as_pickle_step
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model.edges import Edges
-from ezpyp.model.steps import Failed, Outcome, Status
+from ezpyp.model.outcomes import Failed, Outcome, Status
 from ezpyp.schedule.briefs import pack
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.opening import Record

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 import ezpyp
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.cli.main import ezpyp_command
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.record import Record, extras_of, from_extras, from_json, to_json
 from ezpyp.system import offspring
 from ezpyp.system.usage import Look, Meter, Use

@@ -13,8 +13,8 @@ import click
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.outline import field_names
+from ezpyp.model.outcomes import Status
 from ezpyp.model.settings import ON_CHANGE
-from ezpyp.model.steps import Status
 from ezpyp.scripts import loading
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from ezpyp.folder import folding, runs
 from ezpyp.folder.entries import Entries
 from ezpyp.folder.summary import Rows
 from ezpyp.inspection import drawing
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.system.files import write_whole
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from ezpyp.folder import schema as schemas
 from ezpyp.folder.folding import count, named, parsed, spans
 from ezpyp.folder.surveys import Survey, best_of, duration
 from ezpyp.model import naming
+from ezpyp.model.outcomes import Status
 from ezpyp.model.places import Numbered
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Status
 from ezpyp.storage.opening import usual_kind
 
 

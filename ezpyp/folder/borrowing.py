@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import schema as schemas
 from ezpyp.model.naming import SCHEMA_FILE
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage import transfer
 from ezpyp.storage.opening import Problem, Store, on_shelf, open_store
 from ezpyp.storage.record import Record

@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

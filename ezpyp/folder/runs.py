@@ -15,8 +15,9 @@ from ezpyp.folder.events import last_run
 from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
 from ezpyp.identity.outline import field_names
 from ezpyp.model.naming import SCHEMA_FILE
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.selection import unknown
-from ezpyp.model.steps import Outcome, Status, Step
+from ezpyp.model.steps import Step
 from ezpyp.storage.opening import open_store
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from itertools import compress, islice, repeat
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
 
 from ezpyp.model.naming import SUMMARY_FILE
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.opening import write_whole
 
 if TYPE_CHECKING:

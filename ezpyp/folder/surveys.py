@@ -18,8 +18,9 @@ from ezpyp.folder.differences import Differences
 from ezpyp.identity.inputs import Memory
 from ezpyp.model import outputs
 from ezpyp.model.fingerprints import Identity, identify
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Status, Step
+from ezpyp.model.steps import Step
 from ezpyp.storage.opening import Record, Scan, Store
 
 #: Ends the fingerprint of a result that is not to be used, so that it fits no step.

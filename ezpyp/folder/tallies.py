@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ezpyp.folder.entries import Entries
 from ezpyp.folder.folding import fits
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.protocol import Records
 
 if TYPE_CHECKING:

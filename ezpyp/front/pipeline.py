@@ -20,11 +20,12 @@ from ezpyp.errors import (
 from ezpyp.front.functions import StepFunction, Wishes
 from ezpyp.model import plan
 from ezpyp.model.naming import SCHEMA_FILE, SUMMARY_FILE
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
 from ezpyp.model.register import Register
 from ezpyp.model.selection import Selection, unknown
 from ezpyp.model.settings import Choices
-from ezpyp.model.steps import Definition, Family, Status, Step
+from ezpyp.model.steps import Definition, Family, Step
 from ezpyp.ranks import exits, launched, mpi
 from ezpyp.scripts import loading, renewed
 from ezpyp.system import files

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ezpyp.folder import folding
 from ezpyp.folder.folding import count, parsed
 from ezpyp.model import naming
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.run.prospect import VERDICTS
 
 if TYPE_CHECKING:

@@ -10,14 +10,14 @@ from ezpyp.folder import schema as schemas
 from ezpyp.folder.differences import Pair
 from ezpyp.folder.summary import duration
 from ezpyp.inspection.explain import day, grouped
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from ezpyp.folder.entries import Entry
     from ezpyp.folder.runs import Run
-    from ezpyp.model.steps import Outcome
+    from ezpyp.model.outcomes import Outcome
     from ezpyp.run.prospect import Prospect
 
 #: Lines of a chain, and lines of the output of a failed step.

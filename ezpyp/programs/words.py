@@ -17,7 +17,7 @@ from ezpyp.identity.contents import Contents, Verify, printable
 from ezpyp.identity.inputs import File, Files, Input, Tree
 from ezpyp.identity.outline import shorten
 from ezpyp.model.arguments import Deferred
-from ezpyp.model.steps import Failed
+from ezpyp.model.outcomes import Failed
 from ezpyp.programs import surroundings
 from ezpyp.scripts.loading import main_script
 from ezpyp.system import launch

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from ezpyp.errors import CacheInUse, StoreError
 from ezpyp.folder import archive, lock, shares
 from ezpyp.folder import schema as schemas
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage import transfer
 from ezpyp.storage.opening import Problem, Record, Store, on_shelf, open_store
 from ezpyp.storage.protocol import Records

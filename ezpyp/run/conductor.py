@@ -13,7 +13,8 @@ from ezpyp.errors import StoreError
 from ezpyp.folder import lock
 from ezpyp.folder.events import Bus
 from ezpyp.model.keeping import Keeping
-from ezpyp.model.steps import Outcome, Status, callable_name
+from ezpyp.model.outcomes import Outcome, Status
+from ezpyp.model.steps import callable_name
 from ezpyp.run.job import Job
 from ezpyp.run.telling import Telling
 from ezpyp.schedule.briefs import SIZE, Outcomes, seconds_of

@@ -22,8 +22,8 @@ from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
 from ezpyp.model.kinds import Functions, Requests
 from ezpyp.model.naming import some
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.settings import Settings
-from ezpyp.model.steps import Outcome, Status
 from ezpyp.ranks import mpi
 from ezpyp.ranks.vigil import Vigil
 from ezpyp.run import demands

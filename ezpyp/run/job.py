@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.kinds import Requests
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import with_needs
 from ezpyp.model.settings import Settings
-from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi
 from ezpyp.schedule.placement import Place
 from ezpyp.storage.opening import Store

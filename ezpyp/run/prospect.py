@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from ezpyp.folder import admission, shares, surveys
 from ezpyp.folder import schema as schemas
 from ezpyp.folder.surveys import Survey
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
 from ezpyp.model.selection import Selection, downstream, with_needs
 from ezpyp.model.settings import Choices
 from ezpyp.model.shares import parse
-from ezpyp.model.steps import Status
 from ezpyp.run import resume
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.memory import MemoryStore

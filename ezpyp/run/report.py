@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from ezpyp.folder.events import LotEnded, RunEnded, RunStarted, StepCached, StepEnded
 from ezpyp.folder.summary import duration, tally
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from ezpyp.folder.events import Event
-    from ezpyp.model.steps import Outcome
+    from ezpyp.model.outcomes import Outcome
 
 #: Of runs up to the first number, the lines of so many steps are shown; then counts.
 SMALL_RUN = 1000

@@ -20,8 +20,8 @@ from ezpyp.folder.surveys import VOID, Decision, Survey, decide_all, survey
 from ezpyp.model.fingerprints import Identity
 from ezpyp.model.keeping import Keeping
 from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Status
 from ezpyp.run.standing import Standing
 from ezpyp.storage.opening import SHELF, Problem, Record, Store, on_shelf, write_whole
 from ezpyp.system.files import sweep

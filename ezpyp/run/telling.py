@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from ezpyp.folder.events import Bus, LotEnded, StepCached, StepEnded, StepStarted
-from ezpyp.model.steps import Brief, Outcome, Status
+from ezpyp.model.outcomes import Brief, Outcome, Status
 from ezpyp.run.job import Job
 from ezpyp.run.report import SHOWN, SMALL_RUN, shows_all
 from ezpyp.schedule.briefs import Outcomes, unpack

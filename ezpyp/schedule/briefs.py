@@ -11,7 +11,7 @@ from itertools import chain, compress
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.model.steps import Brief, Outcome, Place, Status
+from ezpyp.model.outcomes import Brief, Outcome, Place, Status
 
 if TYPE_CHECKING:
     from ezpyp.storage.opening import Store

@@ -23,7 +23,7 @@ from itertools import compress
 from operator import add, not_, or_, sub
 from typing import TYPE_CHECKING, NamedTuple
 
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.schedule.ready import Ready
 
 if TYPE_CHECKING:

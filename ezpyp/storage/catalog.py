@@ -13,8 +13,8 @@ from itertools import accumulate, chain, compress
 from typing import NamedTuple
 
 from ezpyp.model import outputs
+from ezpyp.model.outcomes import Status
 from ezpyp.model.places import Stems
-from ezpyp.model.steps import Status
 from ezpyp.storage import series
 from ezpyp.storage.index import STEP, digest_of, digests, key_of, label_of, parted
 from ezpyp.storage.listed import Listed, Source

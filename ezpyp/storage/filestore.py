@@ -13,7 +13,7 @@ from itertools import repeat
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage.patience import blamed, is_late, reason_of, tries, unreadable
 from ezpyp.storage.protocol import (
     SHELF,

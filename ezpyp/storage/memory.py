@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import repeat
 
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome, Place
+from ezpyp.model.outcomes import Outcome, Place
 from ezpyp.storage.protocol import (
     Batch,
     Known,

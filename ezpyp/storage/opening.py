@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
-from ezpyp.model.steps import Place
+from ezpyp.model.outcomes import Place
 from ezpyp.storage.protocol import SHELF, Problem, Scan, Store, Writer, on_shelf
 from ezpyp.storage.record import Record
 from ezpyp.system.files import write_whole

@@ -17,7 +17,7 @@ from itertools import groupby
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
 from ezpyp.model.naming import STORE_FOLDER
-from ezpyp.model.steps import Outcome, Place
+from ezpyp.model.outcomes import Outcome, Place
 from ezpyp.storage import segment
 from ezpyp.storage.appender import Appender
 from ezpyp.storage.catalog import Catalog

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 import xxhash
 
 from ezpyp.errors import StoreError
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage.record import Record
 from ezpyp.system.files import Buffer, size_of
 

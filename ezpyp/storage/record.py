@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import NoneType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.system.files import Buffer
 
 if TYPE_CHECKING:

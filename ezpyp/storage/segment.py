@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ezpyp.encoding import codecs
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage import series
 from ezpyp.storage.names import name_of
 from ezpyp.storage.record import Record, from_extras

@@ -22,7 +22,7 @@ from ezpyp.folder.holder import user_name
 from ezpyp.folder.surveys import VOID, Survey
 from ezpyp.identity import fingerprint
 from ezpyp.model.naming import SCHEMA_FILE
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.run import resume
 from ezpyp.storage.opening import SHELF, Store, open_store
 from ezpyp.system.files import write_whole

@@ -13,7 +13,7 @@ from ezpyp.folder import schema as schemas
 from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model import outputs
 from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER, SUMMARY_FILE
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage import catalog, index, segment
 from ezpyp.storage.names import files_of
 from ezpyp.storage.opening import Problem, Scan, Store, open_store

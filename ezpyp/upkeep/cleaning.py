@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ezpyp.folder import runs, shares
 from ezpyp.identity.contents import MEMORY_FILE
 from ezpyp.model.naming import SCHEMA_FILE, STORE_FOLDER, SUMMARY_FILE
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage.names import files_of
 from ezpyp.storage.opening import SHELF, open_store
 from ezpyp.system.files import is_temporary

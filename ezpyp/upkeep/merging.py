@@ -22,7 +22,7 @@ from ezpyp.folder.folding import FOLDED, Folded, fits, named
 from ezpyp.identity import fingerprint
 from ezpyp.model import naming
 from ezpyp.model.naming import SCHEMA_FILE
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage import transfer
 from ezpyp.storage.opening import Problem, Record, Scan, Store, on_shelf, open_store
 from ezpyp.system.files import make_folder, write_whole

@@ -14,8 +14,8 @@ from functools import partial
 
 from ezpyp.errors import EzpypError
 from ezpyp.model import scratch
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Outcome, Status
 from ezpyp.system import resources, stopping
 from ezpyp.system.bells import Bell, sleep
 from ezpyp.system.capture import tail

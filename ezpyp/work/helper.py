@@ -20,8 +20,8 @@ from typing import NamedTuple
 
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
+from ezpyp.model.outcomes import Outcome
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Outcome
 from ezpyp.schedule.briefs import SIZE
 from ezpyp.scripts import spawned
 from ezpyp.scripts.renewed import Command

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, overload
 
-from ezpyp.model.steps import Outcome
+from ezpyp.model.outcomes import Outcome
 from ezpyp.schedule import briefs
 from ezpyp.system.resources import Grant
 

@@ -19,8 +19,9 @@ from ezpyp.errors import EzpypError
 from ezpyp.identity.outline import describe
 from ezpyp.model.columns import Columns
 from ezpyp.model.fingerprints import SIZE
+from ezpyp.model.outcomes import Brief, Outcome, Place
 from ezpyp.model.plan import Block
-from ezpyp.model.steps import Brief, Family, Outcome, Place, PlaceHolder, Step
+from ezpyp.model.steps import Family, PlaceHolder, Step
 from ezpyp.schedule.briefs import pack
 from ezpyp.storage.protocol import MOST_TOGETHER, Batch
 from ezpyp.system.confined import PLAIN

@@ -15,8 +15,9 @@ from typing import Any
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
+from ezpyp.model.outcomes import Failed, Place, Status
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import Failed, Place, Status, Step
+from ezpyp.model.steps import Step
 from ezpyp.schedule.briefs import place_at, places_of, steps_of
 from ezpyp.storage.opening import Record, Store
 from ezpyp.storage.protocol import Wanted

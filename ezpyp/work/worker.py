@@ -23,8 +23,9 @@ from ezpyp.model import outputs, scratch
 from ezpyp.model.arguments import Deferred, Handed
 from ezpyp.model.columns import Columns
 from ezpyp.model.fingerprints import Fingerprints
+from ezpyp.model.outcomes import Brief, Outcome, Status
 from ezpyp.model.plan import Plan
-from ezpyp.model.steps import MANY, Brief, Family, Outcome, Status, Step
+from ezpyp.model.steps import MANY, Family, Step
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Record, Store, write_whole

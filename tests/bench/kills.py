@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 
 from ezpyp.encoding import codecs
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from ezpyp.storage.packed import PackedStore
 from tests.conftest import CHECKOUT
 from tests.surroundings import OPEN_MPI

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ezpyp.encoding import codecs
-from ezpyp.model.steps import Outcome, Status
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.opening import Record
 

@@ -26,9 +26,9 @@ from unittest.mock import patch
 from ezpyp import Pipeline, as_pickle_step
 from ezpyp.folder.events import Bus, Journal
 from ezpyp.model.kinds import Functions
+from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
 from ezpyp.model.settings import Settings
-from ezpyp.model.steps import Status
 from ezpyp.ranks import mpi, team
 from ezpyp.run import conductor, telling
 from ezpyp.run.conductor import Conductor

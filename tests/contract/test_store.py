@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from ezpyp.errors import StoreError
 from ezpyp.model.naming import stems
-from ezpyp.model.steps import Outcome, Place, Status
+from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import SHELF, Record, Store, Writer, open_store

@@ -13,7 +13,7 @@ import pytest
 import ezpyp
 from ezpyp.folder.lock import held_by
 from ezpyp.folder.summary import Row
-from ezpyp.model.steps import Status
+from ezpyp.model.outcomes import Status
 from tests.lab.test_lab import FITTING, STUDY
 
 if TYPE_CHECKING:
