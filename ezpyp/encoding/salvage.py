@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import types
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.identity.outline import field_names
 from ezpyp.system.files import Buffer
+from ezpyp.tuples import NamedTuple
 
 # ----- whom to blame
 

@@ -8,7 +8,6 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import chain, compress
 from operator import and_, mul
-from typing import NamedTuple
 
 from ezpyp.errors import SchemaConflictError
 from ezpyp.folder import differences
@@ -20,6 +19,7 @@ from ezpyp.model.outcomes import Status
 from ezpyp.model.places import Numbered
 from ezpyp.model.plan import Plan
 from ezpyp.storage.opening import usual_kind
+from ezpyp.tuples import NamedTuple
 
 
 def kind_of(folder: str, asked: str, steps: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.folder import folding
 from ezpyp.folder import schema as schemas
@@ -12,6 +12,7 @@ from ezpyp.folder.schema import entries
 from ezpyp.identity import fingerprint
 from ezpyp.model.fingerprints import Fingerprints
 from ezpyp.model.naming import some
+from ezpyp.tuples import NamedTuple
 
 
 class Differences(NamedTuple):

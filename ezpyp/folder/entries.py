@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate, chain
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from ezpyp.errors import UnknownStep
 from ezpyp.folder import schema as schemas
@@ -15,6 +15,7 @@ from ezpyp.folder.folding import Folded, named, parsed
 from ezpyp.model.arguments import plain_value
 from ezpyp.model.places import Stems
 from ezpyp.model.selection import Part, meant, unknown
+from ezpyp.tuples import NamedTuple
 
 #: Where a step has no such argument.
 MISSING = object()

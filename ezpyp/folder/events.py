@@ -13,10 +13,11 @@ import math
 import os
 import sys
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ezpyp.errors import StoreError
 from ezpyp.model.outcomes import Outcome, Status
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -16,7 +16,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.identity.outline import describe
 from ezpyp.model.arguments import plain_value
@@ -25,6 +25,7 @@ from ezpyp.model.fingerprints import SIZE, Fingerprints
 from ezpyp.model.plan import Block, Plan
 from ezpyp.model.steps import MANY, Steps
 from ezpyp.system.digests import blake2b
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

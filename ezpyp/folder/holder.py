@@ -11,9 +11,10 @@ import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.system.proc import look, told
+from ezpyp.tuples import NamedTuple
 
 FORMAT = 1
 

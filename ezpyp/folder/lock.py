@@ -17,11 +17,11 @@ import sys
 import time
 from itertools import pairwise
 from types import TracebackType
-from typing import NamedTuple
 
 from ezpyp.errors import CacheInUse, CacheTakenOver, StoreError
 from ezpyp.folder.holder import Holder, from_json, is_gone, present, to_json, user_name
 from ezpyp.system.files import write_whole
+from ezpyp.tuples import NamedTuple
 
 NAME = ".lock"
 #: Set to anything but 0, it takes the place of `--take-over`.

@@ -12,9 +12,10 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.model.scratch import Place
+from ezpyp.tuples import NamedTuple
 
 SUFFIX = ".progress"
 _EVERY = 1.0

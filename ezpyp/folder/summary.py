@@ -7,11 +7,12 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from itertools import compress, islice, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from ezpyp.model.naming import SUMMARY_FILE
 from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.opening import write_whole
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     import pandas

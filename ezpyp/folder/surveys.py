@@ -10,7 +10,7 @@ import time
 from array import array
 from collections.abc import Mapping, Sequence
 from itertools import compress
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from ezpyp.folder import differences, folding
 from ezpyp.folder import schema as schemas
@@ -22,6 +22,7 @@ from ezpyp.model.outcomes import Status
 from ezpyp.model.plan import Plan
 from ezpyp.model.steps import Step
 from ezpyp.storage.opening import Record, Scan, Store
+from ezpyp.tuples import NamedTuple
 
 #: Ends the fingerprint of a result that is not to be used, so that it fits no step.
 VOID = " void"

@@ -6,12 +6,13 @@ from array import array
 from collections.abc import Mapping, Sequence
 from itertools import compress
 from operator import add
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ezpyp.folder.entries import Entries
 from ezpyp.folder.folding import fits
 from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage.protocol import Records
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.folder.events import History

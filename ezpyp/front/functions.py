@@ -8,7 +8,7 @@ import re
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import InitializationError
@@ -24,6 +24,7 @@ from ezpyp.model.scratch import Room
 from ezpyp.model.steps import Definition, Family, Group, Home, Options, Step, Steps, callable_name
 from ezpyp.system.resources import bytes_of
 from ezpyp.system.running import inside_step
+from ezpyp.tuples import NamedTuple
 
 #: Options that a call or `map` takes as keywords, unless the function has a parameter of that name.
 _CALL_WORDS = ("name", "allow_failure", "depends_on")

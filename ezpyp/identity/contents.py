@@ -14,10 +14,11 @@ import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.system.files import write_whole
+from ezpyp.tuples import NamedTuple
 
 FORMAT = 1
 MEMORY_FILE = "inputs.json"

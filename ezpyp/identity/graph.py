@@ -6,10 +6,11 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple, TypedDict
+from typing import TypedDict
 
 from ezpyp.identity.atoms import combine, digest, group, octets, text
 from ezpyp.identity.modules import top
+from ezpyp.tuples import NamedTuple
 
 
 class Part(TypedDict):

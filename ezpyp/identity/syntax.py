@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.identity.atoms import ATOMS, group, text
+from ezpyp.tuples import NamedTuple
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Scoped = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef | ast.Module

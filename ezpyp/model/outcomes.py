@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.model.outputs import Kept, Left

@@ -10,12 +10,13 @@ import os
 import stat
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.errors import InitializationError, StoreError
 from ezpyp.identity.contents import content_of, printable
 from ezpyp.identity.inputs import File, Files, Input, Memory, Tree
 from ezpyp.system.files import sync_files, write_whole
+from ezpyp.tuples import NamedTuple
 
 #: A returned file: its place in the cache folder, size and checksum.
 Kept = tuple[str, int, str]

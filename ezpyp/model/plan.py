@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple, Union
+from typing import Union
 
 from ezpyp.errors import CyclicDependency, InitializationError, MissingDependency
 from ezpyp.identity import fingerprint
@@ -20,6 +20,7 @@ from ezpyp.model.policy import Retry
 from ezpyp.model.register import Register
 from ezpyp.model.steps import Family, Group, Step, Steps
 from ezpyp.system.digests import blake2b
+from ezpyp.tuples import NamedTuple
 
 
 class Graph:

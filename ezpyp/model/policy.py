@@ -5,7 +5,8 @@ argument.
 from __future__ import annotations
 
 from math import floor
-from typing import NamedTuple
+
+from ezpyp.tuples import NamedTuple
 
 #: How long a lot should last; and where slots are to be held busy, what is not worth to be cut in two.
 LOT_SECONDS = 0.05

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ezpyp.system.resources import Process
+from ezpyp.tuples import NamedTuple
 
 
 class Request(NamedTuple):

@@ -8,13 +8,14 @@ import re
 import stat
 from collections.abc import Iterator
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.errors import EzpypError
 from ezpyp.identity.contents import printable
 from ezpyp.model.outputs import Outputs
 from ezpyp.system.digests import blake2b
 from ezpyp.system.offspring import is_alive
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from pathlib import Path

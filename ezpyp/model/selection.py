@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 from ezpyp.errors import UnknownStep
 from ezpyp.model.naming import compact
 from ezpyp.model.plan import Graph, Plan
 from ezpyp.model.steps import callable_name
+from ezpyp.tuples import NamedTuple
 
 
 class Part(NamedTuple):

@@ -11,10 +11,10 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from heapq import heapify, heapreplace
-from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.model.plan import Graph
+from ezpyp.tuples import NamedTuple
 
 #: Who runs a step that no share runs, and one that need not run.
 LEFT, NOBODY = 0, -1

@@ -6,7 +6,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate, repeat
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from ezpyp.identity.outline import describe, shorten
 from ezpyp.model.arguments import Arguments, Deferred, plain_value
@@ -14,6 +14,7 @@ from ezpyp.model.outputs import Outputs
 from ezpyp.model.policy import Allowance, Retry
 from ezpyp.model.request import Request
 from ezpyp.model.scratch import Room
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.model.outcomes import Status

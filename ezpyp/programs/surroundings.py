@@ -9,13 +9,13 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.identity.contents import printable
 from ezpyp.model.scratch import node_local
 from ezpyp.system.digests import blake2b
 from ezpyp.system.resources import scrubbed
+from ezpyp.tuples import NamedTuple
 from ezpyp.work import helper
 
 #: Variables of the shell itself.

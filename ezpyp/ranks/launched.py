@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+
+from ezpyp.tuples import NamedTuple
 
 
 class Launch(NamedTuple):

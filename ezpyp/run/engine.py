@@ -16,7 +16,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import compress
 from operator import not_
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ezpyp.errors import CacheTakenOver, EzpypError, RankLost
 from ezpyp.folder.events import Bus, RunEnded, RunStarted
@@ -34,6 +34,7 @@ from ezpyp.scripts import renewed
 from ezpyp.system import gpus, resources
 from ezpyp.system.pauses import WOKEN
 from ezpyp.system.stopping import Stop, listening
+from ezpyp.tuples import NamedTuple
 from ezpyp.work.executors import Processes, Setup
 from ezpyp.work.helper import RUN, Order
 from ezpyp.work.inline import Executor, Serial

@@ -7,12 +7,11 @@ for it until it fits.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ezpyp.schedule.ledger import Ledger
 from ezpyp.schedule.pace import Pace
 from ezpyp.schedule.placement import Placement
 from ezpyp.system.resources import Grant
+from ezpyp.tuples import NamedTuple
 
 #: How many lots may pass a step that finds no room, and for how many seconds they may.
 PASSES = 64

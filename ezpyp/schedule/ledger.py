@@ -21,10 +21,11 @@ from collections import Counter
 from heapq import heappop, heappush
 from itertools import compress
 from operator import add, not_, or_, sub
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ezpyp.model.outcomes import Status
 from ezpyp.schedule.ready import Ready
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

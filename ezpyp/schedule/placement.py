@@ -13,11 +13,11 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Sequence
 from math import ceil
-from typing import NamedTuple
 
 from ezpyp.model.request import Request
 from ezpyp.system import gpus
 from ezpyp.system.resources import Grant, Stock
+from ezpyp.tuples import NamedTuple
 
 #: The whole of a device, in the parts that are counted: sums of floats would grant a little too much or too little.
 _WHOLE = 1_000_000

@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import decode_source, spec_from_file_location
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.errors import StoreError
+from ezpyp.tuples import NamedTuple
 
 FORMAT = 1
 #: Written last into a copy: without it there is none.

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import NamedTuple
 
 from ezpyp.errors import InitializationError
 from ezpyp.scripts import loading
+from ezpyp.tuples import NamedTuple
 
 #: The process, and the descriptors of a Call: a process that this one starts is no helper, whatever it inherits.
 VARIABLE = "EZPYP_RENEWED"

@@ -10,7 +10,6 @@ import struct
 from array import array
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import accumulate, chain, compress
-from typing import NamedTuple
 
 from ezpyp.model import outputs
 from ezpyp.model.outcomes import Status
@@ -35,6 +34,7 @@ from ezpyp.storage.segment import (
     record_of,
 )
 from ezpyp.storage.series import TEXT, Series
+from ezpyp.tuples import NamedTuple
 
 #: Where things stand in an entry, in bytes.
 _FLAGS, _STATUS, _PRINT = 12, 13, 32

@@ -10,10 +10,10 @@ import os
 import struct
 from array import array
 from operator import add, le
-from typing import NamedTuple
 
 from ezpyp.storage.segment import FIRST, OPENING, Header, Segment
 from ezpyp.storage.series import TEXT
+from ezpyp.tuples import NamedTuple
 
 #: Names this version of the format. The salt of the segment follows.
 MAGIC = b"ezpyp-i\x04"

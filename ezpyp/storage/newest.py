@@ -7,12 +7,12 @@ from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from itertools import compress, repeat
 from operator import attrgetter
-from typing import NamedTuple
 
 from ezpyp.storage import series
 from ezpyp.storage.index import ENTRY, STEP, STRIDE, WORD, WORDS, digests, label_of
 from ezpyp.storage.listed import Listed
 from ezpyp.storage.segment import GONE, MEMBER, OPENING, WHEREABOUTS
+from ezpyp.tuples import NamedTuple
 
 #: Of an entry: flags, status, count, order, digest, number.
 _RANKED = struct.Struct("<12xBBHQQ16xQ")

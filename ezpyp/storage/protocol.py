@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import xxhash
 
@@ -13,6 +13,7 @@ from ezpyp.errors import StoreError
 from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage.record import Record
 from ezpyp.system.files import Buffer, size_of
+from ezpyp.tuples import NamedTuple
 
 #: How the stems of former results begin.
 SHELF = "old/"

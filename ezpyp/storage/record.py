@@ -10,10 +10,11 @@ import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.system.files import Buffer
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.system.usage import Use

@@ -14,7 +14,6 @@ import json
 import os
 import struct
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from ezpyp.encoding import codecs
 from ezpyp.model.outcomes import Outcome, Place, Status
@@ -23,6 +22,7 @@ from ezpyp.storage.names import name_of
 from ezpyp.storage.record import Record, from_extras
 from ezpyp.storage.series import SEAL, TEXT, Series
 from ezpyp.system.files import Buffer
+from ezpyp.tuples import NamedTuple
 
 #: Names this version of the format.
 MAGIC = b"ezpyp-s\x02"

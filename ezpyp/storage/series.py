@@ -12,10 +12,10 @@ from array import array
 from collections.abc import Iterator
 from itertools import accumulate
 from operator import sub
-from typing import NamedTuple
 
 from ezpyp.storage.protocol import Batch
 from ezpyp.system.files import Buffer
+from ezpyp.tuples import NamedTuple
 
 MARK = b"\xe2res"
 #: mark, lengths of label and codec, count, rank, offset of the opening, order, number of the first, length of the

@@ -10,7 +10,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
+
+from ezpyp.tuples import NamedTuple
 
 T = TypeVar("T")
 D = TypeVar("D", bound=Hashable)

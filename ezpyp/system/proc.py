@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import NamedTuple
+
+from ezpyp.tuples import NamedTuple
 
 
 def told(path: str) -> str:

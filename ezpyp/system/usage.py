@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.system import offspring
+from ezpyp.tuples import NamedTuple
 
 
 class Use(NamedTuple):

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from ezpyp.errors import SchemaConflictError, StoreError
 from ezpyp.folder import admission, archive, lock, runs
@@ -26,6 +26,7 @@ from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.storage import transfer
 from ezpyp.storage.opening import Problem, Record, Scan, Store, on_shelf, open_store
 from ezpyp.system.files import make_folder, write_whole
+from ezpyp.tuples import NamedTuple
 
 
 class Merged(NamedTuple):

@@ -13,9 +13,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from time import monotonic
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from ezpyp.model.settings import MOST_HELPERS
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.system.usage import Meter, Use

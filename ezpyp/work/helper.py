@@ -16,7 +16,6 @@ from functools import partial
 from importlib import import_module
 from itertools import chain
 from time import monotonic
-from typing import NamedTuple
 
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
@@ -28,6 +27,7 @@ from ezpyp.scripts.renewed import Command
 from ezpyp.storage.opening import Writer, open_store
 from ezpyp.system import pools, resources, running
 from ezpyp.system.capture import Capture
+from ezpyp.tuples import NamedTuple
 from ezpyp.work import preloading, seeding
 from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards

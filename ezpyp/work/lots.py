@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 from ezpyp.model.outcomes import Outcome
 from ezpyp.schedule import briefs
 from ezpyp.system.resources import Grant
+from ezpyp.tuples import NamedTuple
 
 
 class Task(NamedTuple):

@@ -23,12 +23,13 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 from ezpyp.errors import EzpypError
 from ezpyp.model.settings import MOST_HELPERS
 from ezpyp.system import offspring
 from ezpyp.system.pauses import pause
+from ezpyp.tuples import NamedTuple
 from ezpyp.work import preloading
 from ezpyp.work.gauges import Gauges
 from ezpyp.work.wire import Wire
