@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 import ezpyp
 from ezpyp.cli.main import ezpyp_command
+from ezpyp.folder import schema as schemas
 from ezpyp.upkeep import acceptance
 from tests.conftest import Launcher, interpreter
 
@@ -182,3 +183,23 @@ def test_a_changed_family_is_refused_with_what_it_has_cost(study: Launcher) -> N
     assert "other[0..1499]: other: " in refused.stderr
     assert "  blocked  other[0..1499]: other: " in refused.stdout
     assert typed("accept", "script.py", "other", "--dry-run").stdout.startswith("Would accept 1,500 steps.\n")
+
+
+def test_what_a_schema_says_of_its_folder_is_read_without_its_steps(
+    study: Launcher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = schemas.read("cache")
+    assert whole is not None
+    (tmp_path / "long").mkdir()
+    content = {**whole, "0": [{**whole["0"][0], "name": f"s{k}"} for k in range(COUNT)]}
+    (tmp_path / "long/pipeline.schema").write_bytes(b"".join(schemas.encoded(content)))
+    monkeypatch.setattr(schemas, "read", None)
+    assert schemas.about("cache") == schemas.about("long") == whole["ezpyp"]
+    assert schemas.about(tmp_path) is None
+
+
+@pytest.mark.parametrize("torn", [b"", b"{", b'{\n  "ezpyp": {}\n}\n', b'{\n  "ezpyp": {"format": 99}\n}\n'])
+def test_a_schema_that_is_none_is_told(torn: bytes, tmp_path: Path) -> None:
+    (tmp_path / "pipeline.schema").write_bytes(torn)
+    with pytest.raises(ezpyp.StoreError, match=r"not a schema that ezpyp wrote|has format 99"):
+        schemas.about(tmp_path)

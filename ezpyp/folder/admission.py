@@ -29,8 +29,8 @@ def kind_of(folder: str, asked: str, steps: int) -> str:
         SchemaConflictError: it has another kind than was asked for.
         StoreError: the folder or its schema cannot be read.
     """
-    schema = schemas.read(folder)
-    there = schema["ezpyp"]["store"] if schema is not None else "packed" if _is_packed(folder) else ""
+    about = schemas.about(folder)
+    there = about["store"] if about is not None else "packed" if _is_packed(folder) else ""
     if there in ("", "memory"):  # nothing is left of what was kept in memory
         return usual_kind(asked, steps)
     if asked in ("auto", there):

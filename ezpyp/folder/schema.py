@@ -266,6 +266,31 @@ def read(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
     return dict(content)
 
 
+#: What comes last in a schema is looked for in so many bytes.
+_TAIL = 1 << 20
+
+
+def about(folder: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """What the schema of a folder says of it as a whole, None where there is none: of a long one nothing else is read.
+
+    Raises:
+        StoreError: as `read`.
+    """
+    try:
+        with open(os.path.join(folder, SCHEMA_FILE), "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL))
+            _, begun, text = file.read().rpartition(b'\n  "ezpyp": {')
+        found = json.loads(b"{" + text.rstrip()[:-1]) if begun else {}
+        if found.get("format") == FORMAT:
+            return dict(found)
+    except FileNotFoundError:
+        return None
+    except ValueError:
+        pass  # what is wrong is told by who reads all
+    content = read(folder)
+    return None if content is None else dict(content["ezpyp"])
+
+
 def known(content: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The name and the fingerprint of every entry of a schema, in order."""
     for phase in sorted((k for k in content if k != "ezpyp"), key=int):

@@ -108,8 +108,8 @@ def look(plan: Plan, folder: str, *, kind: str, choices: Choices, selection: Sel
 def against(prospect: Prospect, folder: str) -> Prospect:
     """The same plan held against another folder, or against the same one anew."""
     former = prospect.survey
-    content = schemas.read(folder)
-    kind = content["ezpyp"]["store"] if content else former.wanted["ezpyp"]["store"]
+    about = schemas.about(folder)
+    kind = about["store"] if about else former.wanted["ezpyp"]["store"]
     script, store = former.wanted["ezpyp"]["script"], open_store(kind, folder)
     found = surveys.survey(former.plan, folder, store, kind=kind, script=script, identity=former.identity)
     return foresee(found, folder, on_change=prospect.on_change, selection=prospect.selection, mine=prospect.mine)

@@ -214,7 +214,7 @@ def invalidate(folder: str, results: Mapping[str, Sequence[str]], keep_old: int 
 
 
 def _store(folder: str) -> Store:
-    content = schemas.read(folder)
-    if content is None:
+    about = schemas.about(folder)
+    if about is None:
         raise runs.not_a_cache(folder)
-    return open_store(content["ezpyp"]["store"], folder)
+    return open_store(about["store"], folder)
