@@ -58,8 +58,8 @@ SELDOM = {
     *("ezpyp.folder.borrowing", "ezpyp.folder.entries", "ezpyp.folder.progress", "ezpyp.folder.script"),
     *("ezpyp.folder.sharing", "ezpyp.folder.tallies", "ezpyp.model.shares", "ezpyp.ranks.leftovers"),
     *("ezpyp.ranks.team", "ezpyp.run.collecting", "ezpyp.run.division", "ezpyp.run.prospect"),
-    *("ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats", "ezpyp.scripts.cuda"),
-    "ezpyp.scripts.frozen",
+    *("ezpyp.schedule.allowances", "ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats"),
+    *("ezpyp.scripts.cuda", "ezpyp.scripts.frozen"),
     *("ezpyp.scripts.snapshot", "ezpyp.storage.memory", "ezpyp.storage.transfer", "ezpyp.system.usage"),
     "ezpyp.work.renewal",
 }

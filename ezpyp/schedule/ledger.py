@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from ezpyp.model.plan import Graph
+    from ezpyp.schedule.allowances import Allowances
     from ezpyp.schedule.placement import Placement
 
 _WAITING, _HELD, _READY, _RUNNING, _DELAYED, _INTERRUPTED, _DONE, _FAILED, _SKIPPED = range(9)
@@ -111,21 +112,11 @@ class Ledger:
         self.running = self.done = self.failed = self.skipped = self.cached = self.allowed = 0
         self._stopped = False
         self._interrupted = False
-        #: Whether a step that is done can only make others ready: there are no allowances and no held steps.
-        self._ordinary = not any(graph.allowed)
+        #: None where a step that is done can only make others ready: nothing may fail, and no step is held.
+        self._allowances = self._allow() if any(graph.allowed) else None
         #: In phases: nothing below this index is on its way.
         self._border = 0
         self._delayed: list[tuple[float, int]] = []
-        # For each group: members not settled; members failed or skipped; those of them not decided on.
-        self._members_left = Counter(() if self._ordinary else graph.groups)
-        self._members_failed = [0] * len(graph.allowed)
-        self._undecided: dict[int, list[int]] = {}
-        #: For failed and skipped members of groups with an allowance, once decided: do their descendants run?
-        self._verdicts: dict[int, bool] = {}
-        #: Steps that run, or ran, without some value upstream: which ones.
-        self._absent: dict[int, tuple[int, ...]] = {}
-        #: For each held step, what `absent` was when its result was made.
-        self._recorded: dict[int, tuple[int, ...]] = {}
         # The consequences of the outcome at hand; empty between calls. Children of `_heard` must be told.
         self._heard: list[int] = []
         self._changed: list[int] = []
@@ -167,24 +158,22 @@ class Ledger:
     @property
     def troubled(self) -> bool:
         """Whether any step failed, or runs without some value."""
-        return bool(self.failures or self._absent)
+        return bool(self.failures or (self._allowances is not None and self._allowances.absent))
 
     def is_allowed(self, index: int) -> bool:
         """Whether it failed, or was skipped, within its group's allowance; False until the group settled."""
-        return self._verdicts.get(index, False)
+        return self._allowances is not None and self._allowances.verdicts.get(index, False)
 
     def missing(self, index: int) -> tuple[int, ...]:
         """The parents whose values a step that may run does not get: they arrive as Failed."""
-        if index not in self._absent:
-            return ()
-        return tuple(p for p in self._graph.parents[index] if self._verdicts.get(p, False))
+        return self._allowances.missing(index) if self._allowances is not None else ()
 
     def absent(self, index: int) -> tuple[int, ...]:
         """All steps upstream whose values do not enter this one's: missing parents, and what the others lack.
 
         With the fingerprint, this is what a result depends on: record it, and give it to `resume`.
         """
-        return self._absent.get(index, ())
+        return self._allowances.absent.get(index, ()) if self._allowances is not None else ()
 
     def resume(self, statuses: Sequence[int], absent: Mapping[int, tuple[int, ...]]) -> None:
         """Start from the results of earlier runs: once, before anything is taken.
@@ -198,15 +187,15 @@ class Ledger:
         """
         assert not self.running, "resume() comes before take()"
         is_done = bytearray(map(Status.DONE.__eq__, statuses))
-        held = self._find_held(is_done, absent)
+        held: set[int] = set()
+        if any(absent.values()):
+            self._allowances = self._allowances or self._allow()
+            held = self._allowances.hold(is_done, absent)
         for index in held:
             is_done[index] = 0
-            self._recorded[index] = tuple(sorted(absent.get(index, ())))
-        self._ordinary = self._ordinary and not held
         self.done = self.cached = is_done.count(1)
-        if not self._ordinary:
-            for index in compress(range(self.total), is_done):
-                self._members_left[self._graph.groups[index]] -= 1
+        if self._allowances is not None:
+            self._allowances.leave_out(compress(range(self.total), is_done))
         self._start_anew(is_done, held)
 
     def leave_out(self, indices: Iterable[int]) -> None:
@@ -216,8 +205,8 @@ class Ledger:
         for index in indices:
             self._state[index] = _INTERRUPTED
             self._interrupted = True
-            if not self._ordinary:
-                self._members_left[self._graph.groups[index]] -= 1
+            if self._allowances is not None:
+                self._allowances.leave_out((index,))
         self._ready.fill(self._state.translate(_ARE_READY))
 
     def keep_failed(self, indices: Iterable[int]) -> Settled:
@@ -321,7 +310,7 @@ class Ledger:
         """Record that running steps are done, each named once. What is contiguous costs least as a `range`."""
         state = self._state
         self._ended(indices)
-        if not self._ordinary:
+        if self._allowances is not None:
             for index in indices:
                 assert state[index] == _RUNNING, f"an outcome for step {index}, which is not running"
                 self._land(index, _DONE)
@@ -395,39 +384,31 @@ class Ledger:
             self.failed += 1
         else:
             self.skipped += 1
-        group = self._graph.groups[index]
-        if group < 0 or not self._graph.allowed[group]:
+        allowances = self._allowances
+        if allowances is None or not allowances.concern(index):
             self._heard.append(index)
             return
         if code == _DONE:
             self._heard.append(index)
-        else:
-            self._members_failed[group] += 1
-            self._undecided.setdefault(group, []).append(index)
-        self._members_left[group] -= 1
-        if not self._members_left[group]:
-            self._decide(group)
+        self._hear(allowances.settle(index, done=code == _DONE))
 
-    def _decide(self, group: int) -> None:
-        """Whether the failures of a group, so far as not decided on, stop what depends on them."""
-        within = self._members_failed[group] <= self._graph.allowed[group]
-        for index in self._undecided.pop(group, ()):
-            self._verdicts[index] = within
-            self.allowed += within and self._state[index] == _FAILED
-            self._heard.append(index)
+    def _hear(self, decided: Sequence[int]) -> None:
+        """These failed and skipped members of a group were decided on."""
+        self.allowed += sum(self._state[index] == _FAILED for index in decided if self.is_allowed(index))
+        self._heard += decided
 
     def _spread(self) -> None:
         """Tell children what came of their parents until nothing follows."""
         while True:
             for index in self._heard:
-                if self._state[index] == _DONE or self._verdicts.get(index, False):
+                if self._state[index] == _DONE or self.is_allowed(index):
                     self._release(index, index + 1)
                 else:
                     self._condemn(index)
             self._heard.clear()
-            if not self._undecided or not self._is_tangled():
+            if self._allowances is None or not self._allowances.undecided or not self._is_tangled():
                 return
-            self._decide(min(self._undecided))
+            self._hear(self._allowances.decide_first())
 
     def _is_tangled(self) -> bool:
         """Whether all that is left waits for groups that wait for it: one is then decided as it stands.
@@ -460,26 +441,12 @@ class Ledger:
 
     def _open(self, index: int) -> None:
         """All parents have settled: the step may run, unless it is held and its result is good."""
-        if self._ordinary:
-            self._make_ready(index)
-            return
-        absent = self._find_absent(index) if self._verdicts or self._absent else ()
-        if absent:
-            self._absent[index] = absent
-        if self._recorded.get(index) == absent:
+        if self._allowances is not None and self._allowances.admit(index):
             self.cached += 1
             self._changed.append(index)
             self._land(index, _DONE)
         else:
             self._make_ready(index)
-
-    def _find_absent(self, index: int) -> tuple[int, ...]:
-        parents = self._graph.parents[index]
-        missing = [p for p in parents if self._verdicts.get(p, False)]
-        further = {self._absent[p] for p in parents if p in self._absent and self._state[p] == _DONE}
-        if not missing and len(further) == 1:
-            return further.pop()  # one tuple, shared by all steps below one fan-in
-        return tuple(sorted({*missing, *(each for one in further for each in one)}))
 
     def _condemn(self, index: int) -> None:
         """Skip the children of a failed or skipped step, and keep the smallest index to blame."""
@@ -493,13 +460,8 @@ class Ledger:
             elif state[child] == _SKIPPED and culprit < blame[child]:
                 blame[child] = culprit
                 self._reblamed.add(child)
-                if self._condemns(child):
+                if self._allowances is None or self._allowances.condemn(child):
                     self._heard.append(child)
-
-    def _condemns(self, index: int) -> bool:
-        """Whether a skipped step skips its children: not where its group is undecided or allows it."""
-        group = self._graph.groups[index]
-        return group < 0 or not self._graph.allowed[group] or self._verdicts.get(index) is False
 
     def _report(self) -> Settled:
         if not self._changed and not self._reblamed:
@@ -512,15 +474,10 @@ class Ledger:
 
     # ----- what earlier runs left
 
-    def _find_held(self, is_done: Sequence[int], absent: Mapping[int, tuple[int, ...]]) -> set[int]:
-        """Results made without some value upstream, and those below them."""
-        doubtful = {index for index, each in absent.items() if each and is_done[index]}
-        if not doubtful:
-            return doubtful
-        for index, parents in enumerate(self._graph.parents):
-            if not doubtful.isdisjoint(parents):
-                doubtful.add(index)
-        return {index for index in doubtful if is_done[index]}
+    def _allow(self) -> Allowances:
+        from ezpyp.schedule.allowances import Allowances
+
+        return Allowances(self._graph)
 
     def _start_anew(self, is_done: bytearray, held: set[int]) -> None:
         """Find out what is ready when some steps are done from the start."""
