@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from ezpyp.model.outcomes import Brief, Outcome, Place, Status
 from ezpyp.schedule import briefs
-from ezpyp.schedule.briefs import Outcomes, as_range, pack, seconds_of, steps_of, unpack
+from ezpyp.schedule.briefs import Outcomes, Plain, as_range, pack, seconds_of, steps_of, unpack
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import Writer
 from ezpyp.storage.packed import LARGE, PackedStore
@@ -92,19 +92,25 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
         outcomes.take(packed(Brief(k, 2, 1, when, 0.5, place)))
     store.flush()
 
-    def outlines(*steps: int, called: bool = False) -> list[Outcome | None]:
-        return outcomes.outlines(steps, [STEMS[k] for k in steps], [called] * len(steps))
+    def plain(*steps: int, called: bool = False, stems: list[str] = STEMS) -> Plain:
+        return outcomes.plain(steps, [stems[k] for k in steps], [called] * len(steps))
 
-    read = outcomes[2]
-    assert outlines(2, 3, 4) == [read._replace(codec="", checksum="", args=""), None, None]
-    assert outlines(4, 3, 2, called=True) == [None, None, read._replace(codec="", checksum="")]
-    assert outcomes.outlines([2], ["another"], [True]) == [None]
+    read, another = outcomes[2], [f"another{k}" for k in range(STEPS)]
+    known = (0.5,), (1,), ("here",), (2,), (read.location,)
+    assert [[*map(tuple, plain(*steps))] for steps in ((2, 3, 4), (4, 3, 2))] == [
+        [(0,), *known, (None,)],
+        [(2,), *known, (None,)],
+    ]
+    assert plain(4, 3, 2, called=True).called == [(read.args, read.kwargs)]
+    assert outcomes.plain(range(1, 4), STEMS[1:4], [True] * 3).at == [1]
+    assert plain(2, called=True, stems=another).at == []  # another lies there
     outcomes.hear({2: ("[5]", "{}")})  # nothing is read then
-    assert outcomes.outlines([2], ["another"], [True])[0] == read._replace(
-        codec="", checksum="", args="[5]", kwargs="{}", location=read.location.replace(STEMS[2], "another")
-    )
-    outcomes.put(failed := Outcome(step=2, status=Status.FAILED))
-    assert outlines(2) == [failed]
+    found = plain(2, called=True, stems=another)
+    assert (found.called, found.locations) == ([("[5]", "{}")], [read.location.replace(STEMS[2], "another2")])
+    outcomes.drop(2)
+    assert plain(2).at == []
+    outcomes.put(Outcome(step=2, status=Status.FAILED))
+    assert plain(2).at == []
 
 
 def test_so_many_arguments_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -120,8 +126,8 @@ def test_so_many_arguments_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         outcomes.take(packed(Brief(k, 1, 0, 1.0, 0.5, place)))
         outcomes.hear({k: (f"[{k}, told]", "{}")})
     store.flush()
-    found = outcomes.outlines(steps, STEMS[:4], [True] * 4)
-    assert [each and each.args for each in found] == ["[0]", "[1]", "[2, told]", "[3, told]"]
+    found = outcomes.plain(steps, STEMS[:4], [True] * 4)
+    assert [each and each[0] for each in found.called] == ["[0]", "[1]", "[2, told]", "[3, told]"]
 
 
 def test_briefs_of_some_steps_travel_on() -> None:

@@ -34,7 +34,7 @@ def made(names: int = 3, status: Status = Status.DONE) -> Rows:
     def make(k: int) -> Row:
         return row(name=f"s{k}", phase=k % 2, folder="/cache", outcome=DONE, args="[]")
 
-    return Rows([status] * names, partial(map, make))
+    return Rows([status] * names, partial(summaries.made_by, make))
 
 
 def summary_of(rows: Rows | list[Row], **given: object) -> Summary:
@@ -97,7 +97,7 @@ def test_failures_give_their_reasons_and_make_no_other_row() -> None:
         outcome = Outcome(step=k, status=Status.FAILED, note=f"ValueError: {k}")
         return row(name=f"s{k}", phase=0, folder="/c", outcome=outcome)
 
-    rows = Rows([Status.DONE, Status.FAILED, Status.SKIPPED, Status.FAILED], partial(map, make))
+    rows = Rows([Status.DONE, Status.FAILED, Status.SKIPPED, Status.FAILED], partial(summaries.made_by, make))
     assert summary_of(rows).failures == {"s1": "ValueError: 1", "s3": "ValueError: 3"}
     assert asked == [1, 3]
     assert summary_of([make(1)]).failures == {"s1": "ValueError: 1"}

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ezpyp.encoding import codecs
 from ezpyp.errors import EzpypError, NotExecuted, ResultDropped, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder.events import last_run
-from ezpyp.folder.summary import Row, Rows, Summary, Whole, row
+from ezpyp.folder.summary import Columns, Row, Rows, Summary, Whole, columns_of, done_rows, made_by, row, rows_of
 from ezpyp.identity.outline import field_names
 from ezpyp.model.naming import SCHEMA_FILE
 from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.selection import unknown
-from ezpyp.model.steps import Step
 from ezpyp.storage.opening import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     import pandas
 
@@ -199,7 +198,9 @@ class Run:
             folder=self.folder,
             pipeline_id=self.pipeline_id,
             rows=Rows(
-                statuses, partial(map, self._row_at), partial(self._wholes, lambda of: sum(seconds[of.start : of.stop]))
+                statuses,
+                partial(made_by, self._row_at),
+                partial(self._wholes, lambda of: sum(seconds[of.start : of.stop])),
             ),
             done=statuses.count(Status.DONE),
             failed=failed,
@@ -219,7 +220,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=pipeline_id,
-            rows=Rows(statuses, partial(map, self._row_at)),
+            rows=Rows(statuses, partial(made_by, self._row_at)),
             done=statuses.count(Status.DONE),
             failed=statuses.count(Status.FAILED),
             skipped=statuses.count(Status.SKIPPED),
@@ -346,7 +347,7 @@ class Run:
 
         Reads nothing yet: the ranks of a large run all make one, and few look at it.
         """
-        ended, parents = finished.ended, plan.graph.parents
+        ended, first = finished.ended, plan.graph.parents.first
 
         def before(k: int) -> Outcome | None:
             record = self._record(self.entries[k])
@@ -355,16 +356,29 @@ class Run:
             note = record.outcome.note
             return record.outcome._replace(note=f"cached; {note}" if note else "cached")
 
-        def make(some: Iterable[int]) -> Iterator[Row]:
-            indices = [*some]
-            steps = [Step(*plan.steps.find(k)) for k in indices]
-            alone = [parents.first[k] == parents.first[k + 1] for k in indices]
-            told = finished.told(indices, [*map(plan.stems.of, steps)], alone)
-            for k, step, known in zip(indices, steps, told, strict=True):
-                outcome = known or before(k)
-                args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
-                phase = plan.graph.phases[k]
-                yield row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
+        def one(k: int) -> Row:
+            step = plan.steps[k]
+            outcome = finished.outcomes.get(k) or before(k)
+            args, kwargs = ("", "") if outcome is not None and outcome.args else step.texts()
+            phase = plan.graph.phases[k]
+            return row(name=step.name, phase=phase, folder=self.folder, outcome=outcome, args=args, kwargs=kwargs)
+
+        def columns(some: Sequence[int]) -> Columns:
+            names, stems = plan.stems.named(some)
+            alone = [first[k] == first[k + 1] for k in some]
+            plain = finished.plain(some, stems, alone)
+            if plain is None or not plain.at:
+                return made_by(one, some)
+            if are_few := len(plain.at) < len(some):
+                names = [names[i] for i in plain.at]
+            at = [some[i] for i in plain.at] if are_few else some
+            called = [said or plan.steps[k].texts() for k, said in zip(at, plain.called, strict=True)]
+            phases = [*map(plan.graph.phases.__getitem__, at)]
+            found = done_rows(names, called, phases, self.folder, *plain[1:-1])
+            if not are_few:
+                return found
+            known = dict(zip(at, rows_of(found), strict=True))
+            return columns_of(known.get(k) or one(k) for k in some)
 
         def wholes() -> Sequence[Whole]:
             from ezpyp.folder import folding
@@ -374,7 +388,7 @@ class Run:
         return Summary(
             folder=self.folder,
             pipeline_id=finished.started.pipeline_id,
-            rows=Rows(array("b", finished.statuses), make, wholes),
+            rows=Rows(array("b", finished.statuses), columns, wholes),
             done=ended.done,
             failed=ended.failed,
             skipped=ended.skipped,

@@ -6,7 +6,7 @@ import os
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
-from itertools import compress, islice, repeat
+from itertools import chain, compress
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from ezpyp.model.naming import SUMMARY_FILE
@@ -44,6 +44,9 @@ class Row(NamedTuple):
     gpu_peak: float | None = None
 
 
+#: What rows tell, by columns, in the order of the fields of a Row.
+Columns = Sequence[Sequence[Any]]
+
 _ALL = tuple(Row.__annotations__)
 #: Without those on GPUs, which stand only where a step was granted some.
 COLUMNS = tuple(column for column in _ALL if not column.startswith("gpu"))
@@ -77,6 +80,26 @@ def row(*, name: str, phase: int, folder: str, outcome: Outcome | None, args: st
     return found._replace(gpus=use.gpus, gpu_memory=use.memory, gpu_mean=use.mean, gpu_peak=use.peak)
 
 
+def done_rows(
+    names: Sequence[str],
+    called: Sequence[tuple[str, str]],
+    phases: Sequence[int],
+    folder: str,
+    seconds: Sequence[float],
+    ranks: Sequence[int],
+    hosts: Sequence[str],
+    attempts: Sequence[int],
+    locations: Sequence[str],
+) -> Columns:
+    """The columns of steps that are done and of which there is nothing to note; `called` are args and kwargs."""
+    args, kwargs = zip(*called, strict=True)
+    count = len(names)
+    status, note, no_gpus, unknown = [Status.DONE] * count, [""] * count, [()] * count, [None] * count
+    results = [*map(_within(folder).__add__, locations)]
+    first = names, args, kwargs, phases, status, results, seconds, ranks, hosts, attempts
+    return *first, note, no_gpus, unknown, unknown, unknown
+
+
 @lru_cache
 def _within(folder: str) -> str:
     """What comes before the names of files in a folder."""
@@ -101,21 +124,21 @@ class Whole(NamedTuple):
 class Rows(Sequence[Row]):
     """Rows that are made when they are looked at: a million of them need not be in memory."""
 
-    __slots__ = ("_make", "_wholes", "statuses")
+    __slots__ = ("_columns", "_wholes", "statuses")
 
     def __init__(
         self,
         statuses: Sequence[int],
-        make: Callable[[Iterable[int]], Iterable[Row]],
+        columns: Callable[[Sequence[int]], Columns],
         wholes: Callable[[], Sequence[Whole]] = tuple,
     ) -> None:
         """
         Args:
-            make: the rows of these steps; quickest where they are many that follow each other.
+            columns: what the rows of these steps tell; quickest where they are a range.
             wholes: gives the very large families, in order.
         """
         self.statuses = statuses
-        self._make, self._wholes = make, wholes
+        self._columns, self._wholes = columns, wholes
 
     def __len__(self) -> int:
         return len(self.statuses)
@@ -126,25 +149,30 @@ class Rows(Sequence[Row]):
     def __getitem__(self, place: slice) -> list[Row]: ...
     def __getitem__(self, place: int | slice) -> Row | list[Row]:
         places = range(len(self))[place]
-        return next(iter(self._make((places,)))) if isinstance(places, int) else [*self._pieces(places)]
+        if isinstance(places, int):
+            return next(rows_of(self._columns((places,))))
+        return [*self._rows(places)]
 
     def __iter__(self) -> Iterator[Row]:
-        return self._pieces(range(len(self)))
+        return self._rows(range(len(self)))
 
-    def _pieces(self, steps: Iterable[int]) -> Iterator[Row]:
-        """The rows of these steps, so many at a time."""
-        left = iter(steps)
-        while piece := [*islice(left, LAID_OUT)]:
-            yield from self._make(piece)
+    def _pieces(self, steps: Sequence[int]) -> Iterator[Columns]:
+        """The columns of these steps, so many at a time."""
+        return (self._columns(steps[k : k + LAID_OUT]) for k in range(0, len(steps), LAID_OUT))
 
-    def folded(self) -> Iterator[Row]:
-        """The rows for a table: of very large families one, and those of members that failed or were skipped."""
+    def _rows(self, steps: Sequence[int]) -> Iterator[Row]:
+        return chain.from_iterable(map(rows_of, self._pieces(steps)))
+
+    def folded(self) -> Iterator[Columns]:
+        """The columns of a table, in pieces: of very large families one row, and those of members that failed or were
+        skipped.
+        """
         place = 0
         for whole in self._wholes():
             yield from self._pieces(range(place, whole.start))
-            yield self._of_whole(whole)
+            yield columns_of([self._of_whole(whole)])
             odd = self._bytes(whole).translate(_ODD)
-            yield from self._pieces(compress(range(whole.start, whole.stop), odd))
+            yield from self._pieces([*compress(range(whole.start, whole.stop), odd)])
             place = whole.stop
         yield from self._pieces(range(place, len(self)))
 
@@ -174,7 +202,22 @@ class Rows(Sequence[Row]):
 
     def with_status(self, *wanted: Status) -> Iterator[Row]:
         """The rows of these statuses; no other is made."""
-        return self._pieces(k for k, status in enumerate(self.statuses) if status in wanted)
+        return self._rows([k for k, status in enumerate(self.statuses) if status in wanted])
+
+
+def columns_of(rows: Iterable[Row]) -> Columns:
+    """What these rows tell, by columns."""
+    return [*zip(*rows, strict=True)] or [()] * len(_ALL)
+
+
+def made_by(make: Callable[[int], Row], steps: Iterable[int]) -> Columns:
+    """The columns of steps whose rows are made one by one."""
+    return columns_of(map(make, steps))
+
+
+def rows_of(columns: Columns) -> Iterator[Row]:
+    """The rows of which these are the columns."""
+    return map(Row._make, zip(*columns, strict=True))
 
 
 class Counts(Protocol):
@@ -266,7 +309,8 @@ class Summary:
         A family of very many steps is one row, with those of its steps that failed or were skipped.
         """
         yield f"{self.headline()}\n\n"
-        yield from table(self.rows.folded() if isinstance(self.rows, Rows) else self.rows, self.columns)
+        rows = self.rows
+        yield from table(rows.folded() if isinstance(rows, Rows) else [columns_of(rows)], self.columns)
 
     def write(self) -> str:
         """Write `pipeline.summary`, whole, and return its path."""
@@ -309,31 +353,37 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
-def table(rows: Iterable[Row], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
+def table(pieces: Iterable[Columns], columns: Sequence[str] = COLUMNS) -> Iterator[str]:
     """All rows under one header. A column is as wide as the first rows need; a longer cell moves what follows."""
-    stream = iter(rows)
-    cells = _cells([*islice(stream, LAID_OUT)], columns)
+    stream = _joined(pieces)
+    cells = _cells(next(stream, columns_of(())), columns)
     widths = [max(len(column) + 2, *map(len, each)) for column, each in zip(columns, cells, strict=True)]
-    yield _laid_out([[column] for column in columns], columns, widths)
+    layout = "  ".join(f"%{'' if c in _NUMBERS else '-'}{width}s" for c, width in zip(columns, widths, strict=True))
+    yield f"{(layout % (*columns,)).rstrip()}\n"
     while cells[0]:
-        yield _laid_out(cells, columns, widths)
-        cells = _cells([*islice(stream, LAID_OUT)], columns)
+        yield "\n".join((*map(str.rstrip, map(layout.__mod__, zip(*cells, strict=True))), ""))
+        cells = _cells(next(stream, columns_of(())), columns)
 
 
-def _laid_out(cells: Sequence[Sequence[str]], columns: Sequence[str], widths: Sequence[int]) -> str:
-    """Lines of cells, which are given by columns."""
-    padded = [
-        map(str.rjust if column in _NUMBERS else str.ljust, each, repeat(width))
-        for column, each, width in zip(columns, cells, widths, strict=True)
-    ]
-    return "\n".join((*map(str.rstrip, map("  ".join, zip(*padded, strict=True))), ""))
+def _joined(pieces: Iterable[Columns]) -> Iterator[Columns]:
+    """Pieces of so many rows as are laid out at once, or more; what is short is joined with what follows."""
+    short: list[Columns] = []
+    for piece in pieces:
+        short.append(piece)
+        if sum(len(each[0]) for each in short) >= LAID_OUT:
+            yield _end_to_end(short)
+            short = []
+    if short:
+        yield _end_to_end(short)
 
 
-def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[Sequence[str]]:
+def _end_to_end(pieces: Sequence[Columns]) -> Columns:
+    return pieces[0] if len(pieces) == 1 else [[*chain(*column)] for column in zip(*pieces, strict=True)]
+
+
+def _cells(told: Columns, columns: Sequence[str]) -> list[Sequence[str]]:
     """The cells of rows as text, by columns, each one line; what never ran has no duration and no rank."""
-    names, args, kwargs, phases, statuses, results, seconds, ranks, hosts, attempts, notes, *_ = (
-        zip(*rows, strict=True) if rows else repeat((), len(_ALL))
-    )
+    names, args, kwargs, phases, statuses, results, seconds, ranks, hosts, attempts, notes, *of_gpus = told
     usual: list[Sequence[str]] = [
         *map(_one_line, (names, args, kwargs)),
         [*map(str, phases)],
@@ -347,13 +397,13 @@ def _cells(rows: Sequence[Row], columns: Sequence[str]) -> list[Sequence[str]]:
     ]
     if len(columns) == len(usual):
         return usual
-    of_gpus = [*zip(*map(_gpu_cells, rows), strict=True)] if rows else [()] * (len(columns) - len(usual))
-    return [*usual, *of_gpus]
+    cells = [*zip(*map(_gpu_cells, *of_gpus), strict=True)] or [()] * len(of_gpus)
+    return [*usual, *cells]
 
 
-def _gpu_cells(each: Row) -> tuple[str, ...]:
-    memory = f"{each.gpu_memory / 2**30:.2f} GiB" if each.gpu_memory is not None else ""
-    return ",".join(each.gpus), memory, *(f"{x:.0f}%" if x is not None else "" for x in (each.gpu_mean, each.gpu_peak))
+def _gpu_cells(gpus: Sequence[str], memory: int | None, *shares: float | None) -> tuple[str, ...]:
+    used = f"{memory / 2**30:.2f} GiB" if memory is not None else ""
+    return ",".join(gpus), used, *(f"{x:.0f}%" if x is not None else "" for x in shares)
 
 
 def _one_line(texts: Sequence[str]) -> Sequence[str]:

@@ -134,6 +134,13 @@ class PlannedStems(Stems):
         others = self._others.get(step.family.number)
         return step.name if others is None else others[step.member]
 
+    def named(self, some: Sequence[int]) -> tuple[list[str], list[str]]:
+        """The names of these steps, and their stems."""
+        steps, others = self._steps, self._others
+        chosen = steps[some.start : some.stop] if isinstance(some, range) else Steps(map(steps.__getitem__, some))
+        names = [name for family, members in chosen.parts for name in family.names(members)]
+        return names, [*PlannedStems(chosen, others)] if others else names
+
     def __iter__(self) -> Iterator[str]:
         for family, members in self._steps.parts:
             others = self._others.get(family.number)

@@ -345,6 +345,8 @@ class Steps(Deferred, Sequence[Step]):
         return isinstance(other, Steps) and not {f for f, _ in self.parts} & {f for f, _ in other.parts}
 
     def _sliced(self, places: range) -> Steps:
+        if places == range(len(self)):
+            return self
         if places.step != 1:
             return Steps(map(self.__getitem__, places))
         parts = []

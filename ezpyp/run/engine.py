@@ -28,7 +28,7 @@ from ezpyp.ranks import mpi
 from ezpyp.ranks.vigil import Vigil
 from ezpyp.run import demands
 from ezpyp.run.job import Job
-from ezpyp.schedule.briefs import Outcomes
+from ezpyp.schedule.briefs import Outcomes, Plain
 from ezpyp.schedule.placement import Place, Placement, shares
 from ezpyp.scripts import renewed
 from ezpyp.system import gpus, resources
@@ -65,16 +65,13 @@ class Finished(NamedTuple):
     #: Whether a step asks for GPUs.
     on_gpus: bool = False
 
-    def told(self, steps: Sequence[int], stems: Sequence[str], alone: Sequence[bool]) -> list[Outcome | None]:
-        """What came of steps with these stems, on the rank that knows, as far as rows of the summary tell it. Of one
-        that is `alone`, and was given no other's value, the record would add no more than the arguments that were
-        planned.
+    def plain(self, steps: Sequence[int], stems: Sequence[str], alone: Sequence[bool]) -> Plain | None:
+        """What rows of the summary tell of those of these steps, with these stems, of which there is no more to say, on
+        the rank that knows. Of one that is `alone`, and was given no other's value, the record would add no more than
+        the arguments that were planned.
         """
         outcomes = self.outcomes
-        if not isinstance(outcomes, Outcomes):
-            return [*map(outcomes.get, steps)]
-        found = outcomes.outlines(steps, stems, [*map(not_, alone)])
-        return [each or outcomes.get(k) for k, each in zip(steps, found, strict=True)]
+        return outcomes.plain(steps, stems, [*map(not_, alone)]) if isinstance(outcomes, Outcomes) else None
 
     def spent(self, steps: range) -> float:
         """How long those of these steps took that this run did, on the rank that knows."""

@@ -11,7 +11,8 @@ from itertools import chain, compress
 from struct import Struct
 from typing import TYPE_CHECKING, Any
 
-from ezpyp.model.outcomes import Brief, Outcome, Place, Status
+from ezpyp.model.outcomes import Brief, Outcome, Place
+from ezpyp.tuples import NamedTuple
 
 if TYPE_CHECKING:
     from ezpyp.storage.opening import Store
@@ -40,7 +41,7 @@ def places_of(packed: bytes) -> Iterator[tuple[int, Place]]:
         yield step, Place(segment, offset, size, checksum)
 
 
-def place_at(packed: bytes, number: int) -> Place:
+def place_at(packed: bytes | bytearray, number: int) -> Place:
     """Where the result of one of these briefs lies."""
     _, _, _, segment, _, _, offset, size, checksum = _LAYOUT.unpack_from(packed, number * SIZE)
     return Place(segment, offset, size, checksum)
@@ -65,6 +66,20 @@ def as_range(indices: Sequence[int]) -> Sequence[int]:
         return indices
     run = range(indices[0], indices[0] + len(indices))
     return run if indices[-1] == run[-1] and list(indices) == list(run) else indices
+
+
+class Plain(NamedTuple):
+    """What is told of steps that are done and of which there is no more to say, by columns."""
+
+    #: Which they are of those that were asked for.
+    at: Sequence[int]
+    seconds: Sequence[float]
+    ranks: Sequence[int]
+    hosts: Sequence[str]
+    attempts: Sequence[int]
+    locations: Sequence[str]
+    #: The arguments as texts, positional and by name, "" for those that were planned; None for all that were.
+    called: Sequence[tuple[str, str] | None]
 
 
 class Outcomes(Mapping[int, Outcome]):
@@ -142,36 +157,33 @@ class Outcomes(Mapping[int, Outcome]):
             raise KeyError(k)
         return record.outcome._replace(step=k)
 
-    def outlines(self, steps: Sequence[int], stems: Sequence[str], given: Sequence[bool]) -> list[Outcome | None]:
-        """What is told of steps with these stems without their records: all but codec and checksum, and the arguments,
-        which are found out of those that were given others' results. None where that is not enough to say where a
-        result lies.
+    def plain(self, steps: Sequence[int], stems: Sequence[str], given: Sequence[bool]) -> Plain:
+        """What is told without their records of those of these steps, with these stems, of which there is no more to
+        say. The arguments of those that were `given` others' results are found out.
         """
-        found: list[Outcome | None] = []
-        asked: list[tuple[int, str, Place]] = []
-        unpack_from, table, hosts, location_of = _LAYOUT.unpack_from, self._table, self._hosts, self._store.location
-        called = self._called
-        for k, stem, is_asked in zip(steps, stems, given, strict=True):
-            if k in self._told or not self._is_brief(k):
-                found.append(self._told.get(k))
-                continue
-            _, attempt, rank, segment, when, seconds, *where = unpack_from(table, k * SIZE)
-            place = Place(segment, *where)
-            location = location_of(stem, place)
-            if location is None:
-                found.append(None)
-                continue
-            args, kwargs = called.get(k, ("", ""))
-            if is_asked and not args:
-                asked.append((len(found), stem, place))
-            told = when, seconds, rank, hosts[rank], attempt, args, kwargs
-            found.append(Outcome(k, Status.DONE, *told, location=location, bytes=place.size))
-        if asked:
-            places, its_stems, at = zip(*asked, strict=True)
-            for i, said in zip(places, self._store.calls(its_stems, at), strict=True):
-                outcome = found[i]
-                found[i] = outcome._replace(args=said[0], kwargs=said[1]) if outcome and said is not None else None
-        return found
+        packed, asked = self._cut(steps), list[int]()
+        _, attempts, ranks, segments, _, seconds, *where = zip(*_LAYOUT.iter_unpack(packed), strict=True)
+        locations = [*self._store.locations(stems, segments, where[1])]
+        called = [*map(self._called.get, steps)]
+        for i in compress(range(len(steps)), given):
+            if called[i] is None and attempts[i] and locations[i] is not None:
+                asked.append(i)
+        said = self._store.calls([stems[i] for i in asked], [place_at(packed, i) for i in asked]) if asked else ()
+        for i, call in zip(asked, said, strict=True):
+            called[i] = call
+            if call is None:
+                locations[i] = None
+        at = [i for i, (attempt, each) in enumerate(zip(attempts, locations, strict=True)) if attempt and each]
+        hosts = [*map(self._hosts.__getitem__, ranks)]
+        columns: list[Sequence[Any]] = [seconds, ranks, hosts, attempts, locations, called]
+        return Plain(at, *(columns if len(at) == len(steps) else [[column[i] for i in at] for column in columns]))
+
+    def _cut(self, steps: Sequence[int]) -> bytes | bytearray:
+        """Of these steps the briefs, all zero where there is none."""
+        table = self._table
+        if isinstance(steps, range) and steps.step == 1:
+            return table[steps.start * SIZE : steps.stop * SIZE]
+        return b"".join(table[k * SIZE : (k + 1) * SIZE] for k in steps)
 
     def __contains__(self, k: object) -> bool:
         return k in self._told or (isinstance(k, int) and self._is_brief(k))

@@ -13,6 +13,7 @@ import weakref
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
+from operator import add
 
 from ezpyp.errors import StoreError
 from ezpyp.model import outputs
@@ -358,8 +359,14 @@ class PackedStore:
             found[k] = self.fetch(*wanted[k])
         return iter(found)
 
-    def location(self, stem: str, at: Place) -> str | None:
-        return location_of(at, stem, "", PLAIN) if at.size <= LARGE else None
+    def locations(self, stems: Sequence[str], segments: Sequence[int], sizes: Sequence[int]) -> Sequence[str | None]:
+        before = {each: location_of(Place(each, 0, 0, 0), "", "", PLAIN) for each in {*segments} if each >= 0}
+        if before.keys() >= {*segments} and max(sizes) <= LARGE:
+            return [*map(add, map(before.__getitem__, segments), stems)]
+        return [
+            before[segment] + stem if segment >= 0 and size <= LARGE else None
+            for stem, segment, size in zip(stems, segments, sizes, strict=True)
+        ]
 
     def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[tuple[str, str] | None]:
         found: list[tuple[str, str] | None] = [None] * len(places)

@@ -292,8 +292,10 @@ class Store(Protocol):
     def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[tuple[str, Buffer] | None]:
         """`fetch` for each of these; quicker where they lie together."""
 
-    def location(self, stem: str, at: Place) -> str | None:
-        """Where a result lies that was added to a place, as its record says. None where only that knows."""
+    def locations(self, stems: Sequence[str], segments: Sequence[int], sizes: Sequence[int]) -> Sequence[str | None]:
+        """Where results of these sizes lie that were added to these segments, as their records say. None where only
+        these know.
+        """
 
     def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[tuple[str, str] | None]:
         """The arguments that the step of each place was called with, as its record says them ("" for what it does not
