@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 from ezpyp.system import pools
 from ezpyp.system.capture import Capture, Place
+from ezpyp.work.tracebacks import frames
 
 
 class Guards:
@@ -52,3 +56,19 @@ class Guards:
 
     def _set_variables(self) -> None:
         os.environ.update(dict.fromkeys(self._variables, str(self._threads)))
+
+
+def end_child() -> NoReturn:
+    """End a process that a step forked, as it would have ended at the end of a script."""
+    error = sys.exc_info()[1]
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        code = 1
+        with contextlib.suppress(Exception):
+            sys.stderr.write(f"{frames(error)}\n")
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(code & 0xFF)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pickle import dumps
 from time import monotonic, time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from ezpyp.encoding import codecs, salvage
 from ezpyp.errors import CodecError, CommandFailed, EzpypError, Interrupted, StoreError
@@ -35,8 +34,9 @@ from ezpyp.system.confined import PLAIN, is_confined
 from ezpyp.system.files import Buffer
 from ezpyp.work import checkpoints, seeding
 from ezpyp.work.gauges import Gauge
-from ezpyp.work.guards import Guards
+from ezpyp.work.guards import Guards, end_child
 from ezpyp.work.lots import Task
+from ezpyp.work.tracebacks import frames, one_line
 from ezpyp.work.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -294,7 +294,7 @@ class _Call:
             return self._failed("input", f"{type(error).__name__}: {error}")
         except Exception as error:
             return self._failed(
-                "input", f"its arguments could not be made: {type(error).__name__}: {error}", _frames(error, 0)
+                "input", f"its arguments could not be made: {type(error).__name__}: {error}", frames(error, 0)
             )
         try:
             try:
@@ -302,7 +302,7 @@ class _Call:
             finally:
                 # A child that it forked and that comes back here would be this process once more.
                 if os.getpid() != self.worker.pid:
-                    _end_child()
+                    end_child()
         except BaseException as error:
             return self.raised(error)
         del given, args, kwargs
@@ -317,7 +317,7 @@ class _Call:
         except CodecError as error:
             return self._unstorable(value, str(error))
         except Exception as error:
-            return self._failed("encode", _one_line(error), _frames(error))
+            return self._failed("encode", one_line(error), frames(error))
         try:
             files = self._files(encoded.files)
         except (EzpypError, OSError) as error:
@@ -329,12 +329,12 @@ class _Call:
         if isinstance(error, KeyboardInterrupt) and self.worker.guards is None:
             raise error  # in line: a person wants the step ended
         if isinstance(error, Interrupted):
-            return self._outcome(Status.NOT_RUN, cause="interrupted", note=_one_line(error, named=False))
+            return self._outcome(Status.NOT_RUN, cause="interrupted", note=one_line(error, named=False))
         if isinstance(error, CommandFailed):
-            return self._failed(error.cause, _one_line(error, named=False), again=self._again(), last_words=error.tail)
+            return self._failed(error.cause, one_line(error, named=False), again=self._again(), last_words=error.tail)
         if isinstance(error, SystemExit):
-            return self._failed("exit", f"it called sys.exit({error.code!r})", _frames(error))
-        return self._failed("exception", _one_line(error), _frames(error))
+            return self._failed("exit", f"it called sys.exit({error.code!r})", frames(error))
+        return self._failed("exception", one_line(error), frames(error))
 
     def _arguments(self) -> Call:
         arguments = self.step.arguments
@@ -403,7 +403,7 @@ class _Call:
         except (EzpypError, OSError) as error:
             return self._failed("store", str(error))
         except Exception as error:
-            return self._failed("store", _one_line(error), _frames(error))
+            return self._failed("store", one_line(error), frames(error))
 
     def _replace(self, outcome: Outcome, chunks: Sequence[Any]) -> Outcome:
         """Store a result; the files of the one that it replaces go when nothing names them any more."""
@@ -484,59 +484,5 @@ class _Call:
         return self._failed("encode", f"{reason}{kept}")
 
 
-#: Characters of an error's text, and of a traceback, that are kept: they travel to rank 0 and stand in listings.
-_MOST_NOTE = 2000
-_MOST_TRACEBACK = 20_000
-
-
-def _one_line(error: BaseException, *, named: bool = True) -> str:
-    """The text of an error, after the name of its class unless it is ours and says all."""
-    try:
-        text = str(error).strip()
-    except Exception as another:
-        text = f"(its text cannot be made: {type(another).__name__})"
-    if named or not text:
-        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return _short(text, _MOST_NOTE)
-
-
 def _and_lost(note: str, error: Exception) -> str:
     return f"{note} (and its status could not be stored: {error})"
-
-
-def _frames(error: BaseException, ours: int = 1) -> str:
-    """The traceback as the user knows it: without the `ours` outermost frames, which are of this module."""
-    inner = error.__traceback__
-    for _ in range(ours):
-        inner = inner.tb_next if inner is not None else None
-    try:
-        import traceback  # not even that is to be had where no file can be opened
-
-        text = "".join(traceback.format_exception(type(error), error, inner)).rstrip()
-    except Exception as another:
-        return f"(its traceback cannot be made: {type(another).__name__})"
-    return _short(text, _MOST_TRACEBACK)
-
-
-def _short(text: str, most: int) -> str:
-    """The beginning and the end of a text."""
-    if len(text) <= most:
-        return text
-    half = most // 2
-    return f"{text[:half]} … ({len(text) - 2 * half:,} characters left out) … {text[-half:]}"
-
-
-def _end_child() -> NoReturn:
-    """End a process that a step forked, as it would have ended at the end of a script."""
-    error = sys.exc_info()[1]
-    code = 0
-    if isinstance(error, SystemExit):
-        code = error.code if isinstance(error.code, int) else int(error.code is not None)
-    elif error is not None:
-        code = 1
-        with contextlib.suppress(Exception):
-            sys.stderr.write(f"{_frames(error)}\n")
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-    os._exit(code & 0xFF)
