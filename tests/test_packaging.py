@@ -61,7 +61,7 @@ SELDOM = {
     *("ezpyp.schedule.allowances", "ezpyp.schedule.deadline", "ezpyp.schedule.dispatch", "ezpyp.schedule.seats"),
     *("ezpyp.scripts.cuda", "ezpyp.scripts.frozen"),
     *("ezpyp.scripts.snapshot", "ezpyp.storage.memory", "ezpyp.storage.transfer", "ezpyp.system.usage"),
-    "ezpyp.work.renewal",
+    *("ezpyp.work.postmortem", "ezpyp.work.renewal"),
 }
 #: What a run needs of the other kind of store.
 OTHERS = {

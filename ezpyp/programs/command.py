@@ -26,6 +26,7 @@ from ezpyp.programs.words import Executable
 from ezpyp.system import launch, stopping
 from ezpyp.system.capture import TAIL_LINES
 from ezpyp.work.checkpoints import checkpoint_dir
+from ezpyp.work.postmortem import signal_name
 
 #: Signals that a program brings upon itself: nobody has to be asked whether they came with the end of the run.
 _OWN_FAULT = frozenset({signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGABRT, signal.SIGSYS})
@@ -239,7 +240,7 @@ class Program:
         number = -code if code < 0 else code - 128 if 128 < code < 128 + signal.NSIG else 0
         if (number or self.mpi) and stopping.was_asked(0.0 if number in _OWN_FAULT else _AHEAD):
             raise Interrupted(f"{shown} was ended with the run; the next run does it")
-        how = f"signal {number} ({_signal_name(number)})" if code < 0 else f"exit code {code}"
+        how = f"signal {number} ({signal_name(number).lower()})" if code < 0 else f"exit code {code}"
         raise CommandFailed(
             f"{shown} ended with {how} on {os.uname().nodename} after {_duration(ended.seconds)}.{errors.words()}"
             f"{hint if code > 0 else ''}",
@@ -333,13 +334,6 @@ def _interpreter(path: str) -> str:
         first = file.readline(200)
         return printable(os.fsdecode(first.strip())) if first.startswith(b"#!") else ""
     return ""
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return (signal.strsignal(number) or signal.Signals(number).name).lower()
-    except ValueError:
-        return "unknown"
 
 
 def _duration(seconds: float) -> str:

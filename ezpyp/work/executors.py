@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import select
-import signal
 import socket
 import time
 from collections import deque
@@ -434,12 +432,20 @@ class Processes:
 
     def _blame(self, slot: _Slot, task: Task, ending: Ending, asked: str, since: float, offset: int) -> None:
         """The step it was at failed. Those that wait behind it run in another helper."""
+        from ezpyp.work import postmortem
+
         slot.deaths = 0
-        cause, note = self._cause(task.step, ending, asked)
+        worker, kills = self._worker, resources.oom_kills()
+        timeout = worker.plan.steps[task.step].options.timeout if asked == "timeout" else None
+        cause, note = postmortem.cause(ending, timeout=timeout, oom=kills > self._oom_kills)
+        if cause == "oom":
+            self._oom_kills = kills
         if folder := self._folder_of(slot, task):
             note = f"{note}  Folder kept: {folder}."
-        outcome = self._with_last_words(self._crash(slot, task, since, cause, note), slot, offset)
-        self._arrived.append(Report(outcomes=[outcome]))
+        gpus = task.grant.names if task.grant is not None else ()
+        gpu = self._position.gauges.read(slot.number, gpus) if gpus else None
+        outcome = postmortem.outcome(worker, task, since=since, cause=cause, note=note, gpu=gpu)
+        self._arrived.append(Report(outcomes=[postmortem.keep(worker, outcome, log=slot.log, start=offset)]))
 
     def _folder_of(self, slot: _Slot, task: Task) -> str:
         """Where a step had its own folder in a helper that is gone; "" if it had none."""
@@ -456,53 +462,3 @@ class Processes:
             attempt=task.attempt,
             pid=self._nest.helper(slot.number),
         )
-
-    def _cause(self, index: int, ending: Ending, asked: str) -> tuple[str, str]:
-        if asked == "timeout":
-            limit = self._worker.plan.steps[index].options.timeout
-            return "timeout", f"it ran longer than its timeout of {limit:g} s and was ended"
-        if ending.code >= 0:
-            return "exit", f"it ended its process with exit code {ending.code} instead of returning"
-        kills = resources.oom_kills()
-        if -ending.code == signal.SIGKILL and kills > self._oom_kills:
-            self._oom_kills = kills
-            return "oom", f"out of memory: the kernel ended it at a peak of {ending.peak / 2**30:.1f} GiB"
-        return "signal", f"ended with signal {-ending.code} ({_signal_name(-ending.code)})"
-
-    def _crash(self, slot: _Slot, task: Task, since: float, cause: str, note: str) -> Outcome:
-        args, kwargs = self._worker.plan.steps[task.step].texts()
-        gpus = task.grant.names if task.grant is not None else ()
-        return Outcome(
-            step=task.step,
-            status=Status.FAILED,
-            when=time.time(),
-            seconds=max(0.0, time.monotonic() - since),
-            rank=self._worker.rank,
-            host=self._worker.host,
-            attempt=task.attempt,
-            args=args,
-            kwargs=kwargs,
-            cause=cause,
-            note=note,
-            gpu=self._position.gauges.read(slot.number, gpus) if gpus else None,
-        )
-
-    def _with_last_words(self, outcome: Outcome, slot: _Slot, start: int) -> Outcome:
-        """Add what the step printed before it died, and keep the outcome: the dead cannot."""
-        if slot.log is not None:
-            folder = self._setup.order.folder
-            with contextlib.suppress(OSError):
-                end = os.path.getsize(os.path.join(folder, slot.log))
-                place = (slot.log, start, end) if end > start else None
-                outcome = outcome._replace(log=place, tail=tail(folder, place))
-        with contextlib.suppress(EzpypError, OSError):
-            outcome = self._worker.keep(outcome)
-            self._worker.store.flush()
-        return outcome
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.strsignal(number) or signal.Signals(number).name
-    except ValueError:
-        return "unknown"
