@@ -24,7 +24,7 @@ from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.packed import PackedStore
 from ezpyp.storage.protocol import Batch, Places
 from ezpyp.work.lots import Lot, Task
-from ezpyp.work.nursery import NO_FENCE, Position
+from ezpyp.work.position import NO_FENCE, Position
 from ezpyp.work.sprint import Sprint
 from ezpyp.work.worker import LONG, Worker
 

@@ -17,7 +17,8 @@ from ezpyp.model.settings import Settings
 from ezpyp.ranks import mpi
 from ezpyp.schedule.placement import Place
 from ezpyp.storage.opening import Store
-from ezpyp.work.nursery import Nursery, Position
+from ezpyp.work.nursery import Nursery
+from ezpyp.work.position import Position
 from ezpyp.work.worker import Worker
 
 if TYPE_CHECKING:

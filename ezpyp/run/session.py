@@ -36,7 +36,8 @@ from ezpyp.storage.opening import Writer, open_store, usual_kind
 from ezpyp.system import allocation, capture, launch
 from ezpyp.system.files import make_folder
 from ezpyp.work import executors, preloading
-from ezpyp.work.nursery import Nursery, Position
+from ezpyp.work.nursery import Nursery
+from ezpyp.work.position import Position
 
 if TYPE_CHECKING:
     from ezpyp.cluster.requeue import NextStart

@@ -24,7 +24,8 @@ from ezpyp.work.helper import Order
 from ezpyp.work.inline import interrupted
 from ezpyp.work.logs import Logs
 from ezpyp.work.lots import Lot, Report, Task
-from ezpyp.work.nursery import NO_FENCE, Ending, Nursery, Position
+from ezpyp.work.nursery import Ending, Nursery
+from ezpyp.work.position import NO_FENCE, Position
 from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker
 

@@ -32,7 +32,7 @@ from ezpyp.work import preloading, seeding
 from ezpyp.work.gauges import Gauge
 from ezpyp.work.guards import Guards
 from ezpyp.work.lots import Lot, Report
-from ezpyp.work.nursery import Position
+from ezpyp.work.position import Position
 from ezpyp.work.sprint import Sprint
 from ezpyp.work.wire import Wire
 from ezpyp.work.worker import Worker

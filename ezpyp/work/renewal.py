@@ -21,7 +21,7 @@ from ezpyp.scripts.renewed import Call
 from ezpyp.system import gpus, resources
 from ezpyp.work import helper, nursery
 from ezpyp.work.helper import Order
-from ezpyp.work.nursery import Position
+from ezpyp.work.position import Position
 from ezpyp.work.wire import Wire
 
 if TYPE_CHECKING:

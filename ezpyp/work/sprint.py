@@ -26,7 +26,7 @@ from ezpyp.schedule.briefs import pack
 from ezpyp.storage.protocol import MOST_TOGETHER, Batch
 from ezpyp.system.confined import PLAIN
 from ezpyp.work.lots import Lot
-from ezpyp.work.nursery import Here
+from ezpyp.work.position import Here
 from ezpyp.work.worker import FADING, LONG, Kind, Worker
 
 #: Positional and keyword arguments.
