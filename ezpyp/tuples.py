@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from typing import NamedTuple
+    from typing import NamedTuple  # noqa: TID251
 
 __all__ = ["NamedTuple"]
 

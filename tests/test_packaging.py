@@ -52,8 +52,8 @@ def test_import_brings_nothing_heavy(python: Launcher) -> None:
 
 #: What only some runs need, by what these ask for: GPUs, programs, shares, failures, other plans, other ranks.
 SELDOM = {
-    *("copy", "dataclasses", "difflib", "dis", "glob", "hashlib", "inspect", "pathlib", "shutil", "tempfile"),
-    "traceback",
+    *("copy", "dataclasses", "difflib", "dis", "glob", "hashlib", "inspect", "linecache"),
+    *("pathlib", "shutil", "tempfile", "tokenize", "traceback"),
     *("ezpyp.cluster", "ezpyp.front.commands", "ezpyp.inspection", "ezpyp.programs", "ezpyp.upkeep"),
     *("ezpyp.folder.borrowing", "ezpyp.folder.entries", "ezpyp.folder.progress", "ezpyp.folder.script"),
     *("ezpyp.folder.sharing", "ezpyp.folder.tallies", "ezpyp.model.shares", "ezpyp.ranks.leftovers"),

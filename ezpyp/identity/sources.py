@@ -8,7 +8,7 @@ prompt) there is none.
 from __future__ import annotations
 
 import ast
-import linecache
+import os
 import sys
 import warnings
 from collections import defaultdict
@@ -129,12 +129,46 @@ def _same_constants(one: Any, other: Any) -> bool:
 
 def _file(name: str, context: dict[str, Any]) -> File | None:
     """The file of that name as it is now: one `stat`, and nothing is read where nothing changed."""
-    linecache.checkcache(name)
-    lines = linecache.getlines(name, context)
+    lines = _lines(name, context)
     known = _files.get(name)
     if known is None or known.lines != lines:
         _files[name] = _parsed(name, lines)
     return _files[name]
+
+
+def _lines(name: str, context: dict[str, Any]) -> list[str]:
+    """The lines of a source: from linecache, which also has those of prompts, archives and copies.
+
+    It takes a start 1 ms, so a file is read without it until somebody has loaded it.
+    """
+    if "linecache" not in sys.modules and (lines := _lines_of_file(name)):
+        return lines
+    import linecache
+
+    linecache.checkcache(name)
+    return linecache.getlines(name, context)
+
+
+#: By name: size and time of a file, and its lines.
+_read: dict[str, tuple[tuple[int, int], list[str]]] = {}
+
+
+def _lines_of_file(name: str) -> list[str]:
+    """What linecache gives for a file of UTF-8 that says nothing of its encoding. None for any other."""
+    try:
+        found = os.stat(name)
+        stamp, lines = _read.get(name, (None, []))
+        if stamp != (found.st_size, found.st_mtime_ns):
+            with open(name, encoding="utf-8") as file:
+                lines = file.readlines()
+            if any("coding" in line or line.startswith("\ufeff") for line in lines[:2]):
+                lines = []
+            if lines and not lines[-1].endswith("\n"):
+                lines[-1] += "\n"
+            _read[name] = (found.st_size, found.st_mtime_ns), lines
+    except (OSError, ValueError):
+        return []
+    return lines
 
 
 def _parsed(name: str, lines: list[str]) -> File | None:
