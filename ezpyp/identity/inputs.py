@@ -78,16 +78,8 @@ class Input:
             raise
 
 
-class File(Input, os.PathLike[str]):
-    """A file that a step reads, or returns.
-
-    As an argument or in `inputs=` it counts by its name without the folder, and by its content; the step can open it as
-    it is. Returned by a step it is moved into the cache, and who takes the result gets it with its place there.
-
-    Args:
-        path: relative to the working directory, `~` works.
-        verify: "always" reads it in every run, whatever its times say.
-    """
+class _Place(Input, os.PathLike[str]):
+    """What lies at one place: it can be opened as it is, and counts by its name without the folders above."""
 
     __slots__ = ("path",)
     #: Absolute.
@@ -98,12 +90,32 @@ class File(Input, os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """The name without the folder."""
+        """The name without the folders above."""
         return os.path.basename(self.path)
 
     @property
     def label(self) -> str:
         return printable(self.name)
+
+    def __fspath__(self) -> str:
+        return self.path
+
+    def __str__(self) -> str:
+        return self.path
+
+
+class File(_Place):
+    """A file that a step reads, or returns.
+
+    As an argument or in `inputs=` it counts by its name without the folder, and by its content; the step can open it as
+    it is. Returned by a step it is moved into the cache, and who takes the result gets it with its place there.
+
+    Args:
+        path: relative to the working directory, `~` works.
+        verify: "always" reads it in every run, whatever its times say.
+    """
+
+    __slots__ = ()
 
     @property
     def text(self) -> bytes:
@@ -111,12 +123,6 @@ class File(Input, os.PathLike[str]):
 
     def pieces(self, contents: Contents) -> Iterator[tuple[str, str, str]]:
         yield "file", self.name, contents.digest(self.path, verify=self.verify)
-
-    def __fspath__(self) -> str:
-        return self.path
-
-    def __str__(self) -> str:
-        return self.path
 
     def __lt__(self, other: File) -> bool:
         return self.path < other.path
@@ -195,7 +201,7 @@ class Files(Input, Sequence[File]):
         return _unpickled, (Files, self.given, self.verify, {"folder": self.folder, "pattern": self.pattern})
 
 
-class Tree(Input, os.PathLike[str]):
+class Tree(_Place):
     """A folder with all that is in it (zarr, a mesh, a model): by its name, and the names and contents inside.
 
     Symbolic links inside count by what they say, and are not followed. Empty folders count.
@@ -205,21 +211,7 @@ class Tree(Input, os.PathLike[str]):
         verify: "always" reads everything in every run, whatever the times say.
     """
 
-    __slots__ = ("path",)
-    #: Absolute.
-    path: str
-
-    def __init__(self, path: str | os.PathLike[str], *, verify: Verify = "changed") -> None:
-        super().__init__(given=os.fsdecode(path), path=_absolute(path), verify=_verify(verify))
-
-    @property
-    def name(self) -> str:
-        """The name without the folders above."""
-        return os.path.basename(self.path)
-
-    @property
-    def label(self) -> str:
-        return printable(self.name)
+    __slots__ = ()
 
     @property
     def text(self) -> bytes:
@@ -239,12 +231,6 @@ class Tree(Input, os.PathLike[str]):
                     waiting.append(name)
                 else:
                     yield "file", name, contents.digest(entry.path, verify=self.verify)
-
-    def __fspath__(self) -> str:
-        return self.path
-
-    def __str__(self) -> str:
-        return self.path
 
     def __reduce__(self) -> tuple[Any, ...]:
         _check_not_returned()
