@@ -68,7 +68,32 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if type(value) is tuple else plain_encoder(type(value)) is not None
 
 
-class Columns(Sequence[Arguments]):
+class _Calls(Sequence[Arguments]):
+    """The arguments of so many calls, those of each made when they are asked for."""
+
+    __slots__ = ("_size",)
+    _size: int
+
+    def __len__(self) -> int:
+        return self._size
+
+    @overload
+    def __getitem__(self, i: int) -> Arguments: ...
+    @overload
+    def __getitem__(self, i: slice) -> list[Arguments]: ...
+    def __getitem__(self, i: int | slice) -> Arguments | list[Arguments]:
+        if isinstance(i, slice):
+            return [self[k] for k in range(*i.indices(self._size))]
+        if not 0 <= i < self._size:
+            raise IndexError(i)
+        return self._make(i)
+
+    def _make(self, i: int) -> Arguments:
+        """The arguments of a call that is there."""
+        raise NotImplementedError
+
+
+class Columns(_Calls):
     """The arguments of calls: of each column one value, with what all calls share.
 
     Attributes:
@@ -76,7 +101,7 @@ class Columns(Sequence[Arguments]):
         shared: keyword arguments that every call gets; none where there are named columns.
     """
 
-    __slots__ = ("_is_plain", "_parts", "_size", "named", "positional", "shared")
+    __slots__ = ("_is_plain", "_parts", "named", "positional", "shared")
 
     def __init__(
         self, positional: Sequence[Column], named: Mapping[str, Column], constants: dict[str, Any], size: int, of: str
@@ -112,18 +137,7 @@ class Columns(Sequence[Arguments]):
         shared = self.shared
         return not shared.inputs and (shared.plain is not None or len(self.deferred) + len(shared.deferred) < 2)
 
-    def __len__(self) -> int:
-        return self._size
-
-    @overload
-    def __getitem__(self, i: int) -> Arguments: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Arguments]: ...
-    def __getitem__(self, i: int | slice) -> Arguments | list[Arguments]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(self._size))]
-        if not 0 <= i < self._size:
-            raise IndexError(i)
+    def _make(self, i: int) -> Arguments:
         args = tuple([column.at(i) for column in self.positional])
         kwargs = {name: column.at(i) for name, column in self.named.items()}
         shared = self.shared
@@ -235,10 +249,10 @@ class Columns(Sequence[Arguments]):
         return brief(group(b"t", [group(b"t", pieces[1 : count + 1]), tail if self.named else pieces[-1]]))
 
 
-class Gathered(Sequence[Arguments]):
+class Gathered(_Calls):
     """The arguments of single calls, plain and given in the same way, as they come in; columns once all are here."""
 
-    __slots__ = ("_columns", "_size", "names")
+    __slots__ = ("_columns", "names")
 
     def __init__(self, positional: int, names: tuple[str, ...]) -> None:
         """
@@ -269,18 +283,7 @@ class Gathered(Sequence[Arguments]):
         count = len(made) - len(self.names)
         return Columns(made[:count], dict(zip(self.names, made[count:], strict=True)), {}, self._size, of=of)
 
-    def __len__(self) -> int:
-        return self._size
-
-    @overload
-    def __getitem__(self, i: int) -> Arguments: ...
-    @overload
-    def __getitem__(self, i: slice) -> list[Arguments]: ...
-    def __getitem__(self, i: int | slice) -> Arguments | list[Arguments]:
-        if isinstance(i, slice):
-            return [self[k] for k in range(*i.indices(self._size))]
-        if not 0 <= i < self._size:
-            raise IndexError(i)
+    def _make(self, i: int) -> Arguments:
         values = [column[i] for column in self._columns]
         count = len(values) - len(self.names)
         return freeze(tuple(values[:count]), dict(zip(self.names, values[count:], strict=True)), of="")
