@@ -8,7 +8,7 @@ against steps would take most of the time.
 from __future__ import annotations
 
 import builtins
-from opcode import opmap
+from functools import cache
 from types import CodeType, FunctionType, NoneType
 from typing import Any
 
@@ -25,14 +25,10 @@ _COMPUTING = {
 }
 #: What reaches or changes something that is not the function's own: globals, attributes, modules, classes. Versions of
 #: Python differ in which of these they have; without them a name in the code is that of a global that is read.
-_REACHING = frozenset(
-    opmap[name]
-    for name in (
-        *("DELETE_ATTR", "DELETE_GLOBAL", "DELETE_NAME", "IMPORT_FROM", "IMPORT_NAME", "IMPORT_STAR", "LOAD_ATTR"),
-        *("LOAD_BUILD_CLASS", "LOAD_METHOD", "LOAD_SPECIAL", "LOAD_SUPER_ATTR", "MATCH_CLASS", "STORE_ATTR"),
-        *("STORE_GLOBAL", "STORE_NAME"),
-    )
-    if name in opmap
+_REACHING = (
+    *("DELETE_ATTR", "DELETE_GLOBAL", "DELETE_NAME", "IMPORT_FROM", "IMPORT_NAME", "IMPORT_STAR", "LOAD_ATTR"),
+    *("LOAD_BUILD_CLASS", "LOAD_METHOD", "LOAD_SPECIAL", "LOAD_SUPER_ATTR", "MATCH_CLASS", "STORE_ATTR"),
+    *("STORE_GLOBAL", "STORE_NAME"),
 )
 #: Coroutines complain when nobody awaits them (co_flags).
 _AWAITED = 0x80 | 0x200
@@ -62,10 +58,17 @@ def _is_confined(function: Any, callers: tuple[FunctionType, ...]) -> bool:
     )
 
 
+@cache
+def _reaching() -> frozenset[int]:
+    from opcode import opmap
+
+    return frozenset(opmap[name] for name in _REACHING if name in opmap)
+
+
 def _computes(code: CodeType, around: dict[str, Any], callers: tuple[FunctionType, ...]) -> bool:
     return (
         not code.co_flags & _AWAITED
-        and _REACHING.isdisjoint(code.co_code[::2])
+        and _reaching().isdisjoint(code.co_code[::2])
         and all(_is_harmless(name, around, callers) for name in code.co_names)
         and all(_computes(each, around, callers) for each in code.co_consts if isinstance(each, CodeType))
     )

@@ -78,7 +78,7 @@ def prepare() -> None:
     Each limits the pools of threads that the script loaded: in a fork, OpenBLAS would start its threads to that end.
     """
     preloading.load()
-    for name in ("ctypes", "json", "xxhash"):
+    for name in ("ctypes", "json", "opcode", "xxhash"):
         import_module(name)
     pools.limit_threads(1)
     for name in set(os.environ) - set(resources.scrubbed(os.environ)):
