@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ezpyp.model.policy import Allowance, Retry, depth, lot_size
+from ezpyp.model.policy import LEAST_SECONDS, Allowance, Retry, depth, lot_size
 
 # ----- retries
 
@@ -99,13 +99,20 @@ def test_a_lot_leaves_enough_for_the_other_slots() -> None:
 
 def test_very_short_steps_are_shared_out_at_once_as_far_as_a_lot_stays_short() -> None:
     assert lot_size(0.00001, 100, 2) == 50
-    assert lot_size(0.00001, 41, 10) == 5
+    assert lot_size(0.0001, 41, 10) == 5
     assert lot_size(0.0001, 100, 2) == 25
     assert lot_size(0.00005, 100, 2) == 40
 
 
+def test_no_lot_is_less_than_it_costs_where_there_is_more() -> None:
+    assert lot_size(0.0, 41, 10) == 41
+    assert lot_size(0.0, 60, 10) == 50
+    assert lot_size(0.0001, 8, 10) == 5
+    assert lot_size(0.001, 8, 10) == 1
+
+
 def test_shares_that_are_handed_out_together_are_equal() -> None:
-    assert lot_size(0.00001, 100, 2, together=100) == lot_size(0.00001, 50, 2, together=100) == 50
+    assert lot_size(0.00001, 200, 2, together=200) == lot_size(0.00001, 100, 2, together=200) == 100
     assert lot_size(0.001, 50, 2, together=100) == lot_size(0.001, 50, 2)
 
 
@@ -120,7 +127,9 @@ def test_a_lot_has_one_step_at_least_and_never_too_many(
 ) -> None:
     size = lot_size(seconds, ready, slots, most=most)
     assert 1 <= size <= max(most, 4)
-    assert size <= max(1, -(-ready // max(1, slots)))
+    assert size <= max(1, ready)
+    if seconds is not None:  # each slot its share, but for what would not last as long as it takes to tell
+        assert size <= max(1, -(-ready // max(1, slots))) or size * seconds <= LEAST_SECONDS
 
 
 def test_a_slot_holds_two_lots_unless_steps_are_long_or_few() -> None:
@@ -129,3 +138,10 @@ def test_a_slot_holds_two_lots_unless_steps_are_long_or_few() -> None:
     assert depth(5.0, 1000, 10) == 1
     assert depth(None, 79, 10) == 1
     assert depth(None, 80, 10) == 2
+
+
+def test_what_is_done_at_once_waits_until_a_slot_has_nothing() -> None:
+    assert depth(0.0, 99, 2) == 1
+    assert depth(0.0, 100, 2) == 2
+    assert depth(0.0001, 9, 2) == 1
+    assert depth(0.0001, 10, 2) == 2

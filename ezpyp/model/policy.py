@@ -11,6 +11,9 @@ from ezpyp.tuples import NamedTuple
 #: How long a lot should last; and where slots are to be held busy, what is not worth to be cut in two.
 LOT_SECONDS = 0.05
 WHOLE_SECONDS = 0.002
+#: What a step costs at least, with its result; and what is no lot where there is more, for a lot costs as much itself.
+STEP_SECONDS = 0.00001
+LEAST_SECONDS = 0.0005
 
 
 class Retry(NamedTuple):
@@ -88,15 +91,16 @@ def lot_size(
         return 1 if ready < 8 * slots else min(fair, 4)
     seconds = max(seconds, 1e-7)
     # A lot costs two messages, and what is learnt of its end decides on the next: of very short steps each slot gets
-    # its share of all that is ready at once.
+    # its share of all that is ready at once, and more where that is hardly any work.
     whole = min(-(-max(ready, together) // max(1, slots)), int(WHOLE_SECONDS / seconds))
-    return max(1, min(most, max(fair, whole), int(target / seconds)))
+    least = min(ready, int(LEAST_SECONDS / max(seconds, STEP_SECONDS)))
+    return max(1, min(most, max(fair, whole, least), int(target / seconds)))
 
 
 def depth(seconds: float | None, ready: int, slots: int) -> int:
     """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or unknown and
-    few.
+    few, or where what is ready is less than the least lot for each: by when a slot is done there may be more.
     """
     if seconds is None:
         return 2 if ready >= 8 * slots else 1
-    return 2 if seconds <= 0.25 else 1
+    return 2 if seconds <= 0.25 and ready * max(seconds, STEP_SECONDS) >= slots * LEAST_SECONDS else 1
