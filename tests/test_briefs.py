@@ -14,6 +14,7 @@ from ezpyp.schedule.briefs import Outcomes, Plain, as_range, pack, seconds_of, s
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import Writer
 from ezpyp.storage.packed import LARGE, PackedStore
+from ezpyp.storage.protocol import Done
 
 STEPS = 8
 STEMS = [f"step{k}" for k in range(STEPS)]
@@ -49,9 +50,8 @@ def test_numbers_that_follow_each_other_are_a_range() -> None:
 
 def added(store: MemoryStore, step: int, seconds: float, attempt: int) -> bytes:
     """Store a plain result, and the brief that says so."""
-    place = store.add(
-        STEMS[step], STEMS[step], "f", when=5.0, seconds=seconds, attempt=attempt, codec="pickle", chunks=[b"xyz"]
-    )
+    done = Done(STEMS[step], STEMS[step], bytes(16), when=5.0, seconds=seconds, attempt=attempt, codec="pickle")
+    place = store.add(done, [b"xyz"])
     return packed(Brief(step, attempt, 0, 5.0, seconds, place))
 
 
@@ -85,10 +85,8 @@ def test_numbers_tell_of_a_step_what_its_record_says(tmp_path: Path) -> None:
     outcomes = Outcomes(STEMS, store, ["elsewhere", "here"])
     when, fingerprint = 5.0, "00112233445566778899aabbccddeeff"
     for k, size in ((2, 3), (3, LARGE + 1)):
-        place = store.add(
-            STEMS[k], STEMS[k], fingerprint, when=when, seconds=0.5, attempt=2, codec="pickle", chunks=[bytes(size)],
-            args="[1, 'ü']",
-        )  # fmt: skip
+        done = Done(STEMS[k], STEMS[k], bytes.fromhex(fingerprint), when, 0.5, 2, "pickle", args="[1, 'ü']")
+        place = store.add(done, [bytes(size)])
         outcomes.take(packed(Brief(k, 2, 1, when, 0.5, place)))
     store.flush()
 
@@ -119,10 +117,8 @@ def test_so_many_arguments_are_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     store = PackedStore(tmp_path / "cache", Writer(0, "here", 0))
     outcomes, steps = Outcomes(STEMS, store, ["here"]), range(4)
     for k in steps:
-        place = store.add(
-            STEMS[k], STEMS[k], f"{k:032x}", when=1.0, seconds=0.5, attempt=1, codec="pickle", chunks=[b"x"],
-            args=f"[{k}]", kwargs="{}",
-        )  # fmt: skip
+        done = Done(STEMS[k], STEMS[k], k.to_bytes(16), 1.0, 0.5, 1, "pickle", args=f"[{k}]", kwargs="{}")
+        place = store.add(done, [b"x"])
         outcomes.take(packed(Brief(k, 1, 0, 1.0, 0.5, place)))
         outcomes.hear({k: (f"[{k}, told]", "{}")})
     store.flush()

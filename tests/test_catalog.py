@@ -18,7 +18,7 @@ from ezpyp.storage import index, newest
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import Record, Store
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import Batch, Writer
+from ezpyp.storage.protocol import Batch, Done, Writer
 from ezpyp.storage.series import TEXT
 
 #: The second is what the first would be called as a member of another family.
@@ -62,7 +62,7 @@ def apply(store: Store, change: tuple[str, int, int, int, int]) -> None:
         store.add_all(Batch(LABELS[label], first, b"".join(prints), times, times, "pickle", results))
     for stem, print_, result in zip(stems[:2], prints, results, strict=False):
         if kind == "single":
-            store.add(stem, stem, print_.hex(), when=7.0, seconds=0.5, attempt=1, codec="pickle", chunks=[result])
+            store.add(Done(stem, stem, print_, when=7.0, seconds=0.5, attempt=1, codec="pickle"), [result])
         elif kind == "failed":
             outcome = Outcome(step=-1, status=Status.FAILED, note="KeyError", when=3.0)
             store.put(stem, Record(name=stem, fingerprint=print_.hex(), outcome=outcome), None)

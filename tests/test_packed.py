@@ -26,7 +26,7 @@ from ezpyp.storage import appender, index, packed, patience, reading, segment
 from ezpyp.storage.index import STEP
 from ezpyp.storage.opening import Record
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import Batch, Writer
+from ezpyp.storage.protocol import Batch, Done, Writer
 from ezpyp.system import files
 from tests.conftest import CHECKOUT, Launcher
 from tests.faults import Calls, Died, watch
@@ -40,7 +40,9 @@ def record(name: str = "alpha", *, status: Status = Status.DONE, **more: Any) ->
 
 
 def add(store: PackedStore, stem: str, data: bytes, *, attempt: int = 1, when: float = 0.0) -> Place:
-    return store.add(stem, stem, PRINT, when=when, seconds=0.5, attempt=attempt, codec="pickle", chunks=[data])
+    return store.add(
+        Done(stem, stem, bytes.fromhex(PRINT), when=when, seconds=0.5, attempt=attempt, codec="pickle"), [data]
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -162,11 +164,10 @@ def test_a_large_result_is_written_without_a_copy(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(packed, "LARGE", 1 << 20)
     lent, store = memoryview(bytearray(random.Random(4).randbytes(1 << 23))), PackedStore(tmp_path)
     store.begin()
+    done = Done("alpha", "alpha", bytes.fromhex(PRINT), when=0, seconds=0, attempt=1, codec="pickle")
     tracemalloc.start()
     try:
-        place = store.add(
-            "alpha", "alpha", PRINT, when=0, seconds=0, attempt=1, codec="pickle", chunks=[b"head", lent, lent[:3]]
-        )
+        place = store.add(done, [b"head", lent, lent[:3]])
         assert tracemalloc.get_traced_memory()[1] < 1 << 20
     finally:
         tracemalloc.stop()
@@ -582,7 +583,8 @@ def test_segments_that_end_where_they_should_are_not_cut(tmp_path: Path, monkeyp
 def test_what_was_lent_may_change_before_the_flush(tmp_path: Path, store: PackedStore) -> None:
     lent = bytearray(b"before")
     store.put("alpha", record(), [memoryview(lent)])
-    store.add("beta", "beta", PRINT, when=0, seconds=0, attempt=1, codec="pickle", chunks=[memoryview(lent)])
+    done = Done("beta", "beta", bytes.fromhex(PRINT), when=0, seconds=0, attempt=1, codec="pickle")
+    store.add(done, [memoryview(lent)])
     lent[:] = b"after!"
     store.flush()
     assert contents(tmp_path) == {"alpha": b"before", "beta": b"before"}
@@ -737,11 +739,11 @@ def test_what_is_open_when_the_interpreter_ends_is_closed_in_silence(python: Lau
         early = sys.modules["early"] = types.ModuleType("early")
         from ezpyp.storage import appender, segment
         from ezpyp.storage.packed import PackedStore
-        from ezpyp.storage.protocol import Writer
+        from ezpyp.storage.protocol import Done, Writer
 
         sys.held = early, appender, segment
         early.kept = PackedStore(".", Writer())
-        early.kept.add("a", "a", f"{0:032x}", when=0.0, seconds=0.0, attempt=1, codec="pickle", chunks=[b"one"])
+        early.kept.add(Done("a", "a", bytes(16), when=0.0, seconds=0.0, attempt=1, codec="pickle"), [b"one"])
         early.kept.flush()
         early.read = PackedStore(".")
         assert early.read.read("a") is not None
@@ -753,7 +755,7 @@ def test_what_is_open_when_the_interpreter_ends_is_closed_in_silence(python: Lau
 WRITER = """
     import os, random, sys
     from ezpyp.model.outcomes import Outcome, Status
-    from ezpyp.storage.protocol import Batch, Writer
+    from ezpyp.storage.protocol import Batch, Done, Writer
     from ezpyp.storage.opening import Record
     from ezpyp.storage.packed import PackedStore
 
@@ -764,7 +766,7 @@ WRITER = """
     for k in range(100_000):
         stem = f"s{k}" if k % 2 else f"again{k % 5}"
         content = chance.randbytes(chance.choice([10, 10, 3000, 200_000]))
-        store.add(stem, stem, f"{k:032x}", when=0.0, seconds=0.0, attempt=1, codec="pickle", chunks=[content])
+        store.add(Done(stem, stem, k.to_bytes(16), when=0.0, seconds=0.0, attempt=1, codec="pickle"), [content])
         done.append(f"{stem} {k}\\n")
         if not chance.randrange(10):
             store.flush()

@@ -19,7 +19,7 @@ from ezpyp.model.outcomes import Outcome
 from ezpyp.run import session
 from ezpyp.storage import appender, packed
 from ezpyp.storage.opening import Record, open_store
-from ezpyp.storage.protocol import Batch
+from ezpyp.storage.protocol import Batch, Done
 from ezpyp.system import files
 from ezpyp.upkeep import checking, repacking
 from ezpyp.upkeep.repacking import repack
@@ -228,7 +228,9 @@ def member(folder: Path, stem: str, version: int, *, status: Status = Status.DON
     store.begin()
     print_ = bytes([version]).ljust(16, b"p").hex()
     if status is Status.DONE:
-        store.add(stem, stem, print_, when=2.0, seconds=0.5, attempt=1, codec="pickle", chunks=[b"single"])
+        store.add(
+            Done(stem, stem, bytes.fromhex(print_), when=2.0, seconds=0.5, attempt=1, codec="pickle"), [b"single"]
+        )
     else:
         outcome = Outcome(step=-1, status=status, note="ValueError", attempt=1)
         store.put(stem, Record(name=stem, fingerprint=print_, outcome=outcome), None)

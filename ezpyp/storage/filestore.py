@@ -18,6 +18,7 @@ from ezpyp.storage.patience import blamed, is_late, reason_of, tries, unreadable
 from ezpyp.storage.protocol import (
     SHELF,
     Batch,
+    Done,
     Known,
     Places,
     Problem,
@@ -25,7 +26,6 @@ from ezpyp.storage.protocol import (
     Wanted,
     Writer,
     checksum,
-    done,
     one_by_one,
     place_of,
 )
@@ -93,22 +93,8 @@ class FileStore:
         self._note(path, witness)
         return outcome
 
-    def add(
-        self,
-        stem: str,
-        name: str,
-        fingerprint: str,
-        *,
-        when: float,
-        seconds: float,
-        attempt: int,
-        codec: str,
-        chunks: Sequence[Buffer],
-        args: str = "",
-        kwargs: str = "",
-    ) -> Place:
-        outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
-        return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
+        return place_of(self.put(done.stem, done.record(self._writer), chunks))
 
     def add_all(self, batch: Batch) -> Places:
         return one_by_one(self, batch)

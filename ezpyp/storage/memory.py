@@ -10,13 +10,13 @@ from ezpyp.errors import StoreError
 from ezpyp.model.outcomes import Outcome, Place
 from ezpyp.storage.protocol import (
     Batch,
+    Done,
     Known,
     Places,
     Scan,
     Wanted,
     Writer,
     checksum,
-    done,
     one_by_one,
     place_of,
     verified,
@@ -44,22 +44,8 @@ class MemoryStore:
         self._records[stem] = record._replace(outcome=outcome._replace(step=-1, tail=""))
         return outcome
 
-    def add(
-        self,
-        stem: str,
-        name: str,
-        fingerprint: str,
-        *,
-        when: float,
-        seconds: float,
-        attempt: int,
-        codec: str,
-        chunks: Sequence[Buffer],
-        args: str = "",
-        kwargs: str = "",
-    ) -> Place:
-        outcome = done(self._writer, when, seconds, attempt, codec, args, kwargs)
-        return place_of(self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks))
+    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
+        return place_of(self.put(done.stem, done.record(self._writer), chunks))
 
     def add_all(self, batch: Batch) -> Places:
         return one_by_one(self, batch)

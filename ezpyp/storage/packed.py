@@ -27,12 +27,12 @@ from ezpyp.storage.patience import blamed, is_late, tries, unreadable
 from ezpyp.storage.protocol import (
     MOST_TOGETHER,
     Batch,
+    Done,
     Places,
     Scan,
     Wanted,
     Writer,
     checksum,
-    done,
     is_plain,
     one_by_one,
     verified,
@@ -134,33 +134,21 @@ class PackedStore:
         self._append(stem, record._replace(outcome=outcome, place=place), flags, chunks)
         return outcome
 
-    def add(
-        self,
-        stem: str,
-        name: str,
-        fingerprint: str,
-        *,
-        when: float,
-        seconds: float,
-        attempt: int,
-        codec: str,
-        chunks: Sequence[Buffer],
-        args: str = "",
-        kwargs: str = "",
-    ) -> Place:
+    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
+        stem, name, print_, when, seconds, attempt, codec, args, kwargs = done
         appender = self._appender or self._open()
         data = chunks[0] if len(chunks) == 1 else None
         size = len(data) if type(data) is bytes else sum(map(size_of, chunks))
         if size > LARGE or not name:
-            outcome, offset = done(self._writer, when, seconds, attempt, codec, args, kwargs), appender.at
-            kept = self.put(stem, Record(name=name, fingerprint=fingerprint, outcome=outcome), chunks)
+            offset = appender.at
+            kept = self.put(stem, done.record(self._writer), chunks)
             return Place(self._number, offset, size, _number(kept.checksum))
         if type(data) is not bytes:
             data = b"".join(chunks)  # others may change what they lent
         sum_ = self._digest(data)
         of_stem = stem.encode("utf-8", "surrogatepass")
         of_name = b"" if name == stem else name.encode("utf-8", "surrogatepass")
-        order, rank, print_ = appender.order(attempt), self._writer.rank, bytes.fromhex(fingerprint)
+        order, rank = appender.order(attempt), self._writer.rank
         flags, extras = (MORE, extras_of_call(args, kwargs)) if args or kwargs else (PLAIN, b"")
         offset = appender.append(
             of_stem, of_name, codec.encode(), extras,

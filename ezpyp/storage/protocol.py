@@ -170,6 +170,38 @@ def on_shelf(stem: str, record: Record) -> str:
     return f"{SHELF}{stem}@{when}-{record.fingerprint[:8]}"
 
 
+class Done(NamedTuple):
+    """A step that is done, and of which there is nothing else to say."""
+
+    stem: str
+    name: str
+    #: 16 bytes.
+    fingerprint: bytes
+    when: float
+    seconds: float
+    attempt: int
+    codec: str
+    #: Its arguments, where they are not those that the plan shows.
+    args: str = ""
+    kwargs: str = ""
+
+    def record(self, writer: Writer) -> Record:
+        """The same as a record, but for the result."""
+        outcome = Outcome(
+            step=-1,
+            status=Status.DONE,
+            when=self.when,
+            seconds=self.seconds,
+            rank=writer.rank,
+            host=writer.host,
+            attempt=self.attempt,
+            args=self.args,
+            kwargs=self.kwargs,
+            codec=self.codec,
+        )
+        return Record(name=self.name, fingerprint=self.fingerprint.hex(), outcome=outcome)
+
+
 #: No more members of a family are kept together: who reads one looks at the columns of all.
 MOST_TOGETHER = 1024
 
@@ -225,23 +257,8 @@ class Store(Protocol):
             StoreError: it cannot be written. A former outcome and result are untouched.
         """
 
-    def add(
-        self,
-        stem: str,
-        name: str,
-        fingerprint: str,
-        *,
-        when: float,
-        seconds: float,
-        attempt: int,
-        codec: str,
-        chunks: Sequence[Buffer],
-        args: str = "",
-        kwargs: str = "",
-    ) -> Place:
-        """`put` for the common case, and quicker: a step that is done, of which there is nothing else to say.
-
-        Its arguments are only worth saying where they are not those that the plan shows.
+    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
+        """`put` for the common case, and quicker.
 
         Raises:
             StoreError: as `put`.
@@ -357,22 +374,6 @@ def checksum(chunks: Sequence[Buffer]) -> str:
     return f"xxh3:{whole.hexdigest()}"
 
 
-def done(writer: Writer, when: float, seconds: float, attempt: int, codec: str, args: str, kwargs: str) -> Outcome:
-    """What `Store.add` has to say."""
-    return Outcome(
-        step=-1,
-        status=Status.DONE,
-        when=when,
-        seconds=seconds,
-        rank=writer.rank,
-        host=writer.host,
-        attempt=attempt,
-        args=args,
-        kwargs=kwargs,
-        codec=codec,
-    )
-
-
 def place_of(outcome: Outcome) -> Place:
     return Place(0, 0, outcome.bytes, int(outcome.checksum.removeprefix("xxh3:"), 16))
 
@@ -381,11 +382,9 @@ def one_by_one(store: Store, batch: Batch) -> Places:
     """`Store.add_all` by `Store.add`."""
     found = []
     for k, result in enumerate(batch.results):
-        name, print_ = f"{batch.label}[{batch.first + k}]", batch.fingerprints[16 * k : 16 * k + 16].hex()
-        when, seconds = batch.whens[k], batch.seconds[k]
-        found.append(
-            store.add(name, name, print_, when=when, seconds=seconds, attempt=1, codec=batch.codec, chunks=(result,))
-        )
+        name, print_ = f"{batch.label}[{batch.first + k}]", batch.fingerprints[16 * k : 16 * k + 16]
+        done = Done(name, name, print_, batch.whens[k], batch.seconds[k], attempt=1, codec=batch.codec)
+        found.append(store.add(done, (result,)))
     segments, offsets, sizes, checksums = zip(*found, strict=True)
     return Places(segments[0], offsets, sizes, checksums)
 

@@ -23,7 +23,7 @@ from ezpyp.model.outcomes import Brief, Outcome, Place
 from ezpyp.model.plan import Block
 from ezpyp.model.steps import Family, PlaceHolder, Step
 from ezpyp.schedule.briefs import pack
-from ezpyp.storage.protocol import MOST_TOGETHER, Batch
+from ezpyp.storage.protocol import MOST_TOGETHER, Batch, Done
 from ezpyp.system.confined import PLAIN
 from ezpyp.work.lots import Lot
 from ezpyp.work.position import Here
@@ -221,16 +221,15 @@ class Singles(Sprint):
 
     def _keep(self, whens: array[float], seconds: array[float], results: list[bytes]) -> bytes:
         worker, packed = self._worker, []
-        stems, rank, fingerprints, add = worker.plan.stems, worker.rank, worker.fingerprints, worker.store.add
+        stems, rank, print_of, add = worker.plan.stems, worker.rank, worker.fingerprints.raw, worker.store.add
         are_others = stems.are_others
         ended = zip(self._steps(len(results)), self._begun, whens, seconds, results, strict=False)
         for k, (family, member, given), when, spent, result in ended:
             name = family.name(member)
             args, kwargs = describe(*given) if given is not None else ("", "")
-            segment, offset, size, checksum = add(
-                stems[k] if are_others(family) else name, name, fingerprints[k],
-                when=when, seconds=spent, attempt=1, codec="pickle", chunks=(result,), args=args, kwargs=kwargs,
-            )  # fmt: skip
+            stem = stems[k] if are_others(family) else name
+            done = Done(stem, name, print_of(k), when, spent, 1, "pickle", args, kwargs)
+            segment, offset, size, checksum = add(done, (result,))
             packed.append(pack(k, 1, rank, segment, when, spent, offset, size, checksum))
             if args:
                 worker.tell_call(k, family, args, kwargs)

@@ -28,6 +28,7 @@ from ezpyp.model.steps import MANY, Family, Step
 from ezpyp.schedule.briefs import pack, unpack
 from ezpyp.scripts.loading import main_script
 from ezpyp.storage.opening import Record, Store, write_whole
+from ezpyp.storage.protocol import Done
 from ezpyp.system import resources
 from ezpyp.system.capture import tail
 from ezpyp.system.confined import PLAIN, is_confined
@@ -383,18 +384,18 @@ class _Call:
                 return self._replace(outcome, chunks)
             when, seconds = time(), monotonic() - self.began
             self.kind.seconds = max(seconds, FADING * self.kind.seconds)
-            place = worker.store.add(
+            done = Done(
                 worker.plan.stems.of(self.step),
                 self.step.name,
-                worker.fingerprints[index],
+                worker.fingerprints.raw(index),
                 when=when,
                 seconds=seconds,
                 attempt=self.attempt,
                 codec=codec,
-                chunks=chunks,
                 args=self.args,
                 kwargs=self.kwargs,
             )
+            place = worker.store.add(done, chunks)
             worker.upstream.keep(index, codec, chunks)
             if self.args:
                 worker.tell_call(index, self.step.family, self.args, self.kwargs)

@@ -22,7 +22,7 @@ from ezpyp.storage.filestore import FileStore
 from ezpyp.storage.memory import MemoryStore
 from ezpyp.storage.opening import SHELF, Record, Store, Writer, open_store
 from ezpyp.storage.packed import PackedStore
-from ezpyp.storage.protocol import Batch, Wanted
+from ezpyp.storage.protocol import Batch, Done, Wanted
 
 KINDS: dict[str, Callable[..., Store]] = {
     "files": FileStore,
@@ -78,7 +78,7 @@ def test_bytes_that_may_be_written_to_are_the_readers_own(size: int, store: Stor
 def add(store: Store, stem: str, data: bytes, **more: Any) -> Place:
     facts: dict[str, Any] = {"when": 1.7e9, "seconds": 2.5, "attempt": 2, "codec": "numpy", **more}
     fingerprint = facts.pop("fingerprint", "00112233445566778899aabbccddeeff")
-    return store.add(stem, "alpha/1", fingerprint, chunks=[data[:1], data[1:]], **facts)
+    return store.add(Done(stem, "alpha/1", bytes.fromhex(fingerprint), **facts), [data[:1], data[1:]])
 
 
 def test_a_done_step_with_nothing_to_say_is_added(store: Store) -> None:
@@ -151,10 +151,8 @@ def test_what_says_its_arguments_is_fetched_and_read_as_any_other(
     kind: str, store: Store, args: str, kwargs: str
 ) -> None:
     fingerprint = "00112233445566778899aabbccddeeff"
-    place = store.add(
-        "alpha", "alpha", fingerprint, when=1.0, seconds=0.5, attempt=1, codec="numpy", chunks=[b"one"],
-        args=args, kwargs=kwargs,
-    )  # fmt: skip
+    done = Done("alpha", "alpha", bytes.fromhex(fingerprint), 1.0, 0.5, 1, "numpy", args=args, kwargs=kwargs)
+    place = store.add(done, [b"one"])
     store.flush()
     found = store.read("alpha", at=place)
     assert found is not None
