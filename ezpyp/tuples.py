@@ -28,8 +28,8 @@ def _constructor(count: int) -> CodeType:
 
 @cache
 def _getter(place: int) -> Any:
-    """The field at this place; in C, as that of `collections.namedtuple`."""
-    from _collections import _tuplegetter  # type: ignore[import-not-found]
+    """The field at this place, by what `collections.namedtuple` takes for it: in C, where there is such."""
+    from collections import _tuplegetter  # type: ignore[attr-defined]
 
     return _tuplegetter(place, f"Alias for field number {place}")
 
