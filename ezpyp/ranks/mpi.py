@@ -198,8 +198,9 @@ class Link:
             RankLost: some rank is, that this one cannot do without.
         """
         self._check_all_live()
-        status = self._mpi.Status()
-        if not self._comm.iprobe(self._mpi.ANY_SOURCE, _TAG, status):
+        status, probe, anyone = self._mpi.Status(), self._comm.iprobe, self._mpi.ANY_SOURCE
+        # What has come since the last look is taken in by one that does not see it yet.
+        if not (probe(anyone, _TAG, status) or probe(anyone, _TAG, status)):
             return None
         source = status.Get_source()
         if self._echo is not None:

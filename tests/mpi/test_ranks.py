@@ -542,3 +542,30 @@ pipeline.execute()
         at_work[row.rank].add(run[row.name])
     assert len(at_work[0]) == helpers - 1
     assert {len(at_work[1]), len(at_work[2])} == {helpers}
+
+
+def test_who_is_woken_for_a_message_sees_it_at_the_first_look(mpirun: Launcher) -> None:
+    talk = """
+import os
+from ezpyp.ranks import mpi
+
+link = mpi.connect()
+link.places  # where the bells are
+seen = 0
+for turn in range(50):
+    if link.rank:
+        link.send(turn, 0)
+        while link.receive() is None:
+            pass
+    else:
+        link.bell.wait(10)
+        while (message := link.receive()) is None:
+            seen -= 1
+        seen += 1
+        link.send("heard", 1)
+if not link.rank:
+    os.write(1, b"SEEN %d\\n" % seen)
+"""
+    done = mpirun.run(2, talk)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.split()[-1]) > 25, done.stdout  # one now and then is heard before it can be seen
