@@ -439,6 +439,17 @@ def test_skipped_members_count_against_the_allowance() -> None:
     assert (ledger.allowed, ledger.failed, ledger.skipped) == (0, 1, 1)
 
 
+def test_blame_moves_on_below_a_group_that_lost_too_many() -> None:
+    # 2 fails, and 3 is skipped: one more than may. 3 is to blame on 1 first, and on 0 in the end.
+    ledger = Ledger(graph({3: [0, 1], 4: [3]}, 5, groups={2: 0, 3: 0}, allowed=(1,)))
+    ledger.take(3)
+    ledger.settle(1, FAILED)
+    ledger.settle(2, FAILED)
+    assert (ledger.is_allowed(3), ledger.blame) == (False, {3: 1, 4: 1})
+    assert ledger.settle(0, FAILED).reblamed == (3, 4)
+    assert ledger.blame == {3: 0, 4: 0}
+
+
 def test_a_single_step_that_may_fail() -> None:
     ledger = Ledger(graph({1: [0]}, 2, groups={0: 0}, allowed=(1,)))
     ledger.take(1)

@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+import ezpyp
 from tests.conftest import Launcher
 
 FAULT = """
@@ -55,6 +56,17 @@ def test_a_helper_that_is_killed_is_missed_though_its_step_left_a_child(mpirun: 
     assert time.monotonic() - began < 15
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("END 11 1") == 2
+
+
+def test_why_a_helper_ended_and_its_last_words_are_kept_in_the_folder(mpirun: Launcher) -> None:
+    act = "if k == 5: print('farewell', flush=True); os.kill(os.getpid(), signal.SIGSEGV)"
+    done = mpirun.run(2, script(step=act))
+    assert done.returncode == 0, done.stderr
+    run = ezpyp.open(mpirun.folder / "cache")
+    kept = run.outcome("work[5]")
+    assert kept is not None
+    assert (kept.status, kept.cause, kept.note) == (1, "signal", "ended with signal 11 (Segmentation fault)")
+    assert "farewell" in run.log("work[5]")
 
 
 def test_a_helper_that_is_killed_before_it_is_wanted_costs_nothing(mpirun: Launcher) -> None:
