@@ -19,7 +19,7 @@ from time import monotonic
 
 from ezpyp.errors import StoreError
 from ezpyp.model.fingerprints import Fingerprints
-from ezpyp.model.outcomes import Outcome
+from ezpyp.model.outcomes import Outcome, Status
 from ezpyp.model.plan import Plan
 from ezpyp.schedule.briefs import SIZE
 from ezpyp.scripts import spawned
@@ -149,12 +149,13 @@ class Reporting:
         self.until = monotonic() + REPORT_EVERY
 
     def add(self, *came: bytes | Outcome) -> int:
-        """What came of some is told now, if what waits to be told waits for long; of how many.
+        """What came of some is told now, if what waits to be told waits for long, or one failed and left too few files
+        to open for the next; of how many.
 
         Raises:
             EOFError: this process has too many files open for the next step.
         """
-        ended = 0
+        ended, failed = 0, False
         for each in came:
             if isinstance(each, bytes):
                 self._briefs.append(each)
@@ -162,7 +163,8 @@ class Reporting:
             else:
                 self._outcomes.append(each)
                 ended += 1
-        if monotonic() > self.until:
+                failed = failed or each.status is Status.FAILED
+        if monotonic() > self.until or (failed and self._is_full()):
             self.tell()
             self._leave_if_full()
         return ended
@@ -188,8 +190,11 @@ class Reporting:
 
     def _leave_if_full(self) -> None:
         """Let the agent fork another helper, which begins where this one ends."""
-        if _lowest_free() > self._most_files:
+        if self._is_full():
             raise EOFError
+
+    def _is_full(self) -> bool:
+        return _lowest_free() > self._most_files
 
 
 def _run(lot: Lot, first: int, worker: Worker, position: Position, slot: int, reporting: Reporting) -> None:
