@@ -98,9 +98,9 @@ def lot_size(
 
 
 def depth(seconds: float | None, ready: int, slots: int) -> int:
-    """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or unknown and
-    few, or where what is ready is less than the least lot for each: by when a slot is done there may be more.
+    """How many lots a slot may hold: two, so that none waits for a message; one where steps are long or of unknown
+    duration, or where what is ready is less than the least lot for each: by when a slot is done there may be more.
     """
-    if seconds is None:
-        return 2 if ready >= 8 * slots else 1
-    return 2 if seconds <= 0.25 and ready * max(seconds, STEP_SECONDS) >= slots * LEAST_SECONDS else 1
+    if seconds is None or seconds > 0.25:
+        return 1
+    return 2 if ready * max(seconds, STEP_SECONDS) >= slots * LEAST_SECONDS else 1
