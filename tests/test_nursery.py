@@ -185,3 +185,17 @@ def test_hundreds_of_helpers_do_not_wait_for_somebody_to_hear_of_them(forked: Fo
     nursery = forked(echo, spares=150)
     owns = [nursery.spawn(slot, slot) for slot in range(450)]
     assert line(owns[-1]) == f"{nursery.helper(449)} 449 449"
+
+
+def test_one_whose_agent_is_killed_before_it_hears_of_forks_ends_in_silence(capfd: pytest.CaptureFixture[str]) -> None:
+    ours, theirs = os.pipe()
+    agent = os.fork()
+    if agent == 0:
+        nursery = Nursery(echo, spares=1)
+        select.select([nursery._socket], [], [], 10)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.close(theirs)
+    assert os.read(ours, 1) == b""  # all of them have ended
+    os.close(ours)
+    os.waitpid(agent, 0)
+    assert capfd.readouterr().err == ""

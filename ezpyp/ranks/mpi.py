@@ -393,7 +393,13 @@ def _watched(told: Launch) -> Iterator[None]:
     parent = os.getpid()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of forks beside threads, which the child does not need
-        watcher = os.fork()
+        try:
+            watcher = os.fork()
+        except (OSError, RuntimeError):  # no room for it; or the script has ended, where Python 3.12.1 forks no more
+            watcher = None
+    if watcher is None:
+        yield
+        return
     if watcher == 0:
         with contextlib.suppress(BaseException):
             from ezpyp.system import offspring

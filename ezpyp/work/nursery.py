@@ -306,7 +306,10 @@ def _next_question(own: socket.socket, helpers: Collection[int]) -> tuple[bytes,
     """Wait for the agent, and meanwhile bury orphans that have ended."""
     while not select.select([own], [], [], _BURY_EVERY)[0]:
         offspring.bury(helpers)
-    return _receive(own)
+    try:
+        return _receive(own)
+    except ConnectionError:  # the agent was killed, and what it was told had not been read
+        return b"", []
 
 
 def _fork_helper(

@@ -275,6 +275,21 @@ def test_a_rank_that_leaves_ends_the_job_with_its_name(mpirun: Launcher, act: st
     assert "DONE" not in done.stdout
 
 
+def test_a_rank_that_leaves_where_the_end_of_a_script_forks_no_more(mpirun: Launcher) -> None:
+    """As in Python 3.12.1."""
+    act = """
+if rank == 1:
+    def fork():
+        raise RuntimeError("can't fork at interpreter shutdown")
+    os.fork = fork
+    sys.exit(0)
+"""
+    done = mpirun.run(3, LEAVE.format(act=act, after=""))
+    assert done.returncode != 0
+    assert "left its script" in done.stderr
+    assert "can't fork" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("act", "after"),
     [
