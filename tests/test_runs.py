@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 import json
+import os
 import shutil
 import textwrap
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 import ezpyp
+from ezpyp import Pipeline
 from ezpyp.errors import NotExecuted, StepFailed, StepSkipped, StoreError, UnknownStep
 from ezpyp.folder import runs
 from ezpyp.folder.events import Journal, StepStarted, journals, last_run, replay
@@ -17,9 +21,6 @@ from ezpyp.folder.runs import Run
 from ezpyp.folder.schema import read as read_schema
 from ezpyp.model.outcomes import Status
 from tests.conftest import interpreter
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SCRIPT = """
     import sys
@@ -355,3 +356,19 @@ def test_the_plan_is_read_once_for_many_results_and_again_when_it_changed(
     rewrite(copy, "special", fingerprint="0" * 32)
     assert runs.status_of(copy, "special") is Status.NOT_RUN
     assert len(asked) == 2
+
+
+def test_results_of_many_folders_keep_few_files_open(tmp_path: Path) -> None:
+    for k in range(20):
+        pipeline = Pipeline(tmp_path / f"c{k}", "many", store="packed", executor="inline")
+        step = pipeline.step()(double)(k)
+        pipeline.execute()
+        assert step.result() == 2 * k
+    gc.collect()  # a pipeline and its steps are a cycle
+    found = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+    there = [p for p in map(os.path.realpath, found) if p.startswith(str(tmp_path))]
+    assert len(there) <= 10, there
+
+
+def double(x: int) -> int:
+    return 2 * x

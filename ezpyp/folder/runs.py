@@ -6,7 +6,7 @@ import builtins
 import os
 import time
 from array import array
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ezpyp.encoding import codecs
@@ -462,20 +462,19 @@ def not_a_cache(folder: str) -> StoreError:
     return StoreError(f"{folder} {what}, so it is no cache folder of ezpyp. Give the folder that the script names.")
 
 
-_runs: dict[str, tuple[tuple[int, int], Run]] = {}
-
-
 def _known_run(folder: str) -> Run | None:
     """The Run of a folder, made anew when its schema is; None without a schema."""
     try:
         status = os.stat(os.path.join(folder, SCHEMA_FILE))
     except FileNotFoundError:
         return None
-    signature = (status.st_mtime_ns, status.st_ino)
-    known = _runs.get(folder)
-    if known is None or known[0] != signature:
-        known = _runs[folder] = signature, Run(folder)
-    return known[1]
+    return _run_of(folder, status.st_mtime_ns, status.st_ino)
+
+
+@lru_cache(maxsize=4)  # each keeps files open
+def _run_of(folder: str, when: int, inode: int) -> Run:
+    """A folder as long as its schema is of that time and number."""
+    return Run(folder)
 
 
 def _done(record: Record | None) -> TypeGuard[Record]:
