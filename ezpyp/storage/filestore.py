@@ -7,8 +7,7 @@ fingerprint, and the length and checksum (xxh3, 64 bits) of the result. Only wha
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
 
 from ezpyp.encoding import codecs
 from ezpyp.errors import StoreError
@@ -17,17 +16,12 @@ from ezpyp.model.outcomes import Outcome, Place, Status
 from ezpyp.storage.patience import blamed, is_late, reason_of, tries, unreadable
 from ezpyp.storage.protocol import (
     SHELF,
-    Batch,
-    Done,
     Known,
-    Places,
+    Placeless,
     Problem,
     Scan,
-    Wanted,
     Writer,
     checksum,
-    one_by_one,
-    place_of,
 )
 from ezpyp.storage.reading import Reader, read_small
 from ezpyp.storage.record import Record, from_json, to_json
@@ -47,10 +41,8 @@ from ezpyp.system.files import (
 _REMEMBERED = 1000
 
 
-class FileStore:
+class FileStore(Placeless):
     """One file pair a step, in the cache folder itself."""
-
-    bulk = False
 
     def __init__(
         self,
@@ -93,15 +85,6 @@ class FileStore:
         self._note(path, witness)
         return outcome
 
-    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
-        return place_of(self.put(done.stem, done.record(self._writer), chunks))
-
-    def add_all(self, batch: Batch) -> Places:
-        return one_by_one(self, batch)
-
-    def flush(self) -> None:
-        """A file is there when it is put."""
-
     def get(self, record: Record) -> Buffer:
         outcome = record.outcome
         if not outcome.location or outcome.dropped:
@@ -134,19 +117,6 @@ class FileStore:
             if wanted and record and wanted(record):
                 break
         return record
-
-    def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
-        """There are no places."""
-
-    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[None]:
-        return repeat(None, len(wanted))
-
-    def locations(self, stems: Sequence[str], segments: Sequence[int], sizes: Sequence[int]) -> Sequence[None]:
-        """Their records know: the codec is part of it."""
-        return [None] * len(stems)
-
-    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[None]:
-        return repeat(None, len(stems))
 
     def records(self) -> Scan:
         found: dict[str, Record] = {}
@@ -188,10 +158,6 @@ class FileStore:
             remove(source)
         self._note(witness)
 
-    def move_all(self, moves: Mapping[str, str]) -> None:
-        for stem, target in moves.items():
-            self.move(stem, target)
-
     def drop(self, *stems: str, result_only: bool = False) -> None:
         for stem in stems:
             self._drop(stem, result_only=result_only)
@@ -206,9 +172,6 @@ class FileStore:
         if record is not None and record.outcome.location:
             remove(f"{self._folder}/{record.outcome.location}")
             outputs.discard(self._folder, record.outcome.files)
-
-    def begin(self, turn: int = 0) -> int:
-        return turn  # a file replaces another, whoever writes
 
     def sync(self) -> None:
         unsynced, self._unsynced = self._unsynced, set()

@@ -3,32 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import repeat
+from collections.abc import Callable, Sequence
 
 from ezpyp.errors import StoreError
 from ezpyp.model.outcomes import Outcome, Place
 from ezpyp.storage.protocol import (
-    Batch,
-    Done,
     Known,
-    Places,
+    Placeless,
     Scan,
-    Wanted,
     Writer,
     checksum,
-    one_by_one,
-    place_of,
     verified,
 )
 from ezpyp.storage.record import Record
 from ezpyp.system.files import Buffer, size_of
 
 
-class MemoryStore:
+class MemoryStore(Placeless):
     """Keeps everything in this process: for tests, and for pipelines run in line that want no files."""
-
-    bulk = False
 
     def __init__(self, folder: str | os.PathLike[str] = "", writer: Writer | None = None) -> None:
         """The folder is taken, as every kind of store takes one, and not used."""
@@ -44,15 +36,6 @@ class MemoryStore:
         self._records[stem] = record._replace(outcome=outcome._replace(step=-1, tail=""))
         return outcome
 
-    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
-        return place_of(self.put(done.stem, done.record(self._writer), chunks))
-
-    def add_all(self, batch: Batch) -> Places:
-        return one_by_one(self, batch)
-
-    def flush(self) -> None:
-        """What was put is there."""
-
     def get(self, record: Record) -> Buffer:
         data = self._results.get(record.outcome.location)
         if data is None:
@@ -63,19 +46,6 @@ class MemoryStore:
         self, stem: str, *, wanted: Callable[[Record], bool] | None = None, at: Place | None = None
     ) -> Record | None:
         return self._records.get(stem)
-
-    def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
-        """There are no places."""
-
-    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[None]:
-        return repeat(None, len(wanted))
-
-    def locations(self, stems: Sequence[str], segments: Sequence[int], sizes: Sequence[int]) -> Sequence[None]:
-        """Their records know."""
-        return [None] * len(stems)
-
-    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[None]:
-        return repeat(None, len(stems))
 
     def records(self) -> Scan:
         return Scan(records=Known(dict(self._records)))
@@ -90,19 +60,12 @@ class MemoryStore:
                 outcome = outcome._replace(location=target)
             self._records[target] = record._replace(outcome=outcome)
 
-    def move_all(self, moves: Mapping[str, str]) -> None:
-        for stem, target in moves.items():
-            self.move(stem, target)
-
     def drop(self, *stems: str, result_only: bool = False) -> None:
         for stem in stems:
             self._results.pop(stem, None)
             record = self._records.pop(stem, None)
             if record is not None and result_only:
                 self._records[stem] = record._replace(outcome=record.outcome._replace(dropped=True))
-
-    def begin(self, turn: int = 0) -> int:
-        return turn
 
     def sync(self) -> None:
         """Nothing outlives the process."""

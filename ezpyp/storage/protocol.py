@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Protocol
 
 import xxhash
@@ -362,6 +363,42 @@ class Store(Protocol):
         Raises:
             StoreError: the disk refused.
         """
+
+
+class Placeless(Store):
+    """What stores have in common whose results have names, not places: nothing is quicker for many than for each."""
+
+    bulk = False
+    _writer: Writer
+
+    def add(self, done: Done, chunks: Sequence[Buffer]) -> Place:
+        return place_of(self.put(done.stem, done.record(self._writer), chunks))
+
+    def add_all(self, batch: Batch) -> Places:
+        return one_by_one(self, batch)
+
+    def flush(self) -> None:
+        """What was put is there."""
+
+    def fetch(self, stem: str, fingerprint: str, at: Place) -> None:
+        """There are no places."""
+
+    def fetch_all(self, wanted: Sequence[Wanted]) -> Iterator[None]:
+        return repeat(None, len(wanted))
+
+    def locations(self, stems: Sequence[str], segments: Sequence[int], sizes: Sequence[int]) -> Sequence[None]:
+        """Their records know: in a file's name, the codec is part of it."""
+        return [None] * len(stems)
+
+    def calls(self, stems: Sequence[str], places: Sequence[Place]) -> Iterator[None]:
+        return repeat(None, len(stems))
+
+    def move_all(self, moves: Mapping[str, str]) -> None:
+        for stem, target in moves.items():
+            self.move(stem, target)
+
+    def begin(self, turn: int = 0) -> int:
+        return turn  # one takes the place of another, whoever writes
 
 
 def checksum(chunks: Sequence[Buffer]) -> str:
